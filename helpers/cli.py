@@ -1,0 +1,48 @@
+"""The command line: ``python -m helpers VERB``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from helpers.data.files import DataError
+
+VERBS: dict[str, str] = {
+    "phantom": "make a cohort of digital glioma phantoms",
+    "check": "look at every file of every case and print what is wrong",
+    "download": "fetch a public cohort",
+    "preprocess": "turn a cohort into prepared cases",
+    "train": "train a network",
+    "predict": "segment one case or a folder of cases",
+    "evaluate": "score predictions against references",
+    "run": "execute the notebooks and write an index page",
+}
+"""Verb and what it does; each lives in ``helpers.commands.<verb>``, imported only when it is called."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status. A `DataError` becomes one sentence on stderr and status 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, purpose in VERBS.items():
+        child = verbs.add_parser(
+            name,
+            help=purpose,
+            description=purpose[0].upper() + purpose[1:] + ".",
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        if name == verb:
+            module = importlib.import_module(f"helpers.commands.{name}")
+            module.add_arguments(child)
+            child.set_defaults(run=module.run)
+    parsed = parser.parse_args(words)
+    try:
+        return parsed.run(parsed)
+    except DataError as error:
+        print(f"{parser.prog} {parsed.verb}: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,1 @@
+"""Networks by name, and checkpoints that carry a model card."""

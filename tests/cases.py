@@ -1,0 +1,55 @@
+"""Small cases written as real files in any layout: the material of the unit tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from helpers.data.files import write_volume
+from helpers.data.layouts import LAYOUTS, Case, discover
+from helpers.regions import MODALITIES, from_classes
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "real_cases"
+"""Real images for development, beside the checkout on some machines; tests that use them skip where they are absent."""
+
+
+def case_arrays(shape=(24, 28, 20), seed=0) -> tuple[np.ndarray, np.ndarray]:
+    """An ellipsoid "brain" with four different contrasts (int16, zero outside) and nested tumour classes in it."""
+    generator = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    brain = (grid**2).sum(0) < 0.85
+    distance = np.sqrt(((grid - np.array([0.25, 0.1, 0.0]).reshape(3, 1, 1, 1)) ** 2).sum(0))
+    classes = np.zeros(shape, np.uint8)
+    classes[distance < 0.5] = 2
+    classes[distance < 0.35] = 3
+    classes[distance < 0.2] = 1
+    means = np.array([[300, 200, 220, 260], [300, 180, 220, 600], [200, 500, 450, 400], [250, 300, 520, 420]])
+    image = means[:, classes] + generator.normal(0, 20, (4, *shape)) + 30 * grid[0]
+    return np.where(brain, image.clip(1), 0).astype(np.int16), np.where(brain, classes, 0).astype(np.uint8)
+
+
+def write_case(
+    folder: Path, identifier: str = "Case_001", layout: str = "brats2021", *, image=None, classes=None, affine=LPS, seed=0
+) -> Case:
+    """Write one case as files of `layout` below `folder` and return it as `discover` finds it."""
+    if image is None or classes is None:
+        image, classes = case_arrays(seed=seed)
+    values = from_classes(classes, LAYOUTS[layout].convention)
+    if layout == "msd":
+        description = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dataset.json").write_text(json.dumps(description))
+        order = [MODALITIES.index(modality) for modality in ("flair", "t1", "t1ce", "t2")]
+        write_volume(folder / "imagesTr" / f"{identifier}.nii.gz", np.moveaxis(image[order], 0, -1), affine)
+        write_volume(folder / "labelsTr" / f"{identifier}.nii.gz", values, affine)
+    else:
+        names = {"brats2021": "_{}", "brats2023": "-{}"}[layout]
+        suffixes = dict(zip(MODALITIES, MODALITIES if layout == "brats2021" else ("t1n", "t1c", "t2w", "t2f"), strict=True))
+        for modality, volume in zip(MODALITIES, image, strict=True):
+            name = identifier + names.format(suffixes[modality])
+            write_volume(folder / identifier / f"{name}.nii.gz", volume, affine)
+        write_volume(folder / identifier / f"{identifier}{names.format('seg')}.nii.gz", values, affine)
+    return next(case for case in discover(folder, layout) if case.identifier == identifier)
