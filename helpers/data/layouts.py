@@ -1,0 +1,257 @@
+"""Cases and where their files are, for every layout this package reads.
+
+`discover` is the one way from a folder to its cases; `read_image` and `read_classes` the one way from a case to arrays.
+To read a cohort of your own, either rename its files to the BraTS 2021 pattern or add a `Layout` to `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from helpers.data.files import DataError, read_label_values, read_volume
+from helpers.regions import BRATS2021, BRATS2023, MODALITIES, MSD, LabelConvention, to_classes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one modality of a case is: a file, and for a 4-D file which of its volumes."""
+
+    path: Path
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient's imaging session.
+
+    Attributes
+    ----------
+    identifier : str
+        Name of the session, unique in its cohort.
+    patient : str
+        Name of the patient. Sessions of one patient share it, and must stay in one part of a split.
+    layout : str
+        Key of `LAYOUTS`.
+    images : mapping from modality to Source
+        The modalities that were found, keyed by `helpers.regions.MODALITIES`; a missing one has no key.
+    label : Path or None
+        The reference label map, where there is one.
+    """
+
+    identifier: str
+    patient: str
+    layout: str
+    images: Mapping[str, Source]
+    label: Path | None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Modalities for which no file was found."""
+        return tuple(modality for modality in MODALITIES if modality not in self.images)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the case once, images first."""
+        paths = [self.images[modality].path for modality in MODALITIES if modality in self.images]
+        return tuple(dict.fromkeys(paths + ([self.label] if self.label else [])))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which cohorts are laid out on disk: its label convention and how its cases are found."""
+
+    name: str
+    convention: LabelConvention
+    find: Callable[[Path], list[Case]]
+
+
+def discover(folder: Path, layout: str = "auto") -> list[Case]:
+    """Find the cases of a cohort.
+
+    Parameters
+    ----------
+    folder : Path
+        The cohort, or a single case's own folder.
+    layout : str
+        Key of `LAYOUTS` or of `ALIASES`, or "auto" to take the first layout of which the folder has any case.
+
+    Returns
+    -------
+    list of Case
+        Sorted by identifier; incomplete cases included, so that `helpers.data.checks` can report them.
+
+    Raises
+    ------
+    DataError
+        If the folder or the layout does not exist or the folder has no case in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"the cohort folder {folder} does not exist; give the folder that holds the cases")
+    for key in list(LAYOUTS) if layout == "auto" else [layout_key(layout)]:
+        cases = LAYOUTS[key].find(folder)
+        if cases:
+            return _unique(sorted(cases, key=lambda case: case.identifier), folder)
+    wanted = "any known layout" if layout == "auto" else LAYOUTS[layout_key(layout)].name
+    raise DataError(f"{folder} holds no case in {wanted}; known layouts are {', '.join(LAYOUTS)} (see the README, your own data)")
+
+
+def layout_key(name: str) -> str:
+    """Resolve a layout's name or alias ("brats2020", "phantom") to its key in `LAYOUTS`."""
+    key = ALIASES.get(name.lower(), name.lower())
+    if key not in LAYOUTS:
+        raise DataError(f"there is no layout {name!r}; choose one of {', '.join([*LAYOUTS, *ALIASES])}")
+    return key
+
+
+def convention_of(case: Case) -> LabelConvention:
+    """Label convention of the case's layout."""
+    return LAYOUTS[case.layout].convention
+
+
+def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Read the four modalities of a case in the order of `MODALITIES`.
+
+    Returns
+    -------
+    image : array (4, X, Y, Z)
+        In the files' own grid, units and, where all four agree, number type.
+    affine : float64 array (4, 4)
+        From voxel indices to millimetres in RAS+.
+
+    Raises
+    ------
+    DataError
+        If a modality is missing, a file cannot be read, or shapes or affines differ.
+    """
+    if case.missing:
+        raise DataError(f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file")
+    volumes, affines = zip(*(read_volume(s.path, channel=s.channel) for s in map(case.images.get, MODALITIES)), strict=True)
+    first = case.images[MODALITIES[0]].path
+    for modality, volume, affine in zip(MODALITIES, volumes, affines, strict=True):
+        _same_grid(case, case.images[modality].path, volume.shape, affine, (volumes[0].shape, affines[0]), first)
+    return np.stack(volumes), affines[0]
+
+
+def read_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Read the reference label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; raises `DataError`."""
+    if case.label is None:
+        raise DataError(f"case {case.identifier} has no reference label map")
+    values, affine = read_label_values(case.label)
+    try:
+        return to_classes(values, convention_of(case)), affine
+    except ValueError as error:
+        raise DataError(f"{case.label}: {error}") from error
+
+
+def same_affine(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two affines agree to a thousandth of a voxel and of a millimetre."""
+    return bool(np.allclose(first, second, rtol=0, atol=1e-3))
+
+
+def _same_grid(case, path, shape, affine, reference, first) -> None:
+    if shape != reference[0]:
+        raise DataError(f"case {case.identifier}: {path.name} has shape {shape}, {first.name} has {reference[0]}; resample one")
+    if not same_affine(affine, reference[1]):
+        raise DataError(f"case {case.identifier}: {path.name} has another affine than {first.name}; register the modalities first")
+
+
+def _unique(cases: list[Case], folder: Path) -> list[Case]:
+    for before, after in zip(cases, cases[1:], strict=False):
+        if before.identifier == after.identifier:
+            raise DataError(f"{folder} holds two cases named {after.identifier} ({after.files[0].parent}); rename or remove one")
+    return cases
+
+
+def _find_by_suffix(layout: str, suffixes: Mapping[str, str], separator: str, patient: Callable[[str], str]) -> Callable:
+    """Finder for layouts with one folder a case and one file a modality, named <case><separator><suffix>.nii[.gz]."""
+    endings = {f"{separator}{suffix}{ending}": key for key, suffix in suffixes.items() for ending in (".nii.gz", ".nii")}
+
+    def find(folder: Path) -> list[Case]:
+        found: dict[Path, dict[str, Path]] = {}
+        for path in sorted(folder.rglob("*.nii*")):
+            ending = next((e for e in endings if path.name.endswith(e)), None)
+            if ending and not path.name.startswith("."):
+                found.setdefault(path.parent / path.name.removesuffix(ending), {}).setdefault(endings[ending], path)
+        cases = []
+        for stem, files in found.items():
+            images = {modality: Source(files[modality]) for modality in MODALITIES if modality in files}
+            label = files.get("seg") or _odd_label(stem)
+            if images:
+                cases.append(Case(stem.name, patient(stem.name), layout, images, label))
+        return cases
+
+    return find
+
+
+def _odd_label(stem: Path) -> Path | None:
+    """BraTS20_Training_355 keeps its label map under the name it had before the release, W39_1998.09.19_Segm.nii."""
+    return next(iter(sorted(stem.parent.glob("*_Segm.nii*"))), None)
+
+
+def _find_msd(folder: Path) -> list[Case]:
+    """Finder for MSD Task01: dataset.json, 4-D imagesTr (and imagesTs, without labels), labelsTr."""
+    description = folder / "dataset.json"
+    if not description.is_file():
+        return []
+    order = _msd_channels(description)
+    cases = []
+    for path in sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")]):
+        if path.name.startswith("."):
+            continue  # macOS leaves ._BRATS_001.nii.gz beside the real files in the published archive
+        name = path.name.split(".nii")[0]
+        label = folder / "labelsTr" / path.name
+        images = {modality: Source(path, channel) for modality, channel in order.items()}
+        cases.append(Case(name, name, "msd", images, label if label.is_file() else None))
+    return cases
+
+
+def _msd_channels(description: Path) -> dict[str, int]:
+    try:
+        names = json.loads(description.read_text())["modality"]
+        channels = {_MSD_NAMES[name.lower()]: int(number) for number, name in names.items()}
+    except (json.JSONDecodeError, KeyError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{description} does not describe the channels of MSD Task01 ({error!r}); expected FLAIR, T1w, t1gd, T2w"
+        ) from error
+    if set(channels) != set(MODALITIES):
+        raise DataError(f"{description} names the channels {sorted(channels)}, expected all of {list(MODALITIES)}")
+    return channels
+
+
+_MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1": "t1", "t1gd": "t1ce", "t1ce": "t1ce", "t2w": "t2", "t2": "t2"}
+
+LAYOUTS: dict[str, Layout] = {
+    "brats2021": Layout(
+        "BraTS 2018-2021 (<case>/<case>_t1.nii.gz, _t1ce, _t2, _flair, _seg)",
+        BRATS2021,
+        _find_by_suffix("brats2021", {**{m: m for m in MODALITIES}, "seg": "seg"}, "_", lambda name: name),
+    ),
+    "brats2023": Layout(
+        "BraTS 2023 and later (<case>/<case>-t1n.nii.gz, -t1c, -t2w, -t2f, -seg)",
+        BRATS2023,
+        _find_by_suffix(
+            "brats2023",
+            {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"},
+            "-",
+            # BraTS-GLI-00005-001 is the second session of patient BraTS-GLI-00005
+            lambda name: re.sub(r"-\d{3}$", "", name),
+        ),
+    ),
+    "msd": Layout("MSD Task01 (dataset.json, imagesTr/BRATS_001.nii.gz with four channels, labelsTr)", MSD, _find_msd),
+}
+
+ALIASES: dict[str, str] = {
+    "phantom": "brats2021",
+    "brats2018": "brats2021",
+    "brats2019": "brats2021",
+    "brats2020": "brats2021",
+    "brats2024": "brats2023",
+    "task01": "msd",
+}
