@@ -1,0 +1,83 @@
+# `make` prints what there is to do. Every target sets up what it needs: a virtual environment with the exact versions of
+# requirements.lock, redone when that file changes.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+COHORT ?= phantom
+DATA ?=
+OUT ?=
+PARAMS ?=
+NOTEBOOKS ?=
+EXTRAS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) --cohort '$(COHORT)' $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out '$(OUT)') \
+	$(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
+
+.PHONY: help run lab test quick lint unit notebooks figures outputs lock clean
+
+help: ## print this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "make run takes COHORT=brats2021 DATA=/folder OUT=/folder NOTEBOOKS=\"01 02\" EXTRAS=1 PARAMS=\"NAME=value NAME=value\""
+
+run: $(READY) ## execute the notebooks in order; results and an index page go to outputs/<cohort>
+	@$(RUN)
+
+lab: $(READY) ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab notebooks
+
+test: lint unit notebooks ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort
+
+quick: lint unit ## lint and unit tests
+
+lint: $(READY) ## style of code and notebooks, spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
+	@echo "lint: no complaints"
+
+unit: $(READY) ## unit tests
+	@$(BIN)/python -m pytest -n 2 tests/unit
+
+notebooks: $(READY) ## execute the notebooks on a tiny cohort
+	@$(BIN)/python -m pytest tests/notebooks
+
+figures: $(READY) ## rebuild the figures of the README in images/
+	@$(BIN)/python -m helpers.visual.readme
+
+outputs: $(READY) ## refresh the outputs in the committed notebooks by one full run with their defaults
+	@$(BIN)/python -m helpers run --update-notebooks
+
+lock: $(READY) ## add what pyproject.toml asks for and write the versions of .venv to requirements.lock
+	@$(PIP) install --editable ".[dev]"
+	@{ echo "# Exact versions that CI tests, as .venv holds them. Made by \`make lock\`; do not edit by hand."; \
+	$(BIN)/python -m pip list --format=freeze --exclude-editable \
+	| sed -e 's/+[a-z0-9.]*$$//' | grep -Evi '^(pip|setuptools|wheel|triton|nvidia-|cuda-)' | LC_ALL=C sort -f; } > requirements.lock
+	@touch $(READY)
+	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
+
+clean: ## remove results, phantoms and caches; keeps .venv and downloaded cohorts
+	@rm -rf outputs data/phantom .pytest_cache .ruff_cache .hypothesis
+	@find helpers tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON) here; install Python 3.11 or newer," \
+		"or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1)," \
+		"this project needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment;" \
+		"on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock: about 2 minutes, longer on a slow connection ..."
+	@$(PIP) install "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --editable .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Brain-tumour segmentation" > /dev/null
+	@touch $@

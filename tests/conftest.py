@@ -1,0 +1,35 @@
+"""Fixtures for every test: two threads at most, no window, nothing written outside pytest's own folders."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+OWN_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_folders(tmp_path_factory):
+    """Caches of libraries, and of the kernels that tests start, go to pytest's folder: the tester's own stay as they are."""
+    caches = tmp_path_factory.getbasetemp() / "caches"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OWN_FOLDERS:
+            patch.setenv(name, str(caches / name.lower()))
+        patch.delenv("MPLBACKEND", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """Figures that a test leaves open do not pile up."""
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
