@@ -1,0 +1,132 @@
+"""One glioma: where it starts, how it grows, and the label map that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from helpers.data.phantom.anatomy import COARSE, Anatomy, Mass, Pose, place
+from helpers.data.phantom.draws import Box, Draws
+from helpers.data.phantom.template import Template
+
+RING, SOLID, NON_ENHANCING = 0, 1, 2
+KIND_WEIGHTS = (0.58, 0.22, 0.20)
+"""A necrotic core in an enhancing rim, solid enhancement with necrotic islands, and no (or hardly any) enhancement."""
+
+
+@dataclass(frozen=True)
+class Focus:
+    """One centre of growth: position in mm of the volume, core radius in mm, stretch, kind and oedema's reach in mm."""
+
+    centre: torch.Tensor  # (3,)
+    radius: float
+    stretch: torch.Tensor  # (3, 3), volume preserving
+    kind: int
+    oedema: float
+    push: float
+
+    @property
+    def mass(self) -> Mass:
+        """What this focus pushes aside."""
+        return Mass(self.centre, self.radius, self.push)
+
+
+@dataclass(frozen=True)
+class Tumour:
+    """Label map and the share of each class in every voxel (partial volume), in a part of the drawing box."""
+
+    part: tuple[slice, slice, slice]
+    classes: torch.Tensor  # uint8
+    shares: torch.Tensor  # float32 (3, ...): NCR, ED, ET
+    kind: int
+
+
+def draw_foci(draws: Draws, template: Template, pose: Pose) -> list[Focus]:
+    """Draw one focus, in one case of seven with one or two satellites near it or elsewhere in the brain."""
+    kind = draws.choice(KIND_WEIGHTS)
+    count = 1 + (1 + draws.integer(2) if draws.chance(0.15) else 0)
+    foci = []
+    for number in range(count):
+        seed = template.seeds[draws.integer(len(template.seeds))]
+        low, high = ((8.0, 27.0), (13.0, 33.0), (12.0, 32.0))[kind]
+        radius = draws.uniform(low, high) * (1.0 if number == 0 else draws.uniform(0.25, 0.6))
+        turn = torch.linalg.qr(torch.tensor(draws.uniform(-1, 1, 9)).view(3, 3))[0]
+        axes = torch.tensor(draws.uniform(0.75, 1.35, 3))
+        stretch = (turn @ torch.diag(axes / axes.prod() ** (1 / 3)) @ turn.T).float()
+        reach = draws.uniform(1.5, 9.0) if kind == NON_ENHANCING else draws.uniform(3.0, 26.0)
+        centre = place(seed, template, pose)
+        foci.append(Focus(centre, radius, stretch, kind, reach, push=radius * draws.uniform(0.1, 0.4)))
+    return foci
+
+
+def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box) -> Tumour:
+    """Grow the foci in an anatomy.
+
+    The core is a ball with an irregular surface that stops at the brain's. Oedema follows white matter, and neither core
+    nor oedema enters ventricles or wide sulci. Each voxel's class is the majority of its 27 neighbours, as a rater's
+    outline is smoother than tissue.
+    """
+    part, local = _part(foci, box)
+    device = anatomy.grey.device
+    white, fluid, brain, depth = (tissue[part] for tissue in (anatomy.white, anatomy.fluid, anatomy.brain, anatomy.depth))
+    coarse, medium, fine = (draws.field(local, scale)[0] for scale in (26.0, 12.0, 6.0))
+    points = local.points(device)
+    core, beyond = None, None
+    for focus in foci:
+        away = points - focus.centre.to(device).view(3, 1, 1, 1)
+        distance = _length(torch.einsum("ij,jxyz->ixyz", focus.stretch.to(device), away))
+        relative, outside = distance / focus.radius, (distance - focus.radius) / focus.oedema
+        core = relative if core is None else torch.minimum(core, relative)
+        beyond = outside if beyond is None else torch.minimum(beyond, outside)
+    rough = draws.uniform(0.6, 1.4)
+    level = core + rough * (0.12 * coarse + 0.08 * medium + 0.04 * fine)
+    open_fluid = fluid > 0.6
+    inside = (level < 1) & brain & ~(open_fluid & (core > 0.6))
+    edge = beyond + 0.35 * coarse + 0.18 * medium + 1.1 * (0.65 - white) + 2.5 * fluid
+    oedema = (edge < 1) & brain & ~inside & ~open_fluid & (depth > 0.1)
+    enhancing = inside & _enhancement(draws, foci[0].kind, level, medium, fine)
+    shares, classes = _majority(torch.stack([inside & ~enhancing, oedema, enhancing]), brain)
+    return Tumour(part, classes, shares, foci[0].kind)
+
+
+def _part(foci: list[Focus], box: Box) -> tuple[tuple[slice, slice, slice], Box]:
+    """The part of the drawing box that the tumour can reach."""
+    low, high = [], []
+    for axis in range(3):
+        reach = [f.radius * 1.9 + f.oedema * 2.0 + 8 for f in foci]
+        starts = [float(f.centre[axis]) - r - box.start[axis] for f, r in zip(foci, reach, strict=True)]
+        ends = [float(f.centre[axis]) + r - box.start[axis] for f, r in zip(foci, reach, strict=True)]
+        low.append(max(0, int(min(starts) // COARSE) * COARSE))
+        high.append(min(int(max(ends) // COARSE + 1) * COARSE, round(box.shape[axis] * box.spacing)))
+    part = tuple(slice(round(a / box.spacing), round(b / box.spacing)) for a, b in zip(low, high, strict=True))
+    start = tuple(a + b for a, b in zip(box.start, low, strict=True))
+    return part, Box(start, tuple(s.stop - s.start for s in part), box.spacing)
+
+
+def _length(vectors: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm over the first axis; torch's own is several times slower over a strided axis."""
+    return sum(component.square() for component in vectors).sqrt_()
+
+
+def _enhancement(draws: Draws, kind: int, level: torch.Tensor, medium: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+    if kind == RING:
+        rim = level + 0.07 * medium > draws.uniform(0.45, 0.82)
+        return rim & (medium + 0.5 * fine > draws.uniform(-2.6, -1.1))
+    if kind == SOLID:
+        return medium + 0.6 * fine > draws.uniform(-1.0, 0.1)
+    if draws.chance(0.5):
+        return torch.zeros_like(level, dtype=torch.bool)
+    return (fine + 0.5 * medium > draws.uniform(2.0, 2.6)) & (level < 0.9)
+
+
+def _majority(masks: torch.Tensor, brain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Share of NCR, ED and ET among 27 neighbours, and the class that has most of them."""
+    shares = F.avg_pool3d(masks.float()[None], 3, stride=1, padding=1)[0] * brain
+    best, number = shares.max(dim=0)
+    classes = torch.where(best > 1 - shares.sum(dim=0), number.to(torch.uint8) + 1, 0) * brain
+    necrosis, oedema, enhancing = shares
+    # Oedema fades into its surroundings, the core does not.
+    oedema = F.avg_pool3d(oedema[None, None], 3, stride=1, padding=1)[0, 0] * (1 - necrosis - enhancing) * brain
+    return torch.stack([necrosis, oedema, enhancing]), classes.to(torch.uint8)
