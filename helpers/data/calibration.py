@@ -54,7 +54,7 @@ def measure(image: np.ndarray, classes: np.ndarray, spacing: tuple[float, float,
 
 
 def normal_tissue(image: np.ndarray, classes: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> dict:
-    """Boolean masks of normal white matter ("WM"), grey matter ("GM") and cerebrospinal fluid ("CSF"), see the module's text."""
+    """Boolean masks "WM", "GM" and "CSF" of normal white matter, grey matter and fluid, found as the module's text says."""
     inside = ndimage.distance_transform_edt(brain, sampling=spacing) > MARGIN_MM
     if classes.any():
         inside &= ndimage.distance_transform_edt(classes == 0, sampling=spacing) > MARGIN_MM

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.data.files import DataError, write_volume
 from helpers.data.layouts import Case, discover
-from helpers.data.phantom.generator import PhantomSettings, make_phantom
+from helpers.data.phantom.generator import DEFAULTS, PhantomSettings, make_phantom
 from helpers.regions import BRATS2021, MODALITIES, from_classes
 
 MANIFEST = "phantom.json"
@@ -30,7 +30,7 @@ VERSION = 1
 def write_cohort(
     folder: Path,
     count: int,
-    settings: PhantomSettings = PhantomSettings(),
+    settings: PhantomSettings = DEFAULTS,
     *,
     workers: int | None = None,
     device: str = "cpu",
@@ -73,7 +73,7 @@ def write_cohort(
     return [case for case in discover(folder, "phantom") if case.identifier in wanted]
 
 
-def write_phantom(folder: Path, index: int, *, settings: PhantomSettings = PhantomSettings(), device: str = "cpu") -> Path:
+def write_phantom(folder: Path, index: int, *, settings: PhantomSettings = DEFAULTS, device: str = "cpu") -> Path:
     """Write one phantom as a folder of five NIfTI files, which appears only when it is complete; returns that folder."""
     folder = Path(folder)
     name = phantom_name(index)

@@ -18,7 +18,7 @@ from helpers.regions import MODALITIES
 
 @dataclass(frozen=True)
 class Look:
-    """Intensities of one modality relative to white matter, and its noise (standard deviation)."""
+    """Intensities of one modality relative to white matter, and the standard deviation of its noise."""
 
     grey: float
     fluid: float
@@ -29,42 +29,31 @@ class Look:
 
 
 def draw_looks(draws: Draws, kind: int) -> dict[str, Look]:
-    """Draw the scanner's contrasts: how strongly each sequence is weighted, then each tissue around that."""
+    """Draw one examination's contrasts by modality.
+
+    On T2 and FLAIR what varies most between protocols is how strongly the whole sequence is weighted, so one factor a
+    sequence multiplies the difference of every tissue from white matter, and each tissue varies a little around that.
+    """
     normal = draws.normal
-    weight = 2.0 ** normal(0.0, 0.55)  # T2 weighting varies most between protocols: fluid at 1.9 to 5.8 times white matter
-    bright = 2.0 ** normal(0.0, 0.4)
+    weighting = {"t2": 2.0 ** normal(0.0, 0.6), "flair": 2.0 ** normal(0.0, 0.35)}
     lower_grade = kind == NON_ENHANCING
-    t1_necrosis = normal(0.80 if lower_grade else 0.72, 0.06)
-    flair_necrosis = normal(0.62, 0.18) if lower_grade else normal(0.42, 0.28)
-    return {
-        "t1": Look(
-            normal(0.81, 0.035), normal(0.42, 0.06), t1_necrosis, normal(0.87, 0.03), normal(0.87, 0.04), normal(0.017, 0.003)
-        ),
-        "t1ce": Look(
-            normal(0.84, 0.05),
-            normal(0.42, 0.08),
-            t1_necrosis + normal(0.03, 0.04),
-            normal(0.89, 0.045),
-            normal(1.38, 0.14),
-            normal(0.02, 0.004),
-        ),
-        "t2": Look(
-            1 + weight * normal(0.34, 0.05),
-            1 + weight * normal(2.6, 0.3),
-            1 + weight * normal(1.35, 0.3),
-            1 + weight * normal(0.85, 0.15),
-            1 + weight * normal(0.95, 0.15),
-            normal(0.05, 0.012),
-        ),
-        "flair": Look(
-            1 + bright * normal(0.09, 0.03),
-            normal(0.42, 0.09),
-            1 + bright * flair_necrosis,
-            1 + bright * normal(0.58, 0.08),
-            1 + bright * normal(0.52, 0.12),
-            normal(0.042, 0.008),
-        ),
+    necrosis = normal(0.80 if lower_grade else 0.75, 0.06)
+    flair_necrosis = normal(0.75, 0.15) if lower_grade else normal(0.62, 0.25)
+    spread = {
+        "t1": (normal(0.81, 0.035), normal(0.50, 0.07), necrosis, normal(0.87, 0.03), normal(0.87, 0.04)),
+        "t1ce": (normal(0.83, 0.05), normal(0.48, 0.11), necrosis + normal(0.04, 0.04), normal(0.88, 0.04), normal(1.38, 0.14)),
+        "t2": (normal(1.36, 0.05), normal(3.2, 0.3), normal(2.25, 0.3), normal(1.9, 0.15), normal(2.0, 0.15)),
+        "flair": (normal(1.12, 0.03), normal(0.55, 0.1), 1 + flair_necrosis, normal(1.72, 0.08), normal(1.6, 0.12)),
     }
+    noise = {"t1": normal(0.015, 0.003), "t1ce": normal(0.018, 0.004), "t2": normal(0.05, 0.012), "flair": normal(0.042, 0.008)}
+    looks = {}
+    for modality, values in spread.items():
+        weight = weighting.get(modality, 1.0)
+        # Fluid is suppressed on FLAIR by inversion, which no weighting undoes.
+        fixed = modality == "flair"
+        weighted = [1 + weight * (value - 1) if value > 1 or not fixed else value for value in values]
+        looks[modality] = Look(*weighted, noise[modality])
+    return looks
 
 
 def draw_image(draws: Draws, anatomy: Anatomy, tumour: Tumour, box: Box) -> torch.Tensor:

@@ -35,6 +35,9 @@ class PhantomSettings:
             raise ValueError(f"a phantom's spacing must be 1, 2 or 4 mm, not {self.spacing}")
 
 
+DEFAULTS = PhantomSettings()
+
+
 @dataclass(frozen=True)
 class Phantom:
     """A synthetic case in BraTS 2021 orientation (LPS) and units.
@@ -54,7 +57,7 @@ class Phantom:
     affine: np.ndarray
 
 
-def make_phantom(index: int, settings: PhantomSettings = PhantomSettings(), *, device: str = "cpu") -> Phantom:
+def make_phantom(index: int, settings: PhantomSettings = DEFAULTS, *, device: str = "cpu") -> Phantom:
     """Make one case; the same index and settings give the same case, alone or in a cohort.
 
     On another kind of device the anatomy and the tumour are the same and the noise of single voxels differs.

@@ -55,7 +55,7 @@ def draw_foci(draws: Draws, template: Template, pose: Pose) -> list[Focus]:
         turn = torch.linalg.qr(torch.tensor(draws.uniform(-1, 1, 9)).view(3, 3))[0]
         axes = torch.tensor(draws.uniform(0.75, 1.35, 3))
         stretch = (turn @ torch.diag(axes / axes.prod() ** (1 / 3)) @ turn.T).float()
-        reach = draws.uniform(1.5, 9.0) if kind == NON_ENHANCING else draws.uniform(3.0, 26.0)
+        reach = draws.uniform(1.5, 9.0) if kind == NON_ENHANCING else draws.uniform(3.0, 23.0)
         centre = place(seed, template, pose)
         foci.append(Focus(centre, radius, stretch, kind, reach, push=radius * draws.uniform(0.1, 0.4)))
     return foci
