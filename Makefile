@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-COHORT ?= phantom
+COHORT ?=
 DATA ?=
 OUT ?=
 PARAMS ?=
@@ -17,8 +17,8 @@ EXTRAS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) --cohort '$(COHORT)' $(if $(DATA),--data '$(DATA)') $(if $(OUT),--out '$(OUT)') \
-	$(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
+RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHORT)') $(if $(DATA),--data '$(DATA)') \
+	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
 
 .PHONY: help run lab test quick lint unit notebooks figures outputs lock clean
 

@@ -21,7 +21,9 @@ def _own_folders(tmp_path_factory):
     caches = tmp_path_factory.getbasetemp() / "caches"
     with pytest.MonkeyPatch.context() as patch:
         for name in OWN_FOLDERS:
-            patch.setenv(name, str(caches / name.lower()))
+            folder = caches / name.lower()
+            folder.mkdir(parents=True, exist_ok=True)
+            patch.setenv(name, str(folder))
         patch.delenv("MPLBACKEND", raising=False)
         yield
 

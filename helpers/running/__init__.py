@@ -1,0 +1,1 @@
+"""Executing the notebooks, the pages made of them, and the form in which they are committed."""

@@ -1,0 +1,137 @@
+"""The form in which executed notebooks are committed: what a reader wants, and nothing that differs between two runs."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbformat import NotebookNode
+from nbstripout import strip_output
+
+from helpers.data.files import DataError
+
+SIZE_LIMIT = 1_000_000
+"""Bytes of a committed notebook; GitHub shows larger ones slowly or not at all."""
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+METADATA = ("papermill", "widgets", "toc", "vscode", "colab")
+CELL_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "vscode", "id")
+EXTRA_KEYS = [f"metadata.{key}" for key in METADATA] + [f"cell.metadata.{key}" for key in CELL_METADATA]
+ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|[A-Za-z]:\\Users\\)[^\s'\"<>)]*")
+
+
+def normalise(notebook: NotebookNode, root: Path, *, name: str = "notebook") -> NotebookNode:
+    """Reduce an executed notebook to what is committed; applied twice it changes nothing more.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        Executed from the first cell to the last; it is not changed.
+    root : Path
+        The repository; paths below it become relative to it.
+    name : str
+        What error sentences call the notebook.
+
+    Returns
+    -------
+    NotebookNode
+        Without run times, injected parameters, standard error, widgets, memory addresses and paths of this machine.
+
+    Raises
+    ------
+    DataError
+        If it was not run once from top to bottom, has an error in it, names a path of this machine or is too large.
+    """
+    result = copy.deepcopy(notebook)
+    _check_one_clean_run(result, name)
+    result.cells = [cell for cell in result.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    result = strip_output(result, keep_output=True, keep_count=True, keep_id=True, extra_keys=EXTRA_KEYS)
+    result.metadata = NotebookNode(
+        kernelspec=NotebookNode(display_name="Python 3", language="python", name="python3"),
+        language_info=NotebookNode(name="python"),
+    )
+    for count, cell in enumerate((cell for cell in result.cells if _runs(cell)), start=1):
+        cell.execution_count = count
+        cell.outputs = [kept for output in cell.outputs if (kept := _reduce(output, count, root)) is not None]
+        CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)
+    for cell, text in _texts(result):
+        if found := MACHINE_PATH.search(text):
+            raise DataError(
+                f"{name}: the output of In [{cell.execution_count}] shows {found[0]}; print a relative path instead"
+            )
+    if (size := len(nbformat.writes(result))) > SIZE_LIMIT:
+        raise DataError(f"{name} has {size / 1e6:.1f} MB, 1 MB is the limit; show fewer or smaller figures")
+    return result
+
+
+def update_notebook(executed: Path, target: Path, root: Path) -> None:
+    """Take the outputs of an executed copy into the notebook itself.
+
+    Raises
+    ------
+    DataError
+        As `normalise`, and if the notebook was edited while its copy ran.
+    """
+    result = normalise(nbformat.read(executed, as_version=4), root, name=target.stem)
+    source = nbformat.read(target, as_version=4)
+    if [cell.source for cell in result.cells] != [cell.source for cell in source.cells]:
+        raise DataError(f"{target.name} was edited while it ran; run it again")
+    nbformat.validate(result)
+    temporary = target.with_suffix(".part")
+    temporary.write_text(nbformat.writes(result).rstrip("\n") + "\n", encoding="utf-8")
+    temporary.replace(target)
+
+
+def _runs(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and bool(cell.source.strip())
+
+
+def _check_one_clean_run(notebook: NotebookNode, name: str) -> None:
+    cells = [cell for cell in notebook.cells if _runs(cell)]
+    counts = [cell.execution_count for cell in cells]
+    if counts != list(range(1, len(cells) + 1)):
+        raise DataError(f"{name} was not run once from the first cell to the last; restart the kernel and run all")
+    for cell in cells:
+        if any(output.output_type == "error" for output in cell.outputs):
+            raise DataError(f"{name}: In [{cell.execution_count}] ended in an error; mend it and run all")
+
+
+def _reduce(output: NotebookNode, count: int, root: Path) -> NotebookNode | None:
+    """One output as it is committed, None where nothing of it is."""
+    if output.output_type == "stream":
+        if output.name == "stderr":
+            return None
+        output.text = _clean(output.text, root)
+        return output
+    output.metadata = NotebookNode()
+    if output.output_type == "execute_result":
+        output.execution_count = count
+    had_widget = output.data.pop(WIDGET_VIEW, None) is not None
+    output.data = NotebookNode({kind: _clean(value, root) if _is_text(kind) else value for kind, value in output.data.items()})
+    return None if not output.data or (had_widget and set(output.data) <= {"text/plain"}) else output
+
+
+def _is_text(kind: str) -> bool:
+    return kind.startswith("text/") or kind == "image/svg+xml"
+
+
+def _clean(text: str, root: Path) -> str:
+    for folder in dict.fromkeys((str(root), str(root.resolve()))):
+        text = text.replace(folder + "/", "").replace(folder, ".")
+    return ADDRESS.sub("at 0x...", text)
+
+
+def _texts(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, str]]:
+    """Every text in the outputs with its cell; pictures are left out, for their letters may spell anything."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                yield cell, output.text
+            for kind, value in output.get("data", {}).items():
+                if _is_text(kind):
+                    yield cell, value

@@ -1,0 +1,305 @@
+"""Running notebooks: parameters, execution for real on tiny notebooks, pages, and the committed form."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from helpers.cli import main
+from helpers.data.files import DataError
+from helpers.running.normalise import WIDGET_VIEW, normalise, update_notebook
+from helpers.running.pages import key_figure, show_number, title_of, write_html
+from helpers.running.parameters import assign, find_notebooks, parse_assignments, parse_value, read_parameters
+from helpers.workspace import REPOSITORY
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PARAMETERS = (
+    'COHORT = "phantom"  # COHORT="msd" is the decathlon\nOUT = ""  # results\nCASES = 4  # 3 or more\nRATE = 0.5  # 1/s'
+)
+SHOW = f"""from IPython.display import Image, display
+import base64
+display(Image(base64.b64decode("{PIXEL}")))"""
+SAVE = """from helpers.workspace import open_workspace, save_metrics
+save_metrics(open_workspace(COHORT, out=OUT), NAME, {"cases": CASES, "rate": RATE}, checkpoint=None);"""
+
+
+def write_notebook(path: Path, *sources: str, title="# 01 · Tiny", parameters=PARAMETERS) -> Path:
+    """A notebook with a title, a parameters cell and cells of code; a source that starts with #! carries the tag behind it."""
+    cells = [new_markdown_cell(title), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    for source in sources:
+        tags = [source.splitlines()[0].removeprefix("#! ")] if source.startswith("#!") else []
+        cells.append(new_code_cell(source, metadata={"tags": tags}))
+    notebook = new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def executed_notebook(*outputs) -> nbformat.NotebookNode:
+    """A notebook of one code cell with these outputs."""
+    return new_notebook(
+        cells=[new_markdown_cell("# 01 · Tiny"), new_code_cell("f()", execution_count=1, outputs=list(outputs))]
+    )
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Three notebooks of which the second fails, and an extra, run once through the command line."""
+    folder = tmp_path_factory.mktemp("series")
+    good = write_notebook(folder / "01_good.ipynb", f"#! key-figure\n{SHOW}", SAVE.replace("NAME", "'01_good'"), "print(CASES)")
+    bad = write_notebook(
+        folder / "02_bad.ipynb", "x = 1", "# why\ny = 1 / 0  # sum\nz = 2", "print('never')", title="# 02 · Bad"
+    )
+    late = write_notebook(folder / "03_late.ipynb", "print('never')", title="# 03 · Late")
+    extra = write_notebook(folder / "extras" / "aside.ipynb", "print('ran')", title="# Aside")
+    out = folder / "out"
+    words = ["run", *map(str, (good, bad, late, extra)), "--out", str(out), "-p", "CASES=8"]
+    return folder, out, main(words)
+
+
+def test_a_failure_stops_the_series_but_not_the_extras(series):
+    _, out, status = series
+    assert status == 1
+    records = {record["name"]: record for record in json.loads((out / "run" / "run.json").read_text())}
+    assert {name: record["status"] for name, record in records.items()} == {
+        "01_good": "ok",
+        "02_bad": "failed",
+        "03_late": "not run",
+        "aside": "ok",
+    }
+    assert "02_bad" in records["03_late"]["error"]
+    assert records["01_good"]["memory"] > 10e6
+    assert records["01_good"]["parameters"] == {"OUT": str(out), "CASES": 8}
+
+
+def test_a_failed_notebook_names_its_cell_and_leaves_what_it_did(series):
+    _, out, _ = series
+    error = next(r for r in json.loads((out / "run" / "run.json").read_text()) if r["name"] == "02_bad")["error"]
+    assert error == "cell In [4] `y = 1 / 0  # sum`: ZeroDivisionError: division by zero"
+    partial = nbformat.read(out / "run" / "02_bad.ipynb", as_version=4)
+    counts = [cell.execution_count for cell in partial.cells if cell.cell_type == "code"]
+    assert counts == [1, 2, 3, 4, None]
+
+
+def test_parameters_reach_the_kernel(series):
+    _, out, _ = series
+    notebook = nbformat.read(out / "run" / "01_good.ipynb", as_version=4)
+    assert notebook.cells[-1].outputs[0].text == "8\n"
+    assert json.loads((out / "01_good" / "metrics.json").read_text())["numbers"] == {"cases": 8, "rate": 0.5}
+
+
+def test_the_index_links_pages_figures_numbers_and_errors(series):
+    _, out, _ = series
+    page = (out / "run" / "index.html").read_text()
+    for link in re.findall(r'href="([^"#]+)"', page):
+        assert (out / "run" / link).is_file(), link
+    assert "01 · Tiny" in page
+    assert PIXEL in page
+    assert "<td>cases</td><td>8</td>" in page
+    assert "ZeroDivisionError" in page
+    assert "not run" in page
+    assert "CASES=8" in page
+    assert "http" not in page
+
+
+def test_pages_need_nothing_from_elsewhere(series):
+    _, out, _ = series
+    page = (out / "run" / "01_good.html").read_text()
+    assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=[\"']?https?:", page)
+    assert PIXEL in page
+
+
+def test_a_later_call_keeps_what_an_earlier_one_ran(series, capsys):
+    folder, out, _ = series
+    assert main(["run", str(folder / "03_late.ipynb"), "--out", str(out)]) == 0
+    terminal = capsys.readouterr().out
+    assert re.search(r"03_late +ok", terminal)
+    assert "01_good" not in terminal
+    records = {record["name"]: record["status"] for record in json.loads((out / "run" / "run.json").read_text())}
+    assert records["03_late"] == "ok"
+    assert records["01_good"] == "ok"
+
+
+def test_outputs_are_taken_into_the_notebook(tmp_path, capsys):
+    path = write_notebook(tmp_path / "01_tiny.ipynb", "import sys; print('noise', file=sys.stderr)", "CASES", "object()")
+    words = ["run", str(path), "--update-notebooks"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helpers.workspace.REPOSITORY", tmp_path)
+        assert main(words) == 0
+        first = path.read_bytes()
+        assert main(words) == 0
+    assert path.read_bytes() == first
+    cells = nbformat.read(path, as_version=4).cells
+    assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3, 4]
+    assert cells[2].outputs == []
+    assert cells[3].outputs[0].data["text/plain"] == "4"
+    assert cells[4].outputs[0].data["text/plain"] == "<object at 0x...>"
+    assert main([*words, "-p", "CASES=9"]) == 1
+    assert "outputs of their defaults" in capsys.readouterr().err
+
+
+def test_unknown_parameters_are_an_error_before_anything_runs(tmp_path, capsys):
+    path = write_notebook(tmp_path / "01_tiny.ipynb", "CASES")
+    assert main(["run", str(path), "--out", str(tmp_path / "out"), "-p", "CASE=9"]) == 1
+    message = capsys.readouterr().err
+    assert "did you mean CASES" in message
+    assert "CASES, COHORT, OUT, RATE" in message
+    assert not (tmp_path / "out" / "run").exists()
+
+
+def test_parameters_are_read_even_with_an_equals_sign_in_their_comment(tmp_path):
+    path = write_notebook(tmp_path / "01_tiny.ipynb")
+    assert read_parameters(path) == {"COHORT": "phantom", "OUT": "", "CASES": 4, "RATE": 0.5}
+
+
+def test_parameters_cells_hold_literals_only(tmp_path):
+    path = write_notebook(tmp_path / "01_tiny.ipynb", parameters="CASES = 4\nPATCHES = 2 * CASES")
+    with pytest.raises(DataError, match="literals only, not `PATCHES = 2 \\* CASES`"):
+        read_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "value"),
+    [
+        ("8", 4, 8),
+        ("2", 0.5, 2.0),
+        ("1e-3", 0.5, 0.001),
+        ("false", True, False),
+        ("True", False, True),
+        ("007", "text", "007"),
+        ("[1, 2]", (1, 1), (1, 2)),
+        ("null", 3, None),
+        ("7", None, 7),
+        ("best", None, "best"),
+        ("-1", 4, -1),
+    ],
+)
+def test_values_take_the_type_of_the_default(text, default, value):
+    parsed = parse_value("NAME", text, default)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "needed"),
+    [("many", 4, "a whole number"), ("2.5", 4, "a whole number"), ("1", True, "True or False"), ("3", [1], "a list")],
+)
+def test_values_of_another_kind_are_refused(text, default, needed):
+    with pytest.raises(DataError, match=f"parameter NAME is '{text}', but {needed}"):
+        parse_value("NAME", text, default)
+
+
+def test_parameters_go_to_the_notebooks_that_have_them(tmp_path):
+    first = write_notebook(tmp_path / "01_a.ipynb")
+    second = write_notebook(tmp_path / "02_b.ipynb", parameters="STEPS = 10")
+    given = parse_assignments(["STEPS=3", "CASES=4", "OUT=/a=b"])
+    assert assign([first, second], given) == {first: {"OUT": "/a=b"}, second: {"STEPS": 3}}
+    with pytest.raises(DataError, match="write NAME=value"):
+        parse_assignments(["STEPS"])
+
+
+def test_notebooks_are_found_in_order(tmp_path):
+    for name in ("02_b", "01_a", "extras/c"):
+        write_notebook(tmp_path / f"{name}.ipynb")
+    assert [path.stem for path in find_notebooks([], tmp_path)] == ["01_a", "02_b"]
+    assert [path.stem for path in find_notebooks([], tmp_path, extras=True)] == ["01_a", "02_b", "c"]
+    assert [path.stem for path in find_notebooks(["c", "02", "01", "02_b"], tmp_path)] == ["01_a", "02_b", "c"]
+    with pytest.raises(DataError, match="no notebook '03'; choose among 01_a, 02_b, c"):
+        find_notebooks(["03"], tmp_path)
+
+
+def test_normalising_drops_what_differs_between_runs():
+    notebook = executed_notebook(
+        new_output("stream", name="stdout", text=f"10%\r100%\nread {REPOSITORY}/data/phantom\n"),
+        new_output("stream", name="stderr", text="a warning"),
+        new_output("stream", name="stdout", text="end\n"),
+        new_output("display_data", data={WIDGET_VIEW: {"model_id": "1"}, "text/plain": "interactive()"}),
+        new_output("display_data", data={"text/plain": "<Axes at 0x7f00ab>", "image/png": PIXEL}, metadata={"needs": 1}),
+    )
+    notebook.cells[1].metadata = {"papermill": {"duration": 1.0}, "execution": {"iopub.status.busy": "2026"}, "tags": ["kept"]}
+    notebook.metadata = {"widgets": {"application/vnd.jupyter.widget-state+json": {}}, "papermill": {"output_path": "/x"}}
+    before = json.dumps(notebook)
+    result = normalise(notebook, REPOSITORY)
+    assert json.dumps(notebook) == before
+    nbformat.validate(result)
+    cell = result.cells[1]
+    assert cell.metadata == {"tags": ["kept"]}
+    assert set(result.metadata) == {"kernelspec", "language_info"}
+    assert [output.output_type for output in cell.outputs] == ["stream", "display_data"]
+    assert cell.outputs[0].text == "100%\nread data/phantom\nend\n"
+    assert cell.outputs[1].data == {"text/plain": "<Axes at 0x...>", "image/png": PIXEL}
+    assert normalise(result, REPOSITORY) == result
+
+
+def test_normalising_removes_injected_parameters_and_counts_again():
+    notebook = executed_notebook()
+    injected = new_code_cell("CASES = 8", execution_count=1, metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(1, injected)
+    notebook.cells[2].execution_count = 2
+    result = normalise(notebook, REPOSITORY)
+    assert [cell.execution_count for cell in result.cells[1:]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (new_output("error", ename="ValueError", evalue="", traceback=[]), "ended in an error"),
+        (new_output("stream", name="stdout", text="/home/someone/data"), "shows /home/someone/data"),
+        (new_output("display_data", data={"text/html": "<a href='/Users/x/y'>"}), "print a relative path"),
+        (new_output("display_data", data={"image/png": "A" * 1_000_001}), "1 MB is the limit"),
+    ],
+)
+def test_notebooks_that_must_not_be_committed(output, sentence):
+    with pytest.raises(DataError, match=sentence):
+        normalise(executed_notebook(output), REPOSITORY)
+
+
+@pytest.mark.parametrize("counts", [(2,), (None,), (1, 3), (2, 1)])
+def test_only_one_run_from_top_to_bottom_counts(counts):
+    cells = [new_code_cell("f()", execution_count=count) for count in counts]
+    with pytest.raises(DataError, match="restart the kernel"):
+        normalise(new_notebook(cells=cells), REPOSITORY)
+
+
+def test_a_notebook_edited_meanwhile_is_not_overwritten(tmp_path):
+    target = write_notebook(tmp_path / "01_tiny.ipynb", "f()")
+    executed = tmp_path / "run.ipynb"
+    nbformat.write(executed_notebook(), executed)
+    before = target.read_bytes()
+    with pytest.raises(DataError, match="was edited while it ran"):
+        update_notebook(executed, target, tmp_path)
+    assert target.read_bytes() == before
+
+
+def test_pages_embed_pictures_and_load_formulas_only_where_there_are_any(tmp_path):
+    (tmp_path / "dot.png").write_bytes(base64.b64decode(PIXEL))
+    notebook = executed_notebook()
+    notebook.cells[0].source = "# 01 · Tiny\n![a dot](dot.png) and [next](02_next.ipynb#start)"
+    page = write_html(notebook, tmp_path / "page.html", sources=tmp_path).read_text()
+    assert "base64," + PIXEL in page
+    assert 'href="02_next.html#start"' in page
+    assert "mathjax" not in page.lower()
+    notebook.cells[0].source += "\n$d = 2 / 3$"
+    assert "mathjax" in write_html(notebook, tmp_path / "page.html", sources=tmp_path).read_text().lower()
+
+
+def test_key_figure_is_the_first_picture_of_the_tagged_cell():
+    notebook = executed_notebook(new_output("display_data", data={"image/png": PIXEL}))
+    assert key_figure(notebook) == ""
+    notebook.cells[1].metadata["tags"] = ["key-figure"]
+    assert key_figure(notebook) == PIXEL
+    assert title_of(notebook, "name") == "01 · Tiny"
+    assert title_of(new_notebook(), "name") == "name"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.84312, "0.843"), (1234567, "1,234,567"), (373.13, "373.1"), (None, "undefined"), ("unet", "unet")]
+)
+def test_numbers_are_shown_as_people_read_them(value, text):
+    assert show_number(value) == text
