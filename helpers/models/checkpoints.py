@@ -1,0 +1,189 @@
+"""Trained weights with their model card: two files that say everything prediction needs, and that never unpickle.
+
+``best.safetensors`` holds the tensors, ``best.json`` beside it the card. The card carries the SHA-256 of the weights, so
+that a number in a report can be tied to the weights that gave it and neither file can be exchanged unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from helpers.data.files import DataError
+from helpers.models.networks import build_network
+from helpers.regions import MODALITIES, REGIONS
+
+VERSIONED: tuple[str, ...] = ("torch", "monai", "lightning", "numpy", "nibabel")
+"""Packages whose versions a card records."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a set of weights is and where it comes from.
+
+    Attributes
+    ----------
+    network : str
+        Key of `helpers.models.networks.NETWORKS`.
+    arguments : mapping
+        Arguments that the network was built with.
+    preprocessing : mapping
+        Settings of `helpers.data.preprocess.PreprocessSettings` as a mapping: spacing in mm, normalisation and the rest.
+    patch : tuple of int
+        Edges in voxels of the patches that the network was trained on; the least window of prediction.
+    modalities, regions : tuple of str
+        Order of the channels in and out.
+    cohort_hash, split_hash : str
+        SHA-256 of what the network was trained on and of the split manifest; empty where unknown.
+    training : mapping
+        Settings of the training.
+    metrics : mapping from str to float
+        Results on the *validation* part, and the step that gave them.
+    versions : mapping from str to str
+        Versions of the packages that wrote the weights.
+    weights_sha256 : str
+        Of the weights file; set by `save_checkpoint`.
+    """
+
+    network: str
+    arguments: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    patch: tuple[int, int, int]
+    modalities: tuple[str, ...] = MODALITIES
+    regions: tuple[str, ...] = REGIONS
+    cohort_hash: str = ""
+    split_hash: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights_sha256: str = ""
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Spacing in mm of the grid that the network works on."""
+        return tuple(self.preprocessing["spacing"])
+
+    @property
+    def normalise(self) -> str:
+        """Intensity normalisation that the network expects."""
+        return self.preprocessing["normalise"]
+
+
+def card_path(path: Path) -> Path:
+    """Path of the model card that belongs to a weights file."""
+    return Path(path).with_suffix(".json")
+
+
+def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> str:
+    """Write weights and card, each complete or not at all.
+
+    A crash between the two leaves weights that the old card does not match, which `load_checkpoint` refuses.
+
+    Parameters
+    ----------
+    path : Path
+        Of the weights, ending in ``.safetensors``; folders are made.
+    network : Module
+        As `build_network` returns it, on any device.
+    card : ModelCard
+        Its `weights_sha256` and, where empty, `versions` are filled in.
+
+    Returns
+    -------
+    str
+        SHA-256 of the weights file.
+    """
+    path = _weights_path(path)
+    payload = save({key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()})
+    digest = hashlib.sha256(payload).hexdigest()
+    complete = replace(card, weights_sha256=digest, versions=dict(card.versions) or package_versions())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, payload)
+    _write(card_path(path), (json.dumps(asdict(complete), indent=2) + "\n").encode())
+    return digest
+
+
+def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Rebuild a network from its weights and card.
+
+    Returns
+    -------
+    network : Module
+        In evaluation mode on `device`.
+    card : ModelCard
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, weights and card do not belong together, the order of channels or regions is
+        another than this package's, or the weights do not fit the network that the card names.
+    """
+    path = _weights_path(path)
+    card = load_card(path)
+    payload = path.read_bytes()
+    if hashlib.sha256(payload).hexdigest() != card.weights_sha256:
+        raise DataError(
+            f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs); copy both files again"
+        )
+    try:
+        tensors = load(payload)
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a safetensors file ({error}); copy it again") from error
+    network = build_network(card.network, **card.arguments)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1:2] or [str(error)]
+        raise DataError(f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason[0].strip()})") from error
+    return network.to(device).eval(), card
+
+
+def load_card(path: Path) -> ModelCard:
+    """Read and check the card of a weights file; raises `DataError` like `load_checkpoint`."""
+    path = _weights_path(path)
+    for file in (path, card_path(path)):
+        if not file.is_file():
+            raise DataError(f"{file} does not exist; a checkpoint is a .safetensors file and a .json card beside it")
+    try:
+        content = json.loads(card_path(path).read_text())
+        for key in ("patch", "modalities", "regions"):
+            content[key] = tuple(content[key])
+        card = ModelCard(**{item.name: content[item.name] for item in fields(ModelCard)})
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{card_path(path)} is not a model card of this package ({error!r}); copy it again") from error
+    for name, found, wanted in (("channels", card.modalities, MODALITIES), ("regions", card.regions, REGIONS)):
+        if found != wanted:
+            raise DataError(f"{card_path(path)} orders its {name} {list(found)}, this package {list(wanted)}; train it again")
+    return card
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages in `VERSIONED`, as installed."""
+    return {name: metadata.version(name) for name in VERSIONED}
+
+
+def _weights_path(path: Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise DataError(f"{path} is not a .safetensors file; pickled checkpoints can run code and are never opened")
+    return path
+
+
+def _write(path: Path, payload: bytes) -> None:
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        temporary.write_bytes(payload)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
