@@ -1,0 +1,175 @@
+"""Dice, 95th percentile Hausdorff distance, sensitivity, precision and volumes of one case, with one rule for empty regions.
+
+The rule for empty regions
+--------------------------
+Not every glioma has every region, so both masks, or one of them, may be empty. Everything in this package follows BraTS:
+
+=====================  ====  ================  =====================
+prediction, reference  Dice  HD95              sensitivity, precision
+=====================  ====  ================  =====================
+both empty             1     0 mm              1
+exactly one empty      0     373.13 mm         0
+=====================  ====  ================  =====================
+
+373.13 mm is the diagonal of the BraTS volume (240 x 240 x 155 mm), a penalty larger than any distance that can occur in it.
+MONAI's classes leave such cases out by default, which rewards a network that invents tumour where there is none.
+
+Computation is MONAI's, on both masks cropped to the bounding box of their union plus one voxel, which changes no result.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance
+
+from helpers.regions import REGIONS, classes_to_regions
+
+EMPTY_DISTANCE = math.hypot(240.0, 240.0, 155.0)
+"""HD95 in mm where exactly one of the two masks is empty."""
+
+METRICS: tuple[str, ...] = ("dice", "hd95", "sensitivity", "precision", "reference_ml", "prediction_ml", "volume_error_ml")
+"""Columns of `score_case` after the region."""
+
+
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Dice coefficient 2 |P and R| / (|P| + |R|) of two binary masks of equal shape, 0 to 1 (Dice 1945).
+
+    Empty masks follow the rule at the top of this module: both empty 1, one empty 0.
+    """
+    prediction, reference = _crop(*_masks(prediction, reference))
+    return float(compute_dice(_tensor(prediction), _tensor(reference), include_background=True, ignore_empty=False))
+
+
+def hausdorff95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
+    """Distance in mm below which 95 % of the surface of either mask lies from the surface of the other.
+
+    The surface of a mask is the mask minus its binary erosion (6 neighbours in 3-D; voxels outside the volume count as
+    background). Each surface voxel has its Euclidean distance in mm, between voxel centres, to the nearest surface voxel
+    of the other mask; HD95 is the larger of the two directions' 95th percentiles (linear interpolation). This is
+    MONAI's definition. Others pool both directions before the percentile, or weigh voxels by surface area, and differ a little.
+
+    Parameters
+    ----------
+    prediction, reference : binary arrays (X, Y, Z), or (X, Y)
+        Of equal shape, in one grid.
+    spacing : sequence of float
+        Size of a voxel along each axis in mm (`voxel_spacing`).
+
+    Returns
+    -------
+    float
+        Millimetres. Empty masks follow the rule at the top of this module: both empty 0, one empty 373.13.
+    """
+    prediction, reference = _crop(*_masks(prediction, reference))
+    if not prediction.any() or not reference.any():
+        return 0.0 if prediction.any() == reference.any() else EMPTY_DISTANCE
+    millimetres = [float(size) for size in spacing]
+    with warnings.catch_warnings():  # MONAI 1.6 calls an argument of its own that it has deprecated
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        distance = compute_hausdorff_distance(
+            _tensor(prediction), _tensor(reference), include_background=True, percentile=95, spacing=millimetres
+        )
+    return float(distance)
+
+
+def sensitivity(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Share of the reference that was found, |P and R| / |R|; empty masks follow the rule at the top of this module."""
+    prediction, reference = _masks(prediction, reference)
+    return _share(prediction, reference, reference)
+
+
+def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Share of the prediction that is right, |P and R| / |P|; empty masks follow the rule at the top of this module."""
+    prediction, reference = _masks(prediction, reference)
+    return _share(prediction, reference, prediction)
+
+
+def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """Volume of a binary mask (X, Y, Z) in millilitres, for voxels of `spacing` mm."""
+    return int(np.count_nonzero(mask)) * math.prod(float(s) for s in spacing) / 1000
+
+
+def voxel_spacing(affine: np.ndarray) -> tuple[float, float, float]:
+    """Size of a voxel along each axis in mm: the column norms of the affine (4, 4), right for oblique volumes too."""
+    return tuple(np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0).tolist())
+
+
+def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> pd.DataFrame:
+    """Score one case by region.
+
+    Parameters
+    ----------
+    prediction, reference : uint8 arrays (X, Y, Z)
+        Label maps of *classes* 0 to 3 (`helpers.regions`) in one grid.
+    spacing : sequence of three floats
+        Size of a voxel in mm (`voxel_spacing`).
+
+    Returns
+    -------
+    DataFrame
+        One row for each of TC, WT, ET; columns ``region`` and `METRICS`: ``dice``, ``sensitivity``, ``precision`` 0 to 1,
+        ``hd95`` in mm, ``reference_ml``, ``prediction_ml``, and ``volume_error_ml`` = prediction minus reference.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or a label map holds anything but 0, 1, 2, 3.
+    """
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    _same_shape(prediction, reference)
+    for name, classes in (("prediction", prediction), ("reference", reference)):
+        if classes.size and (classes.dtype.kind not in "iub" or classes.min() < 0 or classes.max() > 3):
+            raise ValueError(f"the {name} must hold the classes 0, 1, 2, 3; convert it with helpers.regions.to_classes")
+    pair = [classes_to_regions(classes) for classes in _crop(prediction, reference)]
+    return pd.DataFrame([{"region": name, **_score(p, r, spacing)} for name, p, r in zip(REGIONS, *pair, strict=True)])
+
+
+def _score(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    volumes = volume_ml(reference, spacing), volume_ml(prediction, spacing)
+    values = (
+        dice(prediction, reference),
+        hausdorff95(prediction, reference, spacing),
+        sensitivity(prediction, reference),
+        precision(prediction, reference),
+        *volumes,
+        volumes[1] - volumes[0],
+    )
+    return dict(zip(METRICS, values, strict=True))
+
+
+def _share(prediction: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> float:
+    if not prediction.any() or not reference.any():
+        return float(prediction.any() == reference.any())
+    return float(np.count_nonzero(prediction & reference) / np.count_nonzero(whole))
+
+
+def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    masks = np.asarray(prediction) > 0, np.asarray(reference) > 0
+    _same_shape(*masks)
+    return masks
+
+
+def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> None:
+    if prediction.shape != reference.shape:
+        raise ValueError(f"the prediction has shape {prediction.shape}, the reference {reference.shape}; they need one grid")
+
+
+def _crop(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays cut to the bounding box of what is non-zero in either, plus one voxel where the volume has it."""
+    union = (prediction > 0) | (reference > 0)
+    box = []
+    for axis in range(union.ndim):
+        used = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
+        box.append(slice(max(used[0] - 1, 0), used[-1] + 2) if used.size else slice(0, 1))
+    return prediction[tuple(box)], reference[tuple(box)]
+
+
+def _tensor(mask: np.ndarray) -> torch.Tensor:
+    """A mask as MONAI takes it: (1, 1, X, Y, Z)."""
+    return torch.from_numpy(np.ascontiguousarray(mask))[None, None].to(torch.uint8)

@@ -1,0 +1,132 @@
+"""The evaluate command on real files: two files, two folders, foreign numbers, unmatched and broken cases."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.cli import main
+from helpers.data.files import DataError, write_volume
+from helpers.evaluation.compare import LabelFile, match_identifier, pair_folders, read_label_file, score_files
+from helpers.regions import BRATS2021, MSD, from_classes
+from tests.cases import LPS, REAL_CASES, case_arrays, write_case
+
+
+def write_prediction(folder, name, classes, *, affine=LPS, convention=BRATS2021):
+    return write_volume(folder / f"{name}.nii.gz", from_classes(classes, convention), affine)
+
+
+@pytest.mark.parametrize("layout", ["brats2021", "brats2023", "msd"])
+def test_predictions_in_brats_numbers_score_one_against_a_cohort_of_any_layout(tmp_path, layout):
+    for seed in range(3):
+        _, classes = case_arrays(seed=seed)
+        write_case(tmp_path / "cohort", f"Case_{seed:03d}", layout, seed=seed)
+        write_prediction(tmp_path / "out", f"Case_{seed:03d}", classes)
+    status = main(["evaluate", str(tmp_path / "out"), str(tmp_path / "cohort"), "--csv", str(tmp_path / "scores.csv")])
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert status == 0
+    assert len(scores) == 9
+    assert (scores["dice"] == 1).all()
+    assert (scores["hd95"] == 0).all()
+
+
+def test_two_files_print_dice_and_hd95_by_region_and_write_json(tmp_path, capsys):
+    _, classes = case_arrays()
+    reference = write_prediction(tmp_path, "Case_001_seg", classes)
+    prediction = write_prediction(tmp_path, "Case_001", np.where(classes == 3, 1, classes).astype(np.uint8))
+    assert main(["evaluate", str(prediction), str(reference), "--json", str(tmp_path / "a" / "r.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "Dice TC" in printed
+    assert "HD95 ET mm" in printed
+    assert "373.13" in printed
+    record = json.loads((tmp_path / "a" / "r.json").read_text())
+    assert [row["region"] for row in record["cases"]] == ["TC", "WT", "ET"]
+    assert [row["dice"] for row in record["cases"]] == [1.0, 1.0, 0.0]
+    assert record["summary"][0]["low"] is None
+
+
+def test_one_bad_case_never_stops_the_rest_and_the_unmatched_are_listed(tmp_path, capsys):
+    _, classes = case_arrays()
+    for name in ("Case_1", "Case_2", "Case_3", "Case_10"):
+        write_prediction(tmp_path / "references", f"{name}_seg", classes)
+    write_prediction(tmp_path / "out", "Case_1", classes)
+    write_prediction(tmp_path / "out", "Case_2", classes, affine=np.eye(4))
+    (tmp_path / "out" / "Case_3.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    write_prediction(tmp_path / "out", "Case_99", classes)
+    arguments = ["evaluate", str(tmp_path / "out"), str(tmp_path / "references"), "--json", str(tmp_path / "r.json")]
+    assert main(arguments) == 1
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert {row["case"] for row in record["cases"]} == {"Case_1"}
+    assert len(record["faults"]) == 2
+    assert "case Case_2" in record["faults"][0]
+    assert "affine" in record["faults"][0]
+    assert record["references_without_prediction"] == ["Case_10"]
+    assert record["predictions_without_reference"][0].endswith("Case_99.nii.gz")
+    printed = capsys.readouterr().out
+    assert "Not scored (2)" in printed
+    assert "Case_10" in printed
+
+
+def test_a_differing_grid_is_one_clear_sentence(tmp_path, capsys):
+    _, classes = case_arrays()
+    reference = write_prediction(tmp_path, "reference", classes)
+    smaller = write_prediction(tmp_path, "smaller", classes[:-1])
+    assert main(["evaluate", str(smaller), str(reference)]) == 1
+    assert "resample the prediction" in capsys.readouterr().err
+    moved = write_prediction(tmp_path, "moved", classes, affine=LPS + np.array([[0, 0, 0, 4.0]] + [[0] * 4] * 3))
+    assert main(["evaluate", str(moved), str(reference)]) == 1
+    assert "another affine" in capsys.readouterr().err
+    assert main(["evaluate", str(moved), str(tmp_path)]) == 1
+    assert "a file and a folder" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "absent.nii.gz"), str(reference)]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_numbers_are_told_from_values_only_where_they_say_it(tmp_path):
+    _, classes = case_arrays()
+    msd = write_prediction(tmp_path / "plain", "Case_001", classes, convention=MSD)
+    in_msd_folder = write_prediction(tmp_path / "labelsTr", "Case_001", classes, convention=MSD)
+    assert not np.array_equal(read_label_file(LabelFile(msd))[0], classes)  # read as BraTS 2023: nothing in the file tells
+    assert np.array_equal(read_label_file(LabelFile(msd, "msd"))[0], classes)
+    assert np.array_equal(read_label_file(LabelFile(in_msd_folder))[0], classes)
+    with pytest.raises(DataError, match="BraTS 2023"):
+        read_label_file(LabelFile(msd, "brats2021"))
+    reference = write_prediction(tmp_path, "reference", classes)
+    assert (score_files(LabelFile(msd, "msd"), LabelFile(reference))["dice"] == 1).all()
+    arguments = ["evaluate", str(msd), str(reference), "--prediction-labels", "msd", "--csv", str(tmp_path / "s.csv")]
+    assert main(arguments) == 0
+    assert (pd.read_csv(tmp_path / "s.csv")["dice"] == 1).all()
+
+
+def test_names_match_as_whole_words_and_doubles_are_a_fault(tmp_path):
+    identifiers = ["BraTS-GLI-00005", "BraTS-GLI-00005-001", "Case_1", "Case_10"]
+    assert match_identifier("BraTS-GLI-00005-001-pred", identifiers) == "BraTS-GLI-00005-001"
+    assert match_identifier("Case_10_seg", identifiers) == "Case_10"
+    assert match_identifier("Case_100", identifiers) is None
+    _, classes = case_arrays()
+    write_prediction(tmp_path / "references", "Case_1", classes)
+    write_prediction(tmp_path / "out", "Case_1", classes)
+    write_prediction(tmp_path / "out", "fold1_Case_1", classes)
+    pairing = pair_folders(tmp_path / "out", tmp_path / "references")
+    assert not pairing.pairs
+    assert "both named for it" in pairing.faults[0]
+
+
+def test_a_folder_without_label_maps_says_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no label map"):
+        pair_folders(tmp_path / "empty", tmp_path / "empty")
+    with pytest.raises(DataError, match="does not exist"):
+        pair_folders(tmp_path / "absent", tmp_path / "empty")
+
+
+@pytest.mark.skipif(not REAL_CASES.is_dir(), reason=f"no real cases in {REAL_CASES}")
+def test_real_references_against_themselves_are_perfect(tmp_path, capsys):
+    cohort = str(REAL_CASES / "brats2021")
+    assert main(["evaluate", cohort, cohort, "--csv", str(tmp_path / "scores.csv")]) == 0
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert len(scores) == 18
+    assert (scores["dice"] == 1).all()
+    assert (scores["hd95"] == 0).all()
+    assert "BraTS2021_01480" in capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""Intervals and paired comparisons: known answers, coverage, and honesty where there are too few cases."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from helpers.evaluation.statistics import bootstrap_interval, paired_test, summarise
+
+
+def test_the_interval_is_the_same_every_time_and_holds_the_mean():
+    values = np.random.default_rng(3).beta(8, 2, 30)
+    first, second = bootstrap_interval(values), bootstrap_interval(values)
+    assert first == second
+    assert first.mean == pytest.approx(values.mean())
+    assert first.low < first.mean < first.high
+    assert first.n == 30
+
+
+def test_the_interval_agrees_with_resampling_by_hand():
+    values = np.random.default_rng(5).normal(0.8, 0.1, 25)
+    draws = np.random.default_rng(0).choice(values, (20_000, values.size)).mean(axis=1)
+    interval = bootstrap_interval(values)
+    assert (interval.low, interval.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=3e-3)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(11)
+    intervals = [bootstrap_interval(generator.normal(0.5, 0.2, 40), resamples=400) for _ in range(300)]
+    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in intervals])
+    assert 0.89 <= covered <= 0.98
+
+
+def test_few_or_equal_values():
+    assert math.isnan(bootstrap_interval([0.4, 0.8]).low)
+    assert "too few" in str(bootstrap_interval([0.4]))
+    equal = bootstrap_interval([0.7] * 5)
+    assert (equal.mean, equal.low, equal.high) == (0.7, 0.7, 0.7)
+
+
+@pytest.mark.parametrize("values", [[], [0.5, float("nan"), 0.2], [0.5, float("inf")]])
+def test_undefined_scores_are_refused(values):
+    with pytest.raises(ValueError, match="score"):
+        bootstrap_interval(values)
+
+
+def test_paired_test_finds_a_steady_difference_that_an_unpaired_one_would_miss():
+    generator = np.random.default_rng(1)
+    difficulty = generator.uniform(0.4, 0.95, 20)
+    first, second = difficulty + 0.02 + generator.normal(0, 0.005, 20), difficulty
+    result = paired_test(first, second)
+    assert result.p_value < 0.001 < 0.3 < stats.mannwhitneyu(first, second).pvalue
+    assert result.p_value == pytest.approx(stats.wilcoxon(first, second).pvalue)
+    assert result.difference.low > 0
+    assert result.higher + result.lower + result.equal == 20
+    assert "higher" in result.verdict
+
+
+def test_swapping_the_systems_swaps_the_sign():
+    generator = np.random.default_rng(2)
+    first, second = generator.random(12), generator.random(12)
+    forth, back = paired_test(first, second), paired_test(second, first)
+    assert forth.p_value == pytest.approx(back.p_value)
+    assert forth.difference.mean == pytest.approx(-back.difference.mean)
+    assert (forth.higher, forth.lower) == (back.lower, back.higher)
+
+
+def test_ties_are_counted_and_left_out_of_the_test():
+    second = np.linspace(0.5, 0.9, 14)
+    first = second + np.array([0.0] * 4 + [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, -0.001, 0.08, 0.09])
+    result = paired_test(first, second)
+    assert (result.higher, result.lower, result.equal) == (9, 1, 4)
+    assert result.p_value == pytest.approx(stats.wilcoxon((first - second)[4:]).pvalue)
+
+
+def test_all_equal_and_too_few_are_said_plainly():
+    same = paired_test([0.8, 0.7, 0.9], [0.8, 0.7, 0.9])
+    assert math.isnan(same.p_value)
+    assert "equal in all 3 cases" in same.verdict
+    few = paired_test([0.9] * 5, [0.8, 0.7, 0.6, 0.5, 0.4])
+    assert math.isnan(few.p_value)
+    assert "n too small" in few.verdict
+    with pytest.raises(ValueError, match="same cases"):
+        paired_test([0.5, 0.6], [0.5])
+
+
+def test_summary_is_tidy_and_keeps_the_order_of_regions():
+    rows = [
+        {"case": f"c{i}", "region": region, "dice": 0.5 + 0.1 * i, "hd95": 10.0 - i}
+        for i in range(4)
+        for region in ("TC", "WT", "ET")
+    ]
+    table = summarise(pd.DataFrame(rows))
+    assert table.columns.tolist() == ["region", "metric", "n", "mean", "median", "low", "high"]
+    assert table["region"].tolist() == ["TC", "TC", "WT", "WT", "ET", "ET"]
+    core = table[(table.region == "TC") & (table.metric == "dice")].iloc[0]
+    assert (core["n"], core["mean"], core["median"]) == (4, pytest.approx(0.65), pytest.approx(0.65))
+    assert core["low"] < 0.65 < core["high"]
+    assert summarise(pd.DataFrame(columns=["region", "dice", "hd95"])).empty
