@@ -1,0 +1,101 @@
+"""Every notebook from its first to its last cell on a tiny cohort of phantoms, in order, in one workspace."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers.running.execute import execute_notebooks
+from helpers.running.pages import key_figure, write_pages
+from helpers.running.parameters import assign, find_notebooks, read_parameters
+from helpers.workspace import REPOSITORY, VERSIONED, load_metrics, open_workspace
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": "4.0", "SEED": "7", "WORKERS": "2"}
+"""For every notebook that has the parameter."""
+
+OWN: dict[str, dict[str, str]] = {}
+"""Further parameters by notebook name; each must exist in that notebook."""
+
+each_notebook = pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+
+
+def tiny_parameters(folder: Path) -> dict[Path, dict[str, object]]:
+    """Values for each notebook; `assign` refuses what the notebook does not have."""
+    given = TINY | {"DATA": str(folder / "data"), "OUT": str(folder / "out")}
+    parameters = {}
+    for path in NOTEBOOKS:
+        names = read_parameters(path)
+        shared = {name: text for name, text in given.items() if name in names}
+        parameters |= assign([path], shared | OWN.get(path.stem, {}))
+    return parameters
+
+
+@pytest.fixture(scope="session")
+def series(tmp_path_factory):
+    """All notebooks, run once; the workspace and the run of each by name."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    workspace = open_workspace("phantom", data=folder / "data", out=folder / "out")
+    runs = execute_notebooks(
+        find_notebooks([], REPOSITORY / "notebooks"),
+        workspace.root / "run",
+        parameters=tiny_parameters(folder),
+        report=lambda progress: None,
+        finished=lambda run: None,
+    )
+    sources = {path.stem: path.parent for path in NOTEBOOKS}
+    index = write_pages(runs, workspace, workspace.root / "run", sources=sources)
+    return workspace, {run.name: run for run in runs}, index
+
+
+@each_notebook
+def test_notebook_runs(series, name):
+    _, runs, _ = series
+    assert runs[name].status == "ok", runs[name].error
+
+
+@each_notebook
+def test_notebook_has_its_common_parameters(name):
+    names = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
+    assert {"COHORT", "DATA", "OUT", "SEED"} <= set(names)
+
+
+@each_notebook
+def test_notebook_leaves_its_numbers(series, name):
+    workspace, runs, index = series
+    record = load_metrics(workspace, name)
+    assert record["notebook"] == name
+    assert record["cohort"] == "phantom"
+    assert record["numbers"]
+    assert set(VERSIONED) <= set(record["versions"])
+    assert f'id="{runs[name].name}"' in index.read_text()
+
+
+@each_notebook
+def test_notebook_shows_its_key_figure(series, name):
+    workspace, _, _ = series
+    assert key_figure(nbformat.read(workspace.root / "run" / f"{name}.ipynb", as_version=4))
+
+
+@pytest.mark.skipif("01_explore_data" not in [path.stem for path in NOTEBOOKS], reason="notebook 01 is not there")
+def test_exploring_leaves_cohort_and_split(series):
+    workspace, _, _ = series
+    assert len(list(workspace.data.glob("Phantom_*/Phantom_*_seg.nii.gz"))) == int(TINY["CASES"])
+    assert json.loads(workspace.splits.read_text())["test"]
+
+
+@pytest.mark.skipif("02_preprocess" not in [path.stem for path in NOTEBOOKS], reason="notebook 02 is not there")
+def test_preprocessing_leaves_one_file_a_case(series):
+    workspace, _, _ = series
+    assert len(list(workspace.prepared.rglob("*.safetensors"))) >= int(TINY["CASES"])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem[:2] in {"03", "04"}])
+def test_training_leaves_checkpoints_tied_to_its_numbers(series, name):
+    workspace, _, _ = series
+    weights = list(workspace.models.rglob("*.safetensors"))
+    assert weights
+    assert all(path.with_suffix(".json").is_file() for path in weights)
+    assert len(load_metrics(workspace, name)["checkpoint_sha256"]) == 64
+    assert list(workspace.predictions.rglob("*.nii.gz"))
