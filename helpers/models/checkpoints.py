@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from torch import nn
 from helpers.data.files import DataError
 from helpers.models.networks import build_network
 from helpers.regions import MODALITIES, REGIONS
-
-VERSIONED: tuple[str, ...] = ("torch", "monai", "lightning", "numpy", "nibabel")
-"""Packages whose versions a card records."""
+from helpers.workspace import versions
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> str:
     path = _weights_path(path)
     payload = save({key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()})
     digest = hashlib.sha256(payload).hexdigest()
-    complete = replace(card, weights_sha256=digest, versions=dict(card.versions) or package_versions())
+    complete = replace(card, weights_sha256=digest, versions=dict(card.versions) or versions())
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, payload)
     _write(card_path(path), (json.dumps(asdict(complete), indent=2) + "\n").encode())
@@ -166,11 +163,6 @@ def load_card(path: Path) -> ModelCard:
         if found != wanted:
             raise DataError(f"{card_path(path)} orders its {name} {list(found)}, this package {list(wanted)}; train it again")
     return card
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages in `VERSIONED`, as installed."""
-    return {name: metadata.version(name) for name in VERSIONED}
 
 
 def _weights_path(path: Path) -> Path:
