@@ -6,6 +6,7 @@ To read a cohort of your own, either rename its files to the BraTS 2021 pattern 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -99,7 +100,9 @@ def discover(folder: Path, layout: str = "auto") -> list[Case]:
         if cases:
             return _unique(sorted(cases, key=lambda case: case.identifier), folder)
     wanted = "any known layout" if layout == "auto" else LAYOUTS[layout_key(layout)].name
-    raise DataError(f"{folder} holds no case in {wanted}; known layouts are {', '.join(LAYOUTS)} (see the README, your own data)")
+    raise DataError(
+        f"{folder} holds no case in {wanted}; known layouts are {', '.join(LAYOUTS)} (see the README, your own data)"
+    )
 
 
 def layout_key(name: str) -> str:
@@ -131,7 +134,9 @@ def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
         If a modality is missing, a file cannot be read, or shapes or affines differ.
     """
     if case.missing:
-        raise DataError(f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file")
+        raise DataError(
+            f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file"
+        )
     volumes, affines = zip(*(read_volume(s.path, channel=s.channel) for s in map(case.images.get, MODALITIES)), strict=True)
     first = case.images[MODALITIES[0]].path
     for modality, volume, affine in zip(MODALITIES, volumes, affines, strict=True):
@@ -159,13 +164,17 @@ def _same_grid(case, path, shape, affine, reference, first) -> None:
     if shape != reference[0]:
         raise DataError(f"case {case.identifier}: {path.name} has shape {shape}, {first.name} has {reference[0]}; resample one")
     if not same_affine(affine, reference[1]):
-        raise DataError(f"case {case.identifier}: {path.name} has another affine than {first.name}; register the modalities first")
+        raise DataError(
+            f"case {case.identifier}: {path.name} has another affine than {first.name}; register the modalities first"
+        )
 
 
 def _unique(cases: list[Case], folder: Path) -> list[Case]:
-    for before, after in zip(cases, cases[1:], strict=False):
+    for before, after in itertools.pairwise(cases):
         if before.identifier == after.identifier:
-            raise DataError(f"{folder} holds two cases named {after.identifier} ({after.files[0].parent}); rename or remove one")
+            raise DataError(
+                f"{folder} holds two cases named {after.identifier} ({after.files[0].parent}); rename or remove one"
+            )
     return cases
 
 
