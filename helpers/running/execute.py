@@ -14,7 +14,10 @@ import papermill
 import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
+# Without it a kernel warns, on the terminal, that what it says can be read on the wire.
+KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -118,6 +121,7 @@ def execute_notebook(
                 kernel_name="python3",
                 cwd=path.parent,
                 progress_bar=False,
+                config=KERNEL,
                 on_cell_execute=watch.cell_started,
             )
         except PapermillExecutionError as failure:

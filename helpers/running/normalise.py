@@ -55,6 +55,9 @@ def normalise(notebook: NotebookNode, root: Path, *, name: str = "notebook") -> 
         kernelspec=NotebookNode(display_name="Python 3", language="python", name="python3"),
         language_info=NotebookNode(name="python"),
     )
+    for cell in result.cells:
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)  # papermill gives every cell an empty list
     for count, cell in enumerate((cell for cell in result.cells if _runs(cell)), start=1):
         cell.execution_count = count
         cell.outputs = [kept for output in cell.outputs if (kept := _reduce(output, count, root)) is not None]

@@ -223,13 +223,14 @@ def test_normalising_drops_what_differs_between_runs():
         new_output("display_data", data={"text/plain": "<Axes at 0x7f00ab>", "image/png": PIXEL}, metadata={"needs": 1}),
     )
     notebook.cells[1].metadata = {"papermill": {"duration": 1.0}, "execution": {"iopub.status.busy": "2026"}, "tags": ["kept"]}
+    notebook.cells[0].metadata = {"tags": []}
     notebook.metadata = {"widgets": {"application/vnd.jupyter.widget-state+json": {}}, "papermill": {"output_path": "/x"}}
     before = json.dumps(notebook)
     result = normalise(notebook, REPOSITORY)
     assert json.dumps(notebook) == before
     nbformat.validate(result)
     cell = result.cells[1]
-    assert cell.metadata == {"tags": ["kept"]}
+    assert [cell.metadata for cell in result.cells] == [{}, {"tags": ["kept"]}]
     assert set(result.metadata) == {"kernelspec", "language_info"}
     assert [output.output_type for output in cell.outputs] == ["stream", "display_data"]
     assert cell.outputs[0].text == "100%\nread data/phantom\nend\n"
