@@ -20,6 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHORT)') $(if $(DATA),--data '$(DATA)') \
 	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
 
+.NOTPARALLEL:
 .PHONY: help run lab test quick lint unit notebooks figures outputs lock clean
 
 help: ## print this list
