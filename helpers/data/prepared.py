@@ -1,0 +1,230 @@
+"""Prepared cases and their file: one safetensors file a case, of which a patch is read without reading the rest.
+
+The file holds ``image`` float16 (4, X, Y, Z), ``classes`` uint8 (X, Y, Z) where the case has a reference, and for each
+region and the brain ``voxels_<name>`` int32 (n, 3), up to `TABLE` voxels drawn from it: whoever samples patches around
+tumour needs no look at the volume. Everything else is JSON in the header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from helpers.data.files import DataError
+from helpers.regions import REGION_CLASSES
+
+VERSION = 1
+"""Part of every file's hash: raise it when a change to preprocessing changes what is written."""
+
+TABLE = 4096
+BRAIN = "brain"
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """How cases are prepared.
+
+    Attributes
+    ----------
+    spacing : tuple of 3 float
+        Voxel edges in millimetres; one number stands for all three.
+    normalise : str
+        "zscore": mean 0 and standard deviation 1 over the non-zero voxels of each modality, 0 outside the brain.
+        "minmax": the two percentiles of the non-zero voxels become 0 and 1, and what lies beyond is clipped.
+    margin : int
+        Native voxels kept around the brain when cropping.
+    percentiles : tuple of 2 float
+        For "minmax".
+    """
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    normalise: str = "zscore"
+    margin: int = 2
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        spacing = (self.spacing,) * 3 if isinstance(self.spacing, int | float) else self.spacing
+        object.__setattr__(self, "spacing", tuple(float(edge) for edge in spacing))
+        object.__setattr__(self, "percentiles", tuple(float(share) for share in self.percentiles))
+        if len(self.spacing) != 3 or not all(0 < edge < np.inf for edge in self.spacing):
+            raise DataError(f"spacing is {self.spacing}; give one or three positive numbers of millimetres")
+        if self.normalise not in ("zscore", "minmax"):
+            raise DataError(f"normalise is {self.normalise!r}; choose 'zscore' or 'minmax'")
+        if self.margin < 0:
+            raise DataError(f"margin is {self.margin}; give 0 or more voxels")
+        if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise DataError(f"percentiles are {self.percentiles}; give two between 0 and 100, the lower one first")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case ready for a network.
+
+    Attributes
+    ----------
+    identifier : str
+        Of the case.
+    image : array (4, X, Y, Z)
+        float16 in the order of `helpers.regions.MODALITIES`, orientation RAS, 0 outside the brain.
+    classes : uint8 array (X, Y, Z) or None
+        Reference label map.
+    affine : float64 array (4, 4)
+        From voxel indices to millimetres in RAS+.
+    native_shape : tuple of 3 int
+        Grid of the files that the case came from.
+    native_affine : float64 array (4, 4)
+        Of that grid.
+    settings : PreprocessSettings
+    """
+
+    identifier: str
+    image: np.ndarray
+    classes: np.ndarray | None
+    affine: np.ndarray
+    native_shape: tuple[int, int, int]
+    native_affine: np.ndarray
+    settings: PreprocessSettings
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along X, Y and Z."""
+        return self.image.shape[1:]
+
+
+class PreparedFile:
+    """A prepared case on disk; volumes stay there until a patch of them is asked for.
+
+    It has the attributes of `Prepared` except the arrays, is pickled as its path, and so travels to DataLoader workers.
+    Make it with `open_prepared`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._handle = _open(self.path)
+        facts = {key: json.loads(value) for key, value in self._handle.metadata().items()}
+        self.identifier: str = facts["identifier"]
+        self.shape: tuple[int, int, int] = tuple(self._handle.get_slice("image").get_shape()[1:])
+        self.affine = np.array(facts["affine"])
+        self.native_shape: tuple[int, int, int] = tuple(facts["native_shape"])
+        self.native_affine = np.array(facts["native_affine"])
+        self.settings = PreprocessSettings(**facts["settings"])
+        self.volumes_ml: dict[str, float] = facts["volumes_ml"]
+        self.has_classes = "classes" in self._handle.keys()  # noqa: SIM118 (a handle is no mapping)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedFile, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"PreparedFile({str(self.path)!r})"
+
+    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        """Read part of the image, float16 (4, x, y, z), given one slice with step 1 for each of X, Y and Z."""
+        return self._handle.get_slice("image")[(slice(None), *slices)].numpy()
+
+    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        """Read part of the label map, uint8 (x, y, z); `DataError` where the case has no reference."""
+        self._need_classes()
+        return self._handle.get_slice("classes")[tuple(slices)].numpy()
+
+    def voxel_count(self, region: str) -> int:
+        """How many voxels of TC, WT, ET or "brain" the file lists: 0 where the region is empty, `TABLE` at most."""
+        if region != BRAIN:
+            self._need_classes()
+        return self._handle.get_slice(f"voxels_{region}").get_shape()[0]
+
+    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
+        """Voxel number `index` of those listed for a region, as indices (x, y, z); reads these three numbers only."""
+        return tuple(self._handle.get_slice(f"voxels_{region}")[index : index + 1][0].tolist())
+
+    def load(self) -> Prepared:
+        """Read everything."""
+        classes = self._handle.get_tensor("classes").numpy() if self.has_classes else None
+        image = self._handle.get_tensor("image").numpy()
+        return Prepared(self.identifier, image, classes, self.affine, self.native_shape, self.native_affine, self.settings)
+
+    def _need_classes(self) -> None:
+        if not self.has_classes:
+            raise DataError(f"{self.path} has no reference label map; training needs cases with one")
+
+
+def open_prepared(path: Path) -> PreparedFile:
+    """Open a prepared case and read its header only; raises `DataError` if it is not one or of another version."""
+    return PreparedFile(path)
+
+
+def save_prepared(path: Path, prepared: Prepared) -> Path:
+    """Write a prepared case so that the file is either complete or absent."""
+    path = Path(path)
+    tensors = {"image": torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float16))}
+    if prepared.classes is not None:
+        tensors["classes"] = torch.from_numpy(np.ascontiguousarray(prepared.classes, dtype=np.uint8))
+    tables, volumes = _tables(prepared)
+    tensors |= {f"voxels_{name}": torch.from_numpy(table) for name, table in tables.items()}
+    facts = {
+        "version": VERSION,
+        "identifier": prepared.identifier,
+        "affine": np.asarray(prepared.affine).tolist(),
+        "native_shape": list(prepared.native_shape),
+        "native_affine": np.asarray(prepared.native_affine).tolist(),
+        "settings": asdict(prepared.settings),
+        "volumes_ml": volumes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in facts.items()})
+        temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; prepare the cohort first")
+    try:
+        handle = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and prepare the cohort again") from error
+    if json.loads((handle.metadata() or {}).get("version", "null")) != VERSION:
+        raise DataError(f"{path} is not a prepared case of this version; remove it and prepare the cohort again")
+    return handle
+
+
+def _tables(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Voxels drawn from the brain and each region, and the regions' volumes in millilitres on the prepared grid."""
+    generator = np.random.default_rng(0)
+    flat = {BRAIN: _draw_brain(prepared.image, generator)}
+    volumes = {}
+    if prepared.classes is not None:
+        labels = np.ascontiguousarray(prepared.classes).ravel()
+        tumour = np.flatnonzero(labels)
+        kinds = labels[tumour]
+        millilitres = abs(np.linalg.det(prepared.affine[:3, :3])) / 1000
+        for region, members in REGION_CLASSES.items():
+            voxels = tumour[np.isin(kinds, members)]
+            volumes[region] = len(voxels) * millilitres
+            flat[region] = voxels if len(voxels) <= TABLE else generator.choice(voxels, TABLE, replace=False, shuffle=False)
+    shape = prepared.shape
+    tables = {name: np.stack(np.unravel_index(found, shape), axis=1).astype(np.int32) for name, found in flat.items()}
+    return tables, volumes
+
+
+def _draw_brain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Up to `TABLE` voxels in which any modality is not 0, found by drawing from the whole box: no pass over the volume."""
+    channels = image.reshape(len(image), -1)
+    drawn = generator.integers(channels.shape[1], size=8 * TABLE)
+    brain = np.unique(drawn[(channels[:, drawn] != 0).any(0)])
+    if len(brain) == 0:
+        brain = np.flatnonzero((channels != 0).any(0))
+    return generator.permutation(brain)[:TABLE]
