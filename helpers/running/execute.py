@@ -12,7 +12,6 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -126,7 +125,7 @@ def execute_notebook(
             )
         except PapermillExecutionError as failure:
             error = describe_failure(failure)
-        except (DeadKernelError, RuntimeError) as failure:
+        except RuntimeError as failure:  # nbclient's DeadKernelError among them
             error = f"code cell {watch.cell} of {watch.cells}: the kernel died ({failure}); often the memory was used up"
     status = "failed" if error else "ok"
     return NotebookRun(path.stem, status, watch.seconds, watch.memory, started, error, dict(parameters))

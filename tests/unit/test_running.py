@@ -126,6 +126,12 @@ def test_a_later_call_keeps_what_an_earlier_one_ran(series, capsys):
     assert records["01_good"] == "ok"
 
 
+def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, capsys):
+    path = write_notebook(tmp_path / "01_tiny.ipynb", "import os; os._exit(1)", "CASES")
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "failed in code cell 3 of 4: the kernel died" in capsys.readouterr().out
+
+
 def test_outputs_are_taken_into_the_notebook(tmp_path, capsys):
     path = write_notebook(tmp_path / "01_tiny.ipynb", "import sys; print('noise', file=sys.stderr)", "CASES", "object()")
     words = ["run", str(path), "--update-notebooks"]
