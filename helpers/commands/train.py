@@ -11,7 +11,6 @@ from pathlib import Path
 from helpers.data.checks import check_cohort
 from helpers.data.files import DataError
 from helpers.data.layouts import discover
-from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import load_splits, make_splits, save_splits
 from helpers.models.networks import NETWORKS
@@ -86,12 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = [case for case in usable if case.identifier in training | validation]
     preprocessing = PreprocessSettings(spacing=(arguments.spacing,) * 3)
     prepared = prepare_cohort(wanted, arguments.out / "prepared", preprocessing)
-    paths = {open_prepared(path).identifier: path for path in prepared.paths}
+    for sentence in prepared.faults.values():
+        print(f"not prepared: {sentence}")
     print(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
     result = train(
         settings,
-        [paths[name] for name in sorted(training & set(paths))],
-        validation=[paths[name] for name in sorted(validation & set(paths))],
+        [path for name, path in prepared.paths.items() if name in training],
+        validation=[path for name, path in prepared.paths.items() if name in validation],
         out=arguments.out / "models" / settings.network,
         split_hash=manifest.sha256,
         report=print,

@@ -116,9 +116,9 @@ def predict_case(network: nn.Module, card: ModelCard, case: Case, *, flips: bool
         If a modality is missing or unreadable, or the modalities do not share one grid.
     """
     image, affine = read_image(case)
-    prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing))
+    prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=case.identifier)
     probabilities = predict_prepared(network, card, prepared.image, flips=flips)
-    native = np.stack([to_native(channel, prepared, mode="linear") for channel in probabilities])
+    native = to_native(probabilities, prepared, mode="linear")
     classes = regions_to_classes(native >= THRESHOLD)
     return Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path)
 

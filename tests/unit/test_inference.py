@@ -1,0 +1,188 @@
+"""From files to a label map in the input's own grid, with a network whose answer is known."""
+
+from dataclasses import asdict
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from helpers.cli import main
+from helpers.data.files import DataError, write_volume
+from helpers.data.layouts import read_classes
+from helpers.data.preprocess import PreprocessSettings
+from helpers.evaluation.inference import case_of_files, predict_case, predict_image, window_size, write_prediction
+from helpers.evaluation.metrics import dice
+from helpers.models.checkpoints import ModelCard, save_checkpoint
+from helpers.models.networks import NETWORKS, NetworkKind
+from helpers.regions import MODALITIES, REGIONS, classes_to_regions
+from tests.cases import LPS, case_arrays, write_case
+
+OBLIQUE = np.array([[0.9659, -0.2588, 0, -30], [0.2588, 0.9659, 0, 12], [0, 0, 1, 5], [0, 0, 0, 1.0]])
+LAS = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+class Oracle(torch.nn.Module):
+    """Says yes to TC, WT and ET where the second, third and fourth contrast are above the mean of the brain."""
+
+    def __init__(self):
+        super().__init__()
+        self.certainty = torch.nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, image):
+        return torch.where(image[:, 1:] > 0, self.certainty, -self.certainty)
+
+
+@pytest.fixture(autouse=True)
+def oracle(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "oracle", NetworkKind(Oracle, lambda: 8))
+    return Oracle().eval()
+
+
+def make_card(spacing=(1.0, 1.0, 1.0), patch=(32, 32, 32)) -> ModelCard:
+    return ModelCard(network="oracle", arguments={}, preprocessing=asdict(PreprocessSettings(spacing=spacing)), patch=patch)
+
+
+def known_case(folder, identifier="Case_001", *, shape=(24, 28, 20), affine=LPS, layout="brats2021"):
+    """A case of which the second to fourth contrast show the regions outright."""
+    image, classes = case_arrays(shape)
+    shown = np.where(image[:1] != 0, 100 + 900 * classes_to_regions(classes).astype(np.int16), 0)
+    return write_case(
+        folder, identifier, layout, image=np.concatenate([image[:1], shown]).astype(np.int16), classes=classes, affine=affine
+    )
+
+
+def region_dice(prediction, case):
+    reference = classes_to_regions(read_classes(case)[0])
+    return {name: dice(p, r) for name, p, r in zip(REGIONS, classes_to_regions(prediction), reference, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("affine", "spacing"),
+    [(LPS, (1, 1, 1)), (LAS, (1, 1, 1)), (OBLIQUE, (1, 1, 1)), (LAS @ np.diag([1, 1, 3, 1.0]), (1, 1, 3))],
+    ids=["LPS", "LAS", "oblique", "LAS 1x1x3 mm"],
+)
+def test_the_answer_arrives_in_the_input_grid_exactly(tmp_path, oracle, affine, spacing):
+    case = known_case(tmp_path, affine=affine)
+    prediction = predict_case(oracle, make_card(spacing), case)
+    np.testing.assert_array_equal(prediction.classes, read_classes(case)[0])
+    path = write_prediction(tmp_path / "seg.nii.gz", prediction)
+    written, first = nib.load(path), nib.load(case.images["t1"].path)
+    assert written.shape == first.shape and written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(written.affine, first.affine)
+    for code in ("qform_code", "sform_code"):
+        assert written.header[code] == first.header[code]
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(nib.load(case.label).dataobj))
+
+
+@pytest.mark.parametrize(
+    ("affine", "shape"),
+    [
+        (LAS, (48, 56, 40)),
+        (LAS @ np.diag([1, 1, 2.5, 1.0]), (48, 56, 20)),
+        (OBLIQUE @ np.diag([0.8, 1, 1.4, 1.0]), (60, 56, 30)),
+    ],
+    ids=["1 mm", "1x1x2.5 mm", "oblique 0.8x1x1.4 mm"],
+)
+def test_a_network_of_2_mm_serves_other_grids(tmp_path, oracle, affine, shape):
+    case = known_case(tmp_path, shape=shape, affine=affine)
+    prediction = predict_case(oracle, make_card((2.0, 2.0, 2.0)), case)
+    assert prediction.classes.shape == shape
+    scores = region_dice(prediction.classes, case)
+    assert scores["WT"] > 0.9 and scores["TC"] > 0.85 and scores["ET"] > 0.75, scores
+
+
+def test_msd_files_with_four_channels_give_a_3d_label_map(tmp_path, oracle):
+    case = known_case(tmp_path, layout="msd")
+    path = write_prediction(tmp_path / "seg.nii.gz", predict_case(oracle, make_card(), case))
+    assert nib.load(path).shape == (24, 28, 20)
+    np.testing.assert_array_equal(np.unique(np.asarray(nib.load(path).dataobj)), [0, 1, 2, 4])
+
+
+def test_windows_cover_what_fits():
+    assert window_size((70, 88, 70), (64, 64, 64), 8) == (72, 88, 72)
+    assert window_size((140, 175, 140), (128, 128, 128), 16) == (144, 176, 144)
+    assert window_size((140, 175, 140), (64, 64, 64), 16) == (64, 64, 64)
+    assert window_size((20, 200, 33), (64, 64, 64), 32) == (32, 64, 64)
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 18), (70, 50, 41)], ids=["one window", "several windows"])
+@pytest.mark.parametrize("flips", [False, True])
+def test_windows_and_flips_do_not_change_what_a_network_without_surroundings_says(oracle, shape, flips):
+    image = torch.randn(4, *shape)
+    probabilities = predict_image(oracle, image, patch=(32, 32, 32), multiple=8, flips=flips)
+    torch.testing.assert_close(probabilities, (image[1:] > 0).float(), atol=1e-4, rtol=0)
+
+
+def test_flips_average_a_network_that_prefers_a_side():
+    class Sided(torch.nn.Module):
+        def forward(self, image):
+            ramp = torch.linspace(-3, 3, image.shape[2]).reshape(1, 1, -1, 1, 1)
+            return ramp.expand(1, 3, *image.shape[2:]).clone()
+
+    options = {"patch": (16, 16, 16), "multiple": 8}
+    plain = predict_image(Sided(), torch.zeros(4, 16, 16, 16), **options)
+    mean = predict_image(Sided(), torch.zeros(4, 16, 16, 16), flips=True, **options)
+    assert plain[0, 0, 0, 0] < 0.1
+    torch.testing.assert_close(mean, torch.full_like(mean, 0.5))
+
+
+def checkpoint(folder, spacing=(1.0, 1.0, 1.0)):
+    path = folder / "model" / "best.safetensors"
+    save_checkpoint(path, Oracle(), make_card(spacing))
+    return str(path)
+
+
+def test_command_with_a_folder_and_with_four_files(tmp_path, capsys):
+    case = known_case(tmp_path / "cohort", affine=LAS)
+    weights, folder = checkpoint(tmp_path), str(case.label.parent)
+    files = [word for modality in MODALITIES for word in (f"--{modality}", str(case.images[modality].path))]
+    for words, name in (([folder], "a.nii.gz"), (files, "b.nii")):
+        assert main(["predict", *words, "--checkpoint", weights, "--out", str(tmp_path / name)]) == 0
+        assert name in capsys.readouterr().out
+        np.testing.assert_array_equal(nib.load(tmp_path / name).get_fdata(), nib.load(case.label).get_fdata())
+
+
+def test_command_with_a_cohort_goes_on_after_a_bad_case(tmp_path, capsys):
+    for number in (1, 2, 3):
+        known_case(tmp_path / "cohort", f"Case_{number:03}")
+    (tmp_path / "cohort" / "Case_002" / "Case_002_t2.nii.gz").unlink()
+    words = ["predict", str(tmp_path / "cohort"), "--checkpoint", checkpoint(tmp_path), "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Case_001.nii.gz", "Case_003.nii.gz"]
+    assert "Case_002 has no t2 file" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "one.nii.gz")]) == 1
+    assert "3 cases" in capsys.readouterr().err
+
+
+def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
+    case = known_case(tmp_path / "cohort")
+    options = ["--checkpoint", checkpoint(tmp_path), "--out", str(tmp_path / "seg.nii.gz")]
+    paths = {modality: case.images[modality].path for modality in MODALITIES}
+    other = tmp_path / "other_grid.nii.gz"
+    write_volume(other, np.ones((24, 28, 21), np.int16), LPS)
+    moved = tmp_path / "moved.nii.gz"
+    write_volume(moved, np.ones((24, 28, 20), np.int16), LPS + _shift(5))
+    for changed, words in (
+        ({"flair": other}, "shape"),
+        ({"t2": moved}, "affine"),
+        ({"t1ce": tmp_path / "none.nii.gz"}, "none.nii.gz does not exist"),
+        ({"t1": None}, "no file was given for t1"),
+    ):
+        files = [word for name, path in {**paths, **changed}.items() if path for word in (f"--{name}", str(path))]
+        assert main(["predict", *files, *options]) == 1
+        assert words in capsys.readouterr().err
+    assert main(["predict", *options]) == 1
+    assert "give either CASE or the four files" in capsys.readouterr().err
+    assert not (tmp_path / "seg.nii.gz").exists()
+
+
+def _shift(millimetres):
+    shift = np.zeros((4, 4))
+    shift[0, 3] = millimetres
+    return shift
+
+
+def test_files_are_all_needed():
+    with pytest.raises(DataError, match="t2 and flair"):
+        case_of_files({"t1": "a.nii", "t1ce": "b.nii"})
