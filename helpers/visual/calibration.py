@@ -1,4 +1,4 @@
-"""One picture of how phantoms compare with real examinations."""
+"""One picture of how a cohort, such as one of phantoms, compares with real examinations."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from helpers.regions import MODALITIES, MODALITY_NAMES
 
 TISSUES = ("GM", "CSF", "NCR", "ED", "ET")
-PHANTOM_COLOUR, REAL_COLOUR = "#56B4E9", "#000000"
+COHORT_COLOUR, REAL_COLOUR = "#56B4E9", "#000000"
+SMALLEST_ML = 0.1
+"""Where a logarithmic axis of volumes begins; regions that a case does not have are drawn there."""
 
 
-def show_calibration(phantoms: pd.DataFrame, real: pd.DataFrame) -> Figure:
-    """Draw phantoms as ranges and real cases as points, for contrasts, noise and volumes.
+def show_calibration(cohort: pd.DataFrame, real: pd.DataFrame, *, name: str = "phantoms") -> Figure:
+    """Draw a cohort as ranges and the real examinations as points, for contrasts, noise and volumes.
 
     Parameters
     ----------
-    phantoms, real : DataFrame
+    cohort, real : DataFrame
         One row a case, with the columns of `helpers.data.calibration.measure`.
+    name : str
+        What the legend calls the cohort.
 
     Returns
     -------
@@ -29,48 +35,27 @@ def show_calibration(phantoms: pd.DataFrame, real: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
     for modality, axis in zip(MODALITIES, axes.flat, strict=False):
-        columns = {tissue: f"{modality}_{tissue}" for tissue in TISSUES}
-        _ranges(phantoms, real, columns, axis)
+        _ranges(cohort, real, {tissue: f"{modality}_{tissue}" for tissue in TISSUES}, axis)
         axis.axvline(1, color="0.6", linewidth=0.8, linestyle=":")
         axis.set(title=MODALITY_NAMES[modality], xlabel="intensity / white matter")
-    noise = {MODALITY_NAMES[modality]: f"{modality}_noise" for modality in MODALITIES}
-    _ranges(phantoms, real, noise, axes.flat[4])
+    _ranges(cohort, real, {MODALITY_NAMES[modality]: f"{modality}_noise" for modality in MODALITIES}, axes.flat[4])
     axes.flat[4].set(title="Noise", xlabel="standard deviation / white matter")
-    _ranges(phantoms, real, {"brain": "brain_ml", "NCR": "NCR_ml", "ED": "ED_ml", "ET": "ET_ml"}, axes.flat[5])
-    axes.flat[5].set(title="Volumes", xlabel="ml (0 drawn at 0.1)", xscale="log")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    _ranges(cohort, real, {"brain": "brain_ml", "NCR": "NCR_ml", "ED": "ED_ml", "ET": "ET_ml"}, axes.flat[5])
+    axes.flat[5].set(title="Volumes", xlabel=f"ml ({SMALLEST_ML:g} or less drawn at {SMALLEST_ML:g})", xscale="log")
+    bar, dot = Patch(color=COHORT_COLOUR), Line2D([], [], color=REAL_COLOUR, marker="o", markersize=4, linestyle="")
+    texts = [f"{name}: 5th to 95th percentile, median", "real examinations, one dot each"]
+    figure.legend([bar, dot], texts, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _ranges(phantoms: pd.DataFrame, real: pd.DataFrame, columns: dict[str, str], axis: Axes) -> None:
+def _ranges(cohort: pd.DataFrame, real: pd.DataFrame, columns: dict[str, str], axis: Axes) -> None:
     for row, column in enumerate(columns.values()):
-        made = phantoms[column].dropna().clip(lower=0.1 if column.endswith("_ml") else None)
-        measured = real[column].dropna().clip(lower=0.1 if column.endswith("_ml") else None)
-        low, middle, high = np.percentile(made, [5, 50, 95])
-        first = row == 0
-        axis.plot(
-            [low, high],
-            [row, row],
-            color=PHANTOM_COLOUR,
-            linewidth=7,
-            solid_capstyle="butt",
-            label=_label("phantoms, 5-95 %", first),
-        )
-        axis.plot(middle, row, "|", color="white", markersize=9, markeredgewidth=2)
-        axis.plot(
-            measured,
-            np.full(len(measured), row),
-            "o",
-            color=REAL_COLOUR,
-            markersize=4,
-            alpha=0.8,
-            label=_label("real cases", first),
-        )
+        least = SMALLEST_ML if column.endswith("_ml") else None
+        values, points = cohort[column].dropna().clip(lower=least), real[column].dropna().clip(lower=least)
+        if len(values):
+            low, middle, high = np.percentile(values, [5, 50, 95])
+            axis.plot([low, high], [row, row], color=COHORT_COLOUR, linewidth=7, solid_capstyle="butt")
+            axis.plot(middle, row, "|", color="white", markersize=9, markeredgewidth=2)
+        axis.plot(points, np.full(len(points), row), "o", color=REAL_COLOUR, markersize=4, alpha=0.8)
     axis.set_yticks(range(len(columns)), list(columns))
     axis.invert_yaxis()
-
-
-def _label(text: str, first: bool) -> str:
-    """A label for the legend, once."""
-    return text if first else "_nolegend_"
