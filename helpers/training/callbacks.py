@@ -38,7 +38,7 @@ class Recorder(lightning.Callback):
         self.best: dict | None = None
         self.validation_seconds = 0.0
         self._validated = 0
-        self._started = self._validation_started = 0.0
+        self._started = self._validation_started = self._rate = 0.0
 
     @property
     def checkpoint(self) -> Path:
@@ -53,9 +53,11 @@ class Recorder(lightning.Callback):
     def on_train_start(self, trainer, module) -> None:
         self._started = time.perf_counter()
 
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is already that of the next one
+
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"step": trainer.global_step, "seconds": time.perf_counter() - self._started, "learning_rate": rate}
+        row = {"step": trainer.global_step, "seconds": time.perf_counter() - self._started, "learning_rate": self._rate}
         self.rows.append({**row, "train_loss": outputs["loss"].detach()})
 
     def on_validation_start(self, trainer, module) -> None:

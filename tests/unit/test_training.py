@@ -169,6 +169,8 @@ def test_history_and_card_tell_what_happened(prepared, tmp_path, capsys):
     validated = history.dropna()
     assert validated["step"].tolist() == [4, 6], "the last step must be validated too"
     np.testing.assert_allclose(validated["dice_mean"], validated[[f"dice_{region}" for region in REGIONS]].mean(axis=1))
+    shares = [learning_rate_share(step / 6, 0.05) for step in range(6)]
+    np.testing.assert_allclose(history["learning_rate"], np.array(shares) * small_settings().learning_rate)
     assert history["train_loss"].gt(0).all() and history["seconds"].is_monotonic_increasing
     _, card = load_checkpoint(result.checkpoint)
     assert card.metrics["dice_mean"] == pytest.approx(validated["dice_mean"].max(), abs=1e-6)
