@@ -124,20 +124,17 @@ def regions_to_classes(regions: Array) -> Array:
 
 
 def _map_values(values: Array, table: dict[int, int], convention: LabelConvention | None) -> Array:
-    known = np.zeros(256, dtype=bool)
-    known[list(table)] = True
-    lookup = np.zeros(256, dtype=np.uint8)
-    for source, target in table.items():
-        lookup[source] = target
     array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
     if array.dtype.kind not in "iub":
         raise ValueError(f"a label map must hold integers, this one is {array.dtype}; round it before converting")
-    outside = (array < 0) | (array > 255)
-    found = [] if outside.any() else np.flatnonzero(np.bincount(array.ravel().astype(np.uint8), minlength=256)).tolist()
-    unknown = sorted(np.unique(array[outside]).tolist()) or [value for value in found if not known[value]]
-    if unknown:
-        raise ValueError(_unknown_sentence(unknown, convention))
-    result = lookup[array.astype(np.uint8)]
+    known = np.zeros_like(array, dtype=bool)
+    result = np.zeros_like(array, dtype=np.uint8)
+    for source, target in table.items():
+        here = array == source
+        known |= here
+        result |= here.view(np.uint8) * np.uint8(target)
+    if not known.all():
+        raise ValueError(_unknown_sentence(np.unique(array[~known]).tolist(), convention))
     if isinstance(values, np.ndarray):
         return result
     import torch

@@ -133,6 +133,12 @@ def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
     DataError
         If a modality is missing, a file cannot be read, or shapes or affines differ.
     """
+    volumes, affine = read_modalities(case)
+    return np.stack(volumes), affine
+
+
+def read_modalities(case: Case) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """As `read_image`, but four separate arrays (X, Y, Z), which spares a copy of 70 MB a case."""
     if case.missing:
         raise DataError(
             f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file"
@@ -141,7 +147,7 @@ def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
     first = case.images[MODALITIES[0]].path
     for modality, volume, affine in zip(MODALITIES, volumes, affines, strict=True):
         _same_grid(case, case.images[modality].path, volume.shape, affine, (volumes[0].shape, affines[0]), first)
-    return np.stack(volumes), affines[0]
+    return volumes, affines[0]
 
 
 def read_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from helpers.data.files import DataError
-from helpers.regions import REGION_CLASSES
+from helpers.regions import CLASSES, REGION_CLASSES
 
 VERSION = 1
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
@@ -208,11 +208,11 @@ def _tables(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, float]
     volumes = {}
     if prepared.classes is not None:
         labels = np.ascontiguousarray(prepared.classes).ravel()
-        tumour = np.flatnonzero(labels)
+        tumour = np.flatnonzero(labels != 0)
         kinds = labels[tumour]
         millilitres = abs(np.linalg.det(prepared.affine[:3, :3])) / 1000
         for region, members in REGION_CLASSES.items():
-            voxels = tumour[np.isin(kinds, members)]
+            voxels = tumour[np.isin(CLASSES, members)[kinds]]
             volumes[region] = len(voxels) * millilitres
             flat[region] = voxels if len(voxels) <= TABLE else generator.choice(voxels, TABLE, replace=False, shuffle=False)
     shape = prepared.shape

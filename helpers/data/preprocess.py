@@ -6,12 +6,9 @@ before everything that costs time: two thirds of a BraTS volume are air.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -19,11 +16,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from helpers.data.cache import prepared_path, prune_prepared
 from helpers.data.files import DataError, open_volume
 from helpers.data.grids import coincide, cropped_affine, ras_grid, regrid, regrid_classes, spacing_of
 from helpers.data.intensity import brain_box, normalise, resample_brain
-from helpers.data.layouts import Case, read_classes, read_image, same_affine
-from helpers.data.prepared import VERSION, Prepared, PreparedFile, PreprocessSettings, open_prepared, save_prepared
+from helpers.data.layouts import Case, read_classes, read_modalities, same_affine
+from helpers.data.prepared import Prepared, PreparedFile, PreprocessSettings, open_prepared, save_prepared
 from helpers.regions import MODALITIES
 
 __all__ = [
@@ -72,11 +70,11 @@ def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prep
     DataError
         If a file is missing or damaged, the grids of its files differ, or the image is empty.
     """
-    image, affine = read_image(case)
+    image, affine = read_modalities(case)
     classes = None
     if case.label is not None:
         classes, label_affine = read_classes(case)
-        if classes.shape != image.shape[1:] or not same_affine(label_affine, affine):
+        if classes.shape != image[0].shape or not same_affine(label_affine, affine):
             raise DataError(
                 f"case {case.identifier}: {case.label.name} has another grid than the images; resample it to theirs"
             )
@@ -84,7 +82,7 @@ def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prep
 
 
 def preprocess_image(
-    image: np.ndarray,
+    image: np.ndarray | Sequence[np.ndarray],
     affine: np.ndarray,
     settings: PreprocessSettings = DEFAULTS,
     *,
@@ -95,7 +93,7 @@ def preprocess_image(
 
     Parameters
     ----------
-    image : array (4, X, Y, Z)
+    image : array (4, X, Y, Z) or four arrays (X, Y, Z)
         Any grid and units, 0 outside the brain; NaN and infinite values count as outside.
     affine : array (4, 4)
         From voxel indices to millimetres in RAS+.
@@ -110,25 +108,29 @@ def preprocess_image(
     DataError
         If no voxel of the image is different from 0.
     """
-    if image.dtype.kind == "f":
-        image = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
-    native_shape = tuple(int(length) for length in image.shape[1:])
-    box = brain_box(image, settings.margin, identifier)
+    volumes = [np.nan_to_num(volume, posinf=0.0, neginf=0.0) if volume.dtype.kind == "f" else volume for volume in image]
     affine = np.asarray(affine, dtype=np.float64)
+    box = brain_box(volumes, settings.margin, identifier)
     source = cropped_affine(affine, [part.start for part in box])
-    shape, target = ras_grid([part.stop - part.start for part in box], source, settings.spacing)
-    grid = {"to_shape": shape, "to_affine": target}
-    image = image[(slice(None), *box)]
+    size = [part.stop - part.start for part in box]
+    shape, to_affine = ras_grid(size, source, settings.spacing)
+    grid = {"to_shape": shape, "to_affine": to_affine}
     if classes is not None:
         classes = np.ascontiguousarray(regrid_classes(classes[box], source, **grid))
-    if coincide(image.shape[1:], source, **grid):
-        channels: Iterable[np.ndarray] = (regrid(channel, source, **grid) for channel in image)
+    volumes = [volume[box] for volume in volumes]
+    if coincide(size, source, **grid):
+        volumes = [regrid(volume, source, **grid) for volume in volumes]
     else:
-        channels = resample_brain(image, source, grid)
-    normalised = np.empty((len(image), *shape), dtype=np.float16)
-    for number, channel in enumerate(channels):
-        normalised[number] = normalise(channel, settings)
-    return Prepared(identifier, normalised, classes, target, native_shape, affine, settings)
+        volumes = resample_brain(volumes, source, **grid)
+    normalised = torch.empty(len(volumes), *shape, dtype=torch.float16)
+    values = np.empty(shape, dtype=np.float32)
+    for volume, channel in zip(volumes, normalised, strict=True):
+        for plane in range(shape[1]):  # axes change places between file and array, and a plane fits the cache
+            np.copyto(values[:, plane], volume[:, plane], casting="same_kind")
+        normalise(values, settings)
+        channel.copy_(torch.from_numpy(values))
+    native_shape = tuple(int(length) for length in image[0].shape)
+    return Prepared(identifier, normalised.numpy(), classes, to_affine, native_shape, affine, settings)
 
 
 def to_native(array: np.ndarray, prepared: Prepared | PreparedFile, *, mode: str = "nearest") -> np.ndarray:
@@ -203,25 +205,10 @@ def prepare_cohort(
             torch.set_num_threads(threads)
     order = [case.identifier for case in cases]
     paths = {name: paths[name] for name in order if name in paths}
-    pruned = _prune(folder, paths) if prune else ()
+    pruned = prune_prepared(folder, paths) if prune else ()
     return PrepareResult(
         paths, {name: faults[name] for name in order if name in faults}, tuple(n for n in order if n in made), pruned
     )
-
-
-def prepared_path(case: Case, folder: Path, settings: PreprocessSettings = DEFAULTS) -> Path:
-    """Where the prepared file of a case is or will be; reads the files of the case to hash them, raises `DataError`."""
-    digest = hashlib.blake2b(digest_size=6)
-    sources = [(modality, case.images[modality].channel) for modality in MODALITIES if modality in case.images]
-    recipe = [VERSION, case.layout, case.identifier, sources, case.label is not None, asdict(settings)]
-    digest.update(json.dumps(recipe, sort_keys=True).encode())
-    for path in case.files:
-        try:
-            contents = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"case {case.identifier}: {path} cannot be read ({error}); check the folder") from error
-        digest.update(hashlib.blake2b(contents).digest())
-    return Path(folder) / f"{case.identifier}-{digest.hexdigest()}.safetensors"
 
 
 def estimate_size(cases: Sequence[Case], settings: PreprocessSettings = DEFAULTS) -> int:
@@ -232,7 +219,7 @@ def estimate_size(cases: Sequence[Case], settings: PreprocessSettings = DEFAULTS
             header = open_volume(case.images[MODALITIES[0]].path)
             boxes.append(np.prod(header.shape[:3]) * np.prod(spacing_of(header.affine)))
             if share is None:
-                first = preprocess_image(*read_image(case), settings)
+                first = preprocess_image(*read_modalities(case), settings)
                 share = first.image[0].size / boxes[-1]
         except (DataError, KeyError):
             continue
@@ -249,14 +236,3 @@ def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Pa
     if path.is_file():
         return path, False
     return save_prepared(path, preprocess_case(case, settings)), True
-
-
-def _prune(folder: Path, paths: dict[str, Path]) -> tuple[Path, ...]:
-    """Remove prepared files of the same identifiers under another hash."""
-    removed = []
-    for file in sorted(folder.glob("*.safetensors")):
-        match = re.fullmatch(r"(.+)-[0-9a-f]{12}\.safetensors", file.name)
-        if match and match[1] in paths and file != paths[match[1]]:
-            file.unlink()
-            removed.append(file)
-    return tuple(removed)

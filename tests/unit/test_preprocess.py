@@ -1,0 +1,301 @@
+"""Preparation: nothing is lost on the way to the prepared grid and back, and a prepared file holds what was prepared."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import pickle
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.transforms import NormalizeIntensity, Orientation
+from safetensors import safe_open
+from scipy import ndimage
+
+from helpers.cli import main
+from helpers.data.cache import prepared_path
+from helpers.data.files import DataError
+from helpers.data.grids import regrid
+from helpers.data.layouts import discover
+from helpers.data.prepared import save_prepared
+from helpers.data.preprocess import (
+    PreprocessSettings,
+    estimate_size,
+    open_prepared,
+    prepare_cohort,
+    preprocess_case,
+    preprocess_image,
+    to_native,
+)
+from tests.cases import LPS, REAL_CASES, case_arrays, write_case
+
+ORIENTATIONS = [
+    (*permutation, *flips) for permutation in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
+]
+"""All 48 ways in which the axes of a file can run."""
+
+
+def affine_of(orientation, spacing=(1, 1, 1), angle=0.0, origin=(-90, 120, 30)):
+    """Affine of a file whose axes run as `orientation` says, turned by `angle` about an oblique axis."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis in range(3):
+        affine[orientation[axis], axis] = orientation[3 + axis] * spacing[axis]
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = origin
+    return affine
+
+
+def millimetres(mask, affine):
+    """Centre of mass of a mask in the patient's space."""
+    return nib.affines.apply_affine(affine, np.argwhere(mask).mean(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    spacing=st.tuples(*[st.sampled_from([0.5, 0.9375, 1.0, 3.0])] * 3),
+    angle=st.sampled_from([0.0, 0.1, 0.5]),
+    margin=st.integers(0, 30),
+    borders=st.tuples(*[st.integers(0, 6)] * 6),
+)
+def test_native_spacing_loses_nothing(orientation, spacing, angle, margin, borders):
+    """At native spacing, every voxel comes back bit for bit, whatever the orientation, spacing, angle and crop."""
+    image, classes = case_arrays((14, 11, 9))
+    pad = np.array(borders).reshape(3, 2)
+    image, classes = np.pad(image, [(0, 0), *pad]), np.pad(classes, pad)
+    affine = affine_of(orientation, spacing, angle)
+    wanted = np.abs(affine_of(orientation, spacing)[:3, :3]).max(1)
+    prepared = preprocess_image(image, affine, PreprocessSettings(wanted, margin=margin), classes=classes)
+    assert nib.aff2axcodes(prepared.affine) == ("R", "A", "S")
+    np.testing.assert_array_equal(to_native(prepared.classes, prepared), classes)
+    np.testing.assert_array_equal(to_native(prepared.image, prepared, mode="linear") != 0, image != 0)
+    for mode in ("nearest", "linear"):
+        np.testing.assert_array_equal(to_native(prepared.classes == 3, prepared, mode=mode), classes == 3)
+    np.testing.assert_allclose(
+        millimetres(prepared.classes == 3, prepared.affine), millimetres(classes == 3, affine), atol=1e-3
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    spacing=st.tuples(*[st.sampled_from([1.0, 1.2, 3.0, 5.0])] * 3),
+    angle=st.sampled_from([0.0, 0.3]),
+)
+def test_finer_grid_and_back_loses_nothing(orientation, spacing, angle):
+    """Labels taken to smaller voxels by nearest neighbour come back unchanged, thick slices and oblique volumes included."""
+    image, classes = case_arrays((12, 10, 8))
+    prepared = preprocess_image(image, affine_of(orientation, spacing, angle), classes=classes)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(prepared.affine), 1)
+    np.testing.assert_array_equal(to_native(prepared.classes, prepared), classes)
+
+
+@pytest.mark.parametrize("spacing", [2.0, 1.5, 3.0, 2.7])
+@pytest.mark.parametrize("orientation", [(0, 1, 2, -1, -1, 1), (2, 0, 1, 1, -1, 1)])
+@pytest.mark.parametrize("shape", [(60, 64, 56), (61, 63, 57)])
+def test_coarser_grid_keeps_shape_and_place(spacing, orientation, shape):
+    """A blob survives 1 mm -> coarser -> 1 mm with a high Dice and stays where it was."""
+    image, classes = case_arrays(shape)
+    affine = affine_of(orientation)
+    prepared = preprocess_image(image, affine, PreprocessSettings(spacing), classes=classes)
+    assert set(np.unique(prepared.classes)) == {0, 1, 2, 3}
+    whole = classes > 0
+    probabilities = to_native((prepared.classes > 0).astype(np.float32), prepared, mode="linear")
+    for back in (to_native(prepared.classes, prepared) > 0, probabilities >= 0.5):
+        assert back.shape == classes.shape
+        assert 2 * (back & whole).sum() / (back.sum() + whole.sum()) > 0.94
+        np.testing.assert_allclose(millimetres(back, affine), millimetres(whole, affine), atol=0.25)
+    np.testing.assert_allclose(millimetres(prepared.classes > 0, prepared.affine), millimetres(whole, affine), atol=0.25)
+
+
+def test_regrid_agrees_with_scipy():
+    """Linear and nearest resampling towards smaller voxels against scipy.ndimage, inside the volume."""
+    volume = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    matrix = np.diag([0.6, 0.8, 1.0, 1.0])
+    matrix[:3, 3] = (0.3, 0.7, 1.0)
+    shape = (12, 8, 6)
+    for mode, order in (("linear", 1), ("nearest", 0)):
+        found = regrid(volume, LPS, to_shape=shape, to_affine=LPS @ matrix, mode=mode)
+        wanted = ndimage.affine_transform(volume, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=order)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_averaging_removes_what_a_coarse_grid_cannot_show():
+    """A chequerboard finer than the new voxels becomes its mean, not a false pattern; a ramp stays a ramp."""
+    x = np.arange(40)
+    pattern = np.broadcast_to(((x[:, None, None] + x[None, :, None]) % 2).astype(np.float32), (40, 40, 40))
+    grid = {"to_shape": (16, 16, 16), "to_affine": np.array([[2.0, 0, 0, 4.5], [0, 2, 0, 4.5], [0, 0, 2, 4.5], [0, 0, 0, 1]])}
+    np.testing.assert_allclose(regrid(pattern, np.eye(4), **grid, mode="linear"), 0.5, atol=1e-6)
+    ramp = np.broadcast_to(x[:, None, None].astype(np.float32), (40, 40, 40))
+    np.testing.assert_allclose(regrid(ramp, np.eye(4), **grid, mode="linear")[:, 0, 0], 4.5 + 2 * np.arange(16), atol=1e-4)
+
+
+def test_grids_that_are_not_parallel_are_refused():
+    turned = affine_of((0, 1, 2, 1, 1, 1), angle=0.2)
+    with pytest.raises(ValueError, match="not parallel"):
+        regrid(np.zeros((8, 8, 8)), np.eye(4), to_shape=(8, 8, 8), to_affine=turned)
+
+
+def test_zscore_agrees_with_monai():
+    image, _ = case_arrays()
+    prepared = preprocess_image(image, LPS, PreprocessSettings(margin=100))
+    reference = NormalizeIntensity(nonzero=True, channel_wise=True)(Orientation("RAS")(image.astype(np.float32)[:, ::-1, ::-1]))
+    np.testing.assert_allclose(prepared.image, np.asarray(reference), atol=3e-3)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
+@pytest.mark.parametrize("normalise", ["zscore", "minmax"])
+def test_background_stays_zero_and_nothing_is_nan(spacing, normalise):
+    """NaN and infinity count as background; a constant or blank modality does not divide by 0."""
+    image = case_arrays()[0].astype(np.float32)
+    outside = (image == 0).all(0)
+    image[0][outside] = np.nan
+    image[1, 10, 10, 10] = np.inf
+    image[2] = np.where(outside, 0, 7)
+    image[3] = 0
+    prepared = preprocess_image(image, LPS, PreprocessSettings(spacing, normalise=normalise))
+    assert np.isfinite(prepared.image).all()
+    assert not prepared.image[3].any()
+    assert not to_native(prepared.image, prepared)[:, outside].any() or spacing != 1
+    values = prepared.image[0][prepared.image[0] != 0].astype(np.float64)
+    if normalise == "zscore":
+        assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.02
+    else:
+        assert prepared.image.min() == 0 and prepared.image.max() <= 1 and 0.4 < values.mean() < 0.6
+
+
+def test_empty_image_is_an_error():
+    with pytest.raises(DataError, match="Case_9 has no voxel"):
+        preprocess_image(np.zeros((4, 5, 5, 5), np.int16), LPS, identifier="Case_9")
+
+
+def test_settings_survive_json_and_reject_nonsense():
+    assert PreprocessSettings([2, 2, 2]) == PreprocessSettings(2.0)
+    for wrong in ({"spacing": 0}, {"spacing": (1, 1)}, {"normalise": "max"}, {"margin": -1}, {"percentiles": (99, 1)}):
+        with pytest.raises(DataError):
+            PreprocessSettings(**wrong)
+
+
+def test_file_holds_what_was_prepared(tmp_path):
+    case = write_case(tmp_path / "cohort")
+    prepared = preprocess_case(case)
+    file = pickle.loads(pickle.dumps(open_prepared(save_prepared(tmp_path / "a.safetensors", prepared))))
+    loaded = file.load()
+    np.testing.assert_array_equal(loaded.image, prepared.image)
+    np.testing.assert_array_equal(loaded.classes, prepared.classes)
+    np.testing.assert_array_equal(file.native_affine, prepared.native_affine)
+    np.testing.assert_array_equal(file.affine, prepared.affine)
+    assert (file.identifier, file.shape, file.native_shape) == ("Case_001", prepared.shape, prepared.native_shape)
+    assert file.settings == prepared.settings
+    part = (slice(2, 9), slice(0, 7), slice(5, 6))
+    np.testing.assert_array_equal(file.image_patch(part), prepared.image[(slice(None), *part)])
+    np.testing.assert_array_equal(file.classes_patch(part), prepared.classes[part])
+    np.testing.assert_array_equal(to_native(loaded.classes, file), to_native(prepared.classes, prepared))
+
+
+def test_listed_voxels_lie_in_their_region(tmp_path):
+    prepared = preprocess_case(write_case(tmp_path / "cohort"))
+    file = open_prepared(save_prepared(tmp_path / "a.safetensors", prepared))
+    members = {"TC": {1, 3}, "WT": {1, 2, 3}, "ET": {3}}
+    for region, classes in members.items():
+        listed = {file.voxel(region, index) for index in range(file.voxel_count(region))}
+        assert len(listed) == file.voxel_count(region) == min(np.isin(prepared.classes, list(classes)).sum(), 4096)
+        assert {int(prepared.classes[voxel]) for voxel in listed} <= classes
+        assert file.volumes_ml[region] == pytest.approx(np.isin(prepared.classes, list(classes)).sum() / 1000)
+    assert all(prepared.image[(slice(None), *file.voxel("brain", index))].any() for index in range(file.voxel_count("brain")))
+
+
+def test_case_without_reference(tmp_path):
+    image, _ = case_arrays()
+    file = open_prepared(save_prepared(tmp_path / "a.safetensors", preprocess_image(image, LPS, identifier="x")))
+    assert not file.has_classes and file.load().classes is None and file.voxel_count("brain") > 0
+    with pytest.raises(DataError, match="no reference"):
+        file.classes_patch((slice(1),) * 3)
+
+
+def _read_patch(file):
+    return file.image_patch((slice(4, 8),) * 3)
+
+
+def test_file_travels_to_worker_processes(tmp_path):
+    file = open_prepared(save_prepared(tmp_path / "a.safetensors", preprocess_case(write_case(tmp_path / "cohort"))))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(_read_patch, (file,)), _read_patch(file))
+
+
+@pytest.mark.parametrize("layout", ["brats2021", "brats2023", "msd"])
+def test_second_run_redoes_nothing(tmp_path, layout):
+    write_case(tmp_path / "cohort", "A", layout)
+    if layout != "msd":
+        write_case(tmp_path / "cohort", "B", layout, seed=1)
+    cases = discover(tmp_path / "cohort")
+    first = prepare_cohort(cases, tmp_path / "out", progress=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    again = prepare_cohort(cases, tmp_path / "out", progress=False)
+    assert first.made == tuple(case.identifier for case in cases) and again.made == ()
+    assert first.paths == again.paths and set(before) == set(first.paths.values())
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    size = sum(path.stat().st_size for path in first.paths.values())
+    assert 0 < estimate_size(cases) < size  # small cases: headers and voxel tables weigh more than the images
+
+
+def test_other_settings_or_contents_make_other_files(tmp_path):
+    """A stale file is kept beside the new one until pruning is asked for, and a longer identifier is not touched by it."""
+    write_case(tmp_path / "cohort", "A")
+    write_case(tmp_path / "cohort", "A-001", seed=1)
+    cases, out = discover(tmp_path / "cohort"), tmp_path / "out"
+    prepare_cohort(cases, out, progress=False)
+    write_case(tmp_path / "cohort", "A", seed=2)
+    changed = prepare_cohort(cases, out, progress=False)
+    assert changed.made == ("A",) and len(list(out.iterdir())) == 3
+    other = prepare_cohort(cases[:1], out, PreprocessSettings(2), prune=True, progress=False)
+    assert len(other.pruned) == 2 and sorted(out.iterdir()) == sorted([other.paths["A"], changed.paths["A-001"]])
+    assert prepared_path(cases[0], out, PreprocessSettings(2)) == other.paths["A"]
+
+
+def test_bad_cases_are_reported_and_the_others_go_on(tmp_path, capsys):
+    cohort, out = tmp_path / "cohort", tmp_path / "out"
+    for name in ("A", "B", "C", "D"):
+        write_case(cohort, name)
+    (cohort / "A" / "A_t2.nii.gz").unlink()
+    damaged = cohort / "B" / "B_flair.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    image, classes = case_arrays((8, 8, 8))
+    write_case(tmp_path / "other", "C", image=image, classes=classes)
+    (tmp_path / "other" / "C" / "C_seg.nii.gz").replace(cohort / "C" / "C_seg.nii.gz")
+    result = prepare_cohort(discover(cohort), out, progress=False)
+    assert list(result.paths) == ["D"] and list(result.faults) == ["A", "B", "C"]
+    for name, wanted in {"A": "no t2", "B": "B_flair.nii.gz is truncated", "C": "C_seg.nii.gz has another grid"}.items():
+        assert wanted in result.faults[name]
+    assert [path for path in out.iterdir() if path.name.startswith(".")] == []
+    assert main(["preprocess", str(cohort), "--out", str(out), "--workers", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "4 cases, about" in printed and "1 of 4 cases" in printed and printed.count("left out:") == 3
+
+
+def test_file_that_is_no_prepared_case(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(DataError, match="does not exist"):
+        open_prepared(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="damaged"):
+        open_prepared(path)
+
+
+@pytest.mark.skipif(not REAL_CASES.is_dir(), reason="no real cases beside this checkout")
+def test_real_case_round_trip(tmp_path):
+    from helpers.data.layouts import read_classes
+
+    case = next(case for case in discover(REAL_CASES / "brats2021", "brats2021") if not case.missing)
+    path = save_prepared(tmp_path / "a.safetensors", preprocess_case(case))
+    classes, _ = read_classes(case)
+    file = open_prepared(path)
+    np.testing.assert_array_equal(to_native(file.load().classes, file), classes)
+    with safe_open(path, framework="np") as handle:
+        assert str(handle.get_tensor("image").dtype) == "float16"
