@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(write_prediction(arguments.out, predict_case(network, card, cases[0], flips=arguments.flips)))
         return 0
     faults = []
-    for case, outcome in predict_cases(network, card, cases, folder=arguments.out, flips=arguments.flips):
+    for _, outcome in predict_cases(network, card, cases, folder=arguments.out, flips=arguments.flips):
         if isinstance(outcome, DataError):
-            faults.append(f"{case.identifier}: {outcome}")
+            faults.append(str(outcome))
         else:
             print(outcome)
     if faults:

@@ -66,7 +66,7 @@ class SegmentationModule(lightning.LightningModule):
         patch: Sequence[int],
         multiple: int,
         steps: int,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 1e-5,
         warmup: float = 0.05,
         minutes: float | None = None,

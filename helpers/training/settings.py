@@ -58,7 +58,7 @@ class TrainSettings:
     patch: tuple[int, int, int] = (64, 64, 64)
     batch: int = 2
     steps: int = 500
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-5
     warmup: float = 0.05
     clip: float = 1.0

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from helpers.cli import main
 from helpers.commands.train import add_arguments, settings_of
 from helpers.data.files import DataError
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import prepare_cohort
+from helpers.data.splits import load_splits
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
 from helpers.regions import REGIONS, classes_to_regions
@@ -241,3 +243,23 @@ def test_every_setting_is_an_option():
     for words in (("--augment", "maybe"), ("--arguments", "[1]"), ("--network", "vnet")):
         with pytest.raises(SystemExit):
             parse(*words)
+
+
+def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
+    for number in range(5):
+        write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
+    words = ["train", "--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--spacing", "1", "--device", "cpu"]
+    small = [
+        "--arguments",
+        '{"channels": [8, 16, 32], "num_res_units": 1}',
+        "--patch",
+        "16",
+        "--steps",
+        "4",
+        "--validate-every",
+        "2",
+    ]
+    assert main([*words, *small]) == 0
+    assert "step     4 of 4" in capsys.readouterr().out
+    _, card = load_checkpoint(tmp_path / "out" / "models" / "unet" / "best.safetensors")
+    assert card.split_hash == load_splits(tmp_path / "out" / "splits.json").sha256
