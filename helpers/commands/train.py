@@ -79,8 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     if manifest_path.is_file():
         manifest = load_splits(manifest_path)
     else:
-        manifest = make_splits(usable, seed=settings.seed)
+        manifest = make_splits(usable, report.facts, seed=settings.seed)
         save_splits(manifest_path, manifest)
+    if not 0 <= arguments.fold < len(manifest.folds):
+        raise DataError(f"--fold is {arguments.fold}; the split {manifest_path} has folds 0 to {len(manifest.folds) - 1}")
     training, validation = (set(manifest.part(part, fold=arguments.fold)) for part in ("train", "val"))
     wanted = [case for case in usable if case.identifier in training | validation]
     preprocessing = PreprocessSettings(spacing=(arguments.spacing,) * 3)

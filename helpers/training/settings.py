@@ -57,7 +57,7 @@ class TrainSettings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     patch: tuple[int, int, int] = (64, 64, 64)
     batch: int = 2
-    steps: int = 500
+    steps: int = 600
     learning_rate: float = 3e-3
     weight_decay: float = 1e-5
     warmup: float = 0.05
