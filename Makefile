@@ -16,7 +16,7 @@ EXTRAS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHORT)') $(if $(DATA),--data '$(DATA)') \
 	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
 
