@@ -31,8 +31,9 @@ class _Axis:
 
     @property
     def inside(self) -> np.ndarray:
-        """Which positions lie in the source volume, half a voxel around its first and last centre included."""
-        return (self.positions > -0.5 - EXACT) & (self.positions < self.length - 0.5 + EXACT)
+        """Which positions lie in the source volume; towards larger voxels, also those half a source voxel of which does."""
+        reach = 0.5 + max(abs(self.step) - 1, 0) / 2 + EXACT
+        return (self.positions > -reach) & (self.positions < self.length - 1 + reach)
 
     @property
     def exact(self) -> bool:
@@ -53,7 +54,7 @@ def cropped_affine(affine: np.ndarray, start: Sequence[int]) -> np.ndarray:
 
 
 def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Grid in orientation RAS with the given spacing that covers the same box and has the same centre.
+    """Grid in orientation RAS with the given spacing that covers the same box.
 
     The axes are those of the input, taken in the order and direction nearest to right, anterior, superior: an oblique volume
     stays oblique, since turning it would resample every voxel for no gain.
@@ -78,7 +79,7 @@ def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float])
     steps = np.asarray(spacing, dtype=np.float64) / spacing_of(ras)
     steps[np.abs(steps - 1) < EXACT] = 1.0
     counts = np.maximum(np.ceil(lengths / steps - 0.01), 1).astype(int)
-    first = ((lengths - 1) - (counts - 1) * steps) / 2
+    first = (steps - 1) / 2  # the outer faces of the two grids' first voxels coincide: two voxels of 1 mm fill one of 2 mm
     return tuple(int(count) for count in counts), cropped_affine(ras, first) @ np.diag([*steps, 1.0])
 
 

@@ -201,6 +201,10 @@ def test_file_holds_what_was_prepared(tmp_path):
     np.testing.assert_array_equal(file.image_patch(part), prepared.image[(slice(None), *part)])
     np.testing.assert_array_equal(file.classes_patch(part), prepared.classes[part])
     np.testing.assert_array_equal(to_native(loaded.classes, file), to_native(prepared.classes, prepared))
+    for array in (loaded.image, file.image_patch(part), file.classes_patch(part)):
+        array[:] = 1  # arrays are the caller's own: the file and later reads stay as they are
+    np.testing.assert_array_equal(file.load().image, prepared.image)
+    np.testing.assert_array_equal(file.classes_patch(part), prepared.classes[part])
 
 
 def test_listed_voxels_lie_in_their_region(tmp_path):
