@@ -15,8 +15,11 @@ import psutil
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-# Without it a kernel warns, on the terminal, that what it says can be read on the wire.
-KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})
+# A kernel writes to the terminal, past the notebook: that what it says can be read on the wire, and, when a finished one is
+# shut down, that it was interrupted. The first is mended, the second kept quiet; errors in cells are reported otherwise.
+KERNEL = Config(
+    {"KernelManager": {"transport_encryption": "auto"}, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}
+)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
