@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.data.layouts import Case, read_classes, read_image
+from helpers.evaluation.compare import LabelFile, read_label_file
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES, MODALITIES, MODALITY_NAMES, REGION_NAMES, REGIONS, classes_to_regions
 from helpers.visual.slices import PLANES, best_slice, robust_window, show_slice, to_ras
 from helpers.visual.style import MUTED, add_legend, apply_style
@@ -57,6 +60,13 @@ class Comparison:
     reference: np.ndarray
     prediction: np.ndarray
     title: str
+
+    @classmethod
+    def read(cls, case: Case, prediction: Path, *, title: str, modality: str = "flair") -> Comparison:
+        """Read a case with a reference, and its prediction as this package writes it; raises `DataError`."""
+        image, affine = read_image(case)
+        predicted, _ = read_label_file(LabelFile(prediction, "brats2021"))
+        return cls(image[MODALITIES.index(modality)], affine, read_classes(case)[0], predicted, title)
 
 
 def show_modalities(
