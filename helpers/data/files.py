@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -42,14 +43,26 @@ def read_volume(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, 
     DataError
         If the file is missing, a Git LFS pointer, not NIfTI, truncated or of the wrong dimension.
     """
-    image = open_volume(path)
+    (volume,), affine = read_volumes(path, (channel,))
+    return volume, affine
+
+
+def read_volumes(path: Path, channels: Sequence[int | None]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Read several volumes of a file that is read and decompressed once; else as `read_volume`.
+
+    A compressed file is decompressed to its end, because only there its checksum tells a damaged file from a right one.
+    """
+    path = Path(path)
+    kind = type(open_volume(path))
     try:
-        volume = _read_data(image, channel, Path(path))
+        content = path.read_bytes()
+        image = kind.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
+        volumes = [_read_data(image, channel, path) for channel in channels]
     except (EOFError, OSError, zlib.error, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
-    return volume, np.asarray(image.affine, dtype=np.float64)
+    return volumes, np.asarray(image.affine, dtype=np.float64)
 
 
 def open_volume(path: Path) -> nib.Nifti1Image:
