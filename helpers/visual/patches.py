@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from helpers.visual.slices import best_slice, cut, robust_window, show_slice
-from helpers.visual.style import SECOND, add_legend
+from helpers.visual.slices import best_slice, cut, draw_labels, robust_window, show_slice
+from helpers.visual.style import add_legend
 
 
 def show_boxes(
@@ -45,12 +46,16 @@ def show_boxes(
         corner = (across - x.stop * width, down - y.stop * height)
         style = "-" if z.start <= index < z.stop else ":"
         size = ((x.stop - x.start) * width, (y.stop - y.start) * height)
-        ax.add_patch(Rectangle(corner, *size, facecolor="none", edgecolor=SECOND, linewidth=1.4, linestyle=style))
+        outline = Rectangle(corner, *size, facecolor="none", edgecolor="white", linewidth=1.5, linestyle=style)
+        outline.set_path_effects([effects.withStroke(linewidth=3, foreground="black", alpha=0.7)])
+        ax.add_patch(outline)
     return ax
 
 
 def show_augmentations(samples: Mapping[str, tuple[np.ndarray, np.ndarray]], affine: np.ndarray, *, columns: int = 3) -> Figure:
     """Show the axial slice with the most tumour of several versions of a patch, all in the grey scale of the first.
+
+    Labels are contours only: a fill would hide noise and contrast.
 
     Parameters
     ----------
@@ -67,7 +72,8 @@ def show_augmentations(samples: Mapping[str, tuple[np.ndarray, np.ndarray]], aff
         ax.set_axis_off()
     for ax, (name, (volume, classes)) in zip(axes.flat, samples.items(), strict=False):
         index = best_slice(classes, affine)
-        options = {"classes": classes, "window": window, "crop": False, "marks": False}
-        show_slice(volume, affine, index=index, title=f"{name}, slice {index}", ax=ax, **options)
+        title = f"{name}, slice {index}"
+        show_slice(volume, affine, index=index, window=window, crop=False, marks=False, title=title, ax=ax)
+        draw_labels(ax, *cut(classes, affine, plane="axial", index=index), fill=0.0, line=1.4)
     add_legend(figure)
     return figure
