@@ -243,7 +243,7 @@ def _msd_channels(description: Path) -> dict[str, int]:
     try:
         names = json.loads(description.read_text())["modality"]
         channels = {_MSD_NAMES[name.lower()]: int(number) for number, name in names.items()}
-    except (json.JSONDecodeError, KeyError, AttributeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"{description} does not describe the channels of MSD Task01 ({error!r}); expected FLAIR, T1w, t1gd, T2w"
         ) from error
