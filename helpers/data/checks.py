@@ -104,7 +104,8 @@ class CheckReport:
 
     def table(self) -> pd.DataFrame:
         """One row a case: status, grid, volumes in ml, number of faults and the first of them."""
-        return pd.DataFrame([_row(check) for check in self.checks]).set_index("case")
+        rows = [_row(check) for check in self.checks]
+        return pd.DataFrame(rows, index=pd.Index([check.case.identifier for check in self.checks], name="case"))
 
 
 def check_cohort(cases: Sequence[Case], *, workers: int | None = None, progress: bool = True) -> CheckReport:
@@ -209,7 +210,6 @@ def _facts(case: Case, grid: Grid | None, brain: np.ndarray | None, classes: np.
 def _row(check: CaseCheck) -> dict[str, object]:
     facts, faults = check.facts, check.faults
     return {
-        "case": check.case.identifier,
         "status": "usable" if check.usable else "left out",
         "shape": " x ".join(map(str, facts.shape)),
         "mm": " x ".join(f"{edge:.3g}" for edge in facts.spacing),
