@@ -102,7 +102,9 @@ def show_windows(
         index = best_slice(classes if classes is not None else volume != 0, affine)
     mask = classes[:, :, index] > 0 if classes is not None and classes[:, :, index].any() else volume[:, :, index] != 0
     places = np.argwhere(mask)
-    middle = places[np.abs(places - places.mean(0)).sum(1).argmin()] // (TOKEN * window) * window
+    centre = places[np.abs(places - places.mean(0)).sum(1).argmin()] / (TOKEN * window)
+    last = (np.array(mask.shape) - 1) // (TOKEN * window)
+    middle = np.minimum(np.rint(centre).astype(int), last) * window
     figure, axes = plt.subplots(1, 3, figsize=(10.4, 4.4), layout="compressed")
     panes = (
         ("windows: the block looks here", False, [window_range(token, window, shifted=False) for token in middle]),
@@ -123,10 +125,10 @@ def show_swin_hierarchy(
     volume: np.ndarray,
     affine: np.ndarray,
     *,
+    classes: np.ndarray | None = None,
     feature_size: int = 12,
     window: int = 4,
     edge: int = 64,
-    index: int | None = None,
 ) -> Figure:
     """Show the four levels of a Swin encoder on one slice: ever larger tokens, ever more numbers in each, and their windows.
 
@@ -135,16 +137,16 @@ def show_swin_hierarchy(
     volume : array (X, Y, Z)
         One modality of a prepared case (orientation RAS).
     affine : array (4, 4)
+    classes : uint8 array (X, Y, Z), optional
+        Chooses the slice: that with the largest tumour area.
     feature_size : int
         Numbers a token at the first level.
     window : int
         Edge of a window in tokens.
     edge : int
         Voxels along the edge of a patch, for the number of tokens in the headings.
-    index : int, optional
-        Axial slice; by default the middle one.
     """
-    index = best_slice(np.zeros_like(volume, np.uint8), affine) if index is None else index
+    index = best_slice(classes if classes is not None else volume != 0, affine)
     figure, axes = plt.subplots(1, 4, figsize=(10.8, 4.2), layout="compressed")
     for level, ax in enumerate(axes):
         voxels = TOKEN * 2**level

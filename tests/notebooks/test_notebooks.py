@@ -17,6 +17,7 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 
 OWN: dict[str, dict[str, str]] = {
     "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4"},
+    "04_train_swin_unetr": {"MINUTES": "0.05"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
 
