@@ -24,22 +24,20 @@ SAMPLE, FEWEST = 200_000, 10_000
 """Brain voxels that are looked at (more change nothing), and below which nothing can be said."""
 
 
-def suspicions(image: Sequence[np.ndarray], brain: np.ndarray) -> list[str]:
+def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     """Sentences on modalities that seem exchanged; empty where everything looks right.
 
     Parameters
     ----------
     image : array (4, X, Y, Z) or four arrays (X, Y, Z)
-        In the order of `helpers.regions.MODALITIES`.
-    brain : bool array (X, Y, Z)
-        Voxels in which all modalities have a signal.
+        In the order of `helpers.regions.MODALITIES`, 0 outside the brain.
     """
-    voxels = np.flatnonzero(brain.ravel(order="F"))
+    flat = [volume.ravel(order="F") for volume in image]  # files lie in memory in this order, so nothing is copied
+    voxels = np.flatnonzero(np.logical_and.reduce(flat))
     if voxels.size < FEWEST:
         return []
     voxels = voxels[:: max(1, voxels.size // SAMPLE)]
-    # volumes of a file lie in memory in this order, so that nothing but the sample is copied
-    values = np.stack([volume.ravel(order="F")[voxels] for volume in image]).astype(np.float32)
+    values = np.stack([volume[voxels] for volume in flat]).astype(np.float32)
     spread = values.std(axis=1, keepdims=True)
     if not (spread > 0).all():
         return []

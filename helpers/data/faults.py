@@ -107,9 +107,7 @@ def set_faults(case: Case, volumes: Mapping[str, np.ndarray], brain: np.ndarray)
 
 def contrast_faults(case: Case, volumes: Mapping[str, np.ndarray]) -> Iterator[Fault]:
     """Warnings where two modalities seem exchanged."""
-    image = [volumes[modality] for modality in MODALITIES]
-    everywhere = np.all([volume != 0 for volume in image], axis=0)
-    for sentence in suspicions(image, everywhere):
+    for sentence in suspicions([volumes[modality] for modality in MODALITIES]):
         yield Fault(case.identifier, "", sentence, "look at the four images and rename the files", WARNING)
 
 
@@ -118,7 +116,8 @@ def tumour_faults(case: Case, tumour: np.ndarray, brain: np.ndarray | None) -> I
     name = case.label.name
     count = np.count_nonzero(tumour)
     if count == 0:
-        yield Fault(case.identifier, name, "the reference marks no tumour", "make sure that is meant", WARNING)
+        problem = f"{name} marks no tumour: every voxel is background"
+        yield Fault(case.identifier, name, problem, "make sure that is meant", WARNING)
     elif brain is not None and brain.shape == tumour.shape:
         outside = 1 - np.count_nonzero(tumour & brain) / count
         if outside > FEW_OUTSIDE:
