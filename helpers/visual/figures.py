@@ -133,6 +133,7 @@ def show_prediction(
     region: str = "WT",
     plane: str = "axial",
     index: int | None = None,
+    focus: np.ndarray | None = None,
     axes: Sequence[Axes] | None = None,
     headings: bool = True,
 ) -> Sequence[Axes]:
@@ -149,6 +150,8 @@ def show_prediction(
         Region whose errors the third pane shows.
     plane, index
         As `show_slice`; by default the slice with the largest reference area (the prediction's where there is no reference).
+    focus : array (X, Y, Z), optional
+        As `show_slice`: fill the panes with what is not 0 in it.
     axes : three Axes, optional
     headings : bool
         Whether to write above the panes what they show.
@@ -167,8 +170,8 @@ def show_prediction(
     )
     window = robust_window(volume)
     for ax, (heading, labels, colours) in zip(axes, panes, strict=True):
-        show_slice(volume, affine, plane=plane, index=index, classes=labels, colours=colours, window=window, ax=ax)
-        ax.set_title(heading if headings else "")
+        drawn = {"plane": plane, "index": index, "classes": labels, "colours": colours, "window": window, "focus": focus}
+        show_slice(volume, affine, **drawn, title=heading if headings else "", ax=ax)
     return axes
 
 
