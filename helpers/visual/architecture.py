@@ -107,8 +107,8 @@ def show_windows(
     middle = np.minimum(np.rint(centre).astype(int), last) * window
     figure, axes = plt.subplots(1, 3, figsize=(10.4, 4.4), layout="compressed")
     panes = (
-        ("windows: the block looks here", False, [window_range(token, window, shifted=False) for token in middle]),
-        ("shifted windows: the next looks here", True, [window_range(token, window, shifted=True) for token in middle]),
+        ("one block: windows", False, [window_range(token, window, shifted=False) for token in middle]),
+        ("the next: shifted windows", True, [window_range(token, window, shifted=True) for token in middle]),
         ("reached after both", None, [reach(token, window) for token in middle]),
     )
     for ax, (title, shifted, tokens) in zip(axes, panes, strict=True):

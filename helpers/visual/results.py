@@ -145,11 +145,12 @@ def show_paired(
             ax.plot([0, 1], [x, y], color=colour, linewidth=1.6, marker="o", markeredgecolor=INK, zorder=2 + up)
         result = paired_test(after, before)
         interval = result.difference
-        span = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if np.isfinite(interval.low) else ""
+        digits = 1 if metric == "hd95" else 3
+        span = f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]" if np.isfinite(interval.low) else ""
         chance = f"p = {result.p_value:.3f}" if np.isfinite(result.p_value) else "n too small for a test"
         ax.set_title(f"{REGION_NAMES[region]} {region}")
         count = f"better in {int(better.sum())} of {len(before)} (coloured)"
-        ax.set_xlabel(f"{names[1]} − {names[0]}: {interval.mean:+.3f}{span}\n{count}\n{chance}", fontsize=9, color=MUTED)
+        ax.set_xlabel(f"{names[1]} − {names[0]}: {interval.mean:+.{digits}f}{span}\n{count}\n{chance}", fontsize=9, color=MUTED)
         ax.set_xticks([0, 1], names)
         ax.set_xlim(-0.3, 1.3)
         ax.grid(axis="y")
