@@ -8,10 +8,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
 
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.visual.figures import apply_style, show_modalities
+from helpers.visual.pictures import to_palette
 
 CASE = 2
 """The phantom of the README: one focus with core, rim and oedema."""
@@ -30,10 +30,7 @@ def save_small(figure: Figure, path: Path) -> Path:
     figure.savefig(stream, format="png", dpi=96)
     plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.open(stream).convert("RGB")
-    # greys fill most of the picture: a palette by frequency would leave no place for the colours of the labels
-    palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
-    palette.save(path, optimize=True)
+    path.write_bytes(to_palette(stream.getvalue()))
     return path
 
 
