@@ -2,10 +2,11 @@
 
 import io
 
-import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
+from helpers.data.phantom import PhantomSettings, make_phantom
+from helpers.visual.figures import show_modalities
 from helpers.visual.pictures import to_palette
 
 
@@ -16,10 +17,8 @@ def png_of(figure) -> bytes:
 
 
 def test_a_slice_with_labels_gets_smaller_and_keeps_its_colours():
-    figure, ax = plt.subplots(figsize=(5, 4))
-    ax.imshow(np.random.default_rng(0).normal(size=(200, 200)).cumsum(0), cmap="gray")
-    ax.fill([20, 80, 80, 20], [20, 20, 80, 80], color="#D55E00", alpha=0.5)
-    before = png_of(figure)
+    phantom = make_phantom(2, PhantomSettings(spacing=2.0))
+    before = png_of(show_modalities(phantom.image, phantom.affine, classes=phantom.classes))
     after = to_palette(before)
     assert len(after) < 0.7 * len(before)
     first, second = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (before, after))
