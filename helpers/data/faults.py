@@ -11,7 +11,8 @@ import numpy as np
 
 from helpers.data.contrasts import suspicions
 from helpers.data.files import DataError
-from helpers.data.layouts import Case, same_affine
+from helpers.data.layouts import Case
+from helpers.data.reading import same_affine
 from helpers.regions import MODALITIES, MODALITY_NAMES
 
 ERROR, WARNING = "error", "warning"

@@ -20,8 +20,9 @@ from helpers.data.cache import prepared_path, prune_prepared
 from helpers.data.files import DataError, open_volume
 from helpers.data.grids import coincide, cropped_affine, ras_grid, regrid, regrid_classes, spacing_of
 from helpers.data.intensity import brain_box, normalise, resample_brain
-from helpers.data.layouts import Case, read_classes, read_modalities, same_affine
+from helpers.data.layouts import Case
 from helpers.data.prepared import Prepared, PreparedFile, PreprocessSettings, open_prepared, save_prepared
+from helpers.data.reading import read_classes, read_modalities, same_affine
 from helpers.regions import MODALITIES
 
 __all__ = [

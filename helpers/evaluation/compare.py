@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from helpers.data.files import DataError, read_label_values
-from helpers.data.layouts import LAYOUTS, discover, same_affine
+from helpers.data.layouts import LAYOUTS, discover
+from helpers.data.reading import same_affine
 from helpers.evaluation.metrics import METRICS, score_case, voxel_spacing
 from helpers.regions import to_classes
 

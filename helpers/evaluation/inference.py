@@ -20,8 +20,9 @@ from torch import nn
 
 from helpers.data.files import DataError, open_volume, write_volume
 from helpers.data.grids import spacing_of
-from helpers.data.layouts import Case, Source, read_image
+from helpers.data.layouts import Case, Source
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
+from helpers.data.reading import read_image
 from helpers.evaluation.cleanup import CleanUp, clean_up
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import input_multiple

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.data.layouts import Case, read_classes, read_image
+from helpers.data.layouts import Case
+from helpers.data.reading import read_classes, read_image
 from helpers.evaluation.compare import LabelFile, read_label_file
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES, MODALITIES, MODALITY_NAMES, REGION_NAMES, REGIONS, classes_to_regions
 from helpers.visual.slices import PLANES, best_slice, robust_window, show_slice, to_ras

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.data.layouts import Case, read_classes, read_image
+from helpers.data.layouts import Case
+from helpers.data.reading import read_classes, read_image
 from helpers.regions import CLASSES, REGIONS, classes_to_regions
 from helpers.visual.slices import PLANES, to_ras
 

@@ -9,8 +9,8 @@ import torch
 
 from helpers.cli import main
 from helpers.data.files import DataError, write_volume
-from helpers.data.layouts import read_classes
 from helpers.data.preprocess import PreprocessSettings
+from helpers.data.reading import read_classes
 from helpers.evaluation.inference import case_of_files, predict_case, predict_image, window_size, write_prediction
 from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import ModelCard, save_checkpoint

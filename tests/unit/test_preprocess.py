@@ -298,7 +298,7 @@ def test_file_that_is_no_prepared_case(tmp_path):
 
 @pytest.mark.skipif(not REAL_CASES.is_dir(), reason="no real cases beside this checkout")
 def test_real_case_round_trip(tmp_path):
-    from helpers.data.layouts import read_classes
+    from helpers.data.reading import read_classes
 
     case = next(case for case in discover(REAL_CASES / "brats2021", "brats2021") if not case.missing)
     path = save_prepared(tmp_path / "a.safetensors", preprocess_case(case))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from helpers.data.files import DataError, read_label_values
-from helpers.data.layouts import read_classes
 from helpers.data.preprocess import PreprocessSettings
+from helpers.data.reading import read_classes
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.testset import score_cases
 from helpers.models.checkpoints import ModelCard
