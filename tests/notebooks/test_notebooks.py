@@ -81,14 +81,12 @@ def test_notebook_shows_its_key_figure(series, name):
     assert key_figure(nbformat.read(workspace.root / "run" / f"{name}.ipynb", as_version=4))
 
 
-@pytest.mark.skipif("01_explore_data" not in [path.stem for path in NOTEBOOKS], reason="notebook 01 is not there")
 def test_exploring_leaves_cohort_and_split(series):
     workspace, _, _ = series
     assert len(list(workspace.data.glob("Phantom_*/Phantom_*_seg.nii.gz"))) == int(TINY["CASES"])
     assert json.loads(workspace.splits.read_text())["test"]
 
 
-@pytest.mark.skipif("02_preprocess" not in [path.stem for path in NOTEBOOKS], reason="notebook 02 is not there")
 def test_preprocessing_leaves_one_file_a_case(series):
     workspace, _, _ = series
     assert len(list(workspace.prepared.rglob("*.safetensors"))) >= int(TINY["CASES"])
