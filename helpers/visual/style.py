@@ -80,7 +80,9 @@ def small_png(figure: Figure, *, dpi: int = 96) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, facecolor="white")
     # greys fill most of the picture: a palette by frequency would leave no place for the colours of the labels
-    palette = Image.open(stream).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    palette = (
+        Image.open(stream).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    )
     small = io.BytesIO()
     palette.save(small, format="png", optimize=True)
     return small.getvalue()

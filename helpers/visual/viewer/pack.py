@@ -94,7 +94,7 @@ class Grid:
 
     def voxel_at(self, screen: Iterable[float]) -> tuple[int, int, int]:
         """The caller's voxel at screen indices within the box."""
-        return tuple(int(round(value)) for value in (self.to_voxel @ [*screen, 1])[:3])
+        return tuple(np.rint(self.to_voxel @ [*screen, 1])[:3].astype(int).tolist())
 
     def slice_of(self, voxel: Iterable[float], axis: int) -> int:
         """Slice through the caller's voxel, counted along `axis` from the patient's left, back or feet."""

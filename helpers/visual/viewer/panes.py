@@ -103,7 +103,7 @@ def comparison_panes(
 def case_panes(case: Case) -> tuple[list[Pane], np.ndarray]:
     """The four modalities of a case with its reference, where it has one, and its affine; raises as `read_image`."""
     image, affine = read_image(case)
-    return modality_panes(image, read_classes(case) if case.label else None), affine
+    return modality_panes(image, read_classes(case)[0] if case.label else None), affine
 
 
 def file_panes(path: Path) -> tuple[list[Pane], np.ndarray]:

@@ -148,7 +148,8 @@ def _address(array: np.ndarray) -> tuple:
 def _largest(labels: list[PackedLabels]) -> list[int] | None:
     if not any(packed.values.any() for packed in labels):
         return None
-    return [int(np.sum([packed.areas[axis] for packed in labels], axis=0).argmax()) for axis in range(3)]
+    totals = [np.sum([packed.areas[axis] for packed in labels], axis=0) for axis in range(3)]
+    return [len(total) - 1 - int(total[::-1].argmax()) for total in totals]  # of equal ones that which the figures take
 
 
 def _start(parts: Parts, largest: list[int] | None) -> tuple[int, int, int]:

@@ -21,6 +21,9 @@ COLUMNS = 4
 WIDTH = 10.4
 """Inches of a full row."""
 
+SHORTEST_WITH_MARKS = 10.0
+"""Millimetres; on less than that there is no place for a scale bar."""
+
 
 def draw_still(viewer: SliceViewer) -> bytes:
     """PNG of a viewer's panes in its state of now: plane, slice, windows, labels and their opacity."""
@@ -30,7 +33,7 @@ def draw_still(viewer: SliceViewer) -> bytes:
     width = min(WIDTH / columns, 3.6)
     slices = [_slice_in(grid, viewer) for grid in parts.grids]
     aspect = max(height / breadth for breadth, height in (_side_lengths(grid, viewer.plane) for grid in parts.grids))
-    figure = Figure(figsize=(width * columns, (width * min(aspect, 2) + 0.3) * rows + 0.3), layout="compressed")
+    figure = Figure(figsize=(width * columns, (width * min(max(aspect, 0.3), 2) + 0.3) * rows + 0.3), layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, number in zip(axes, range(len(parts.panes)), strict=False):
         _draw_pane(ax, viewer, number, slices[parts.shown[number][0]])
@@ -50,7 +53,8 @@ def _draw_pane(ax: Axes, viewer: SliceViewer, number: int, index: int | None) ->
     volume = _one_slice(pane.volume, grid, viewer.plane, index).astype(np.float64)
     if not description["volumes"][volume_number]["background"]:
         volume[volume == 0] = np.nextafter(0, 1)  # show_slice takes zero for background
-    show_slice(volume, affine, plane=viewer.plane, index=0, window=window, crop=False, title=pane.title, ax=ax)
+    marks = _side_lengths(grid, viewer.plane)[0] >= SHORTEST_WITH_MARKS
+    show_slice(volume, affine, plane=viewer.plane, index=0, window=window, crop=False, marks=marks, title=pane.title, ax=ax)
     if map_number is None or not viewer.overlay:
         return
     entries = description["labels"][map_number]["entries"]

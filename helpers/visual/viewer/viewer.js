@@ -22,7 +22,8 @@ const KEYS = [
 const MISSING = 0; // code of a voxel without a number
 const BACKGROUND = 1; // code of a background voxel: black, whatever the window
 const HALO = 0xb4000000;
-const FINE = 480; // pixels along the longer side of the layer that labels are drawn in
+const FINE = 640; // pixels along the longer side of the layer that labels are drawn in
+const LINE = 2; // of these pixels, the width of an outline and of its halo; less where a voxel has fewer
 const TALLEST = 460; // of a pane, in CSS pixels
 const SAVE_AFTER = 250; // ms without a change until the kernel is told
 const PASSING = 400; // ms for which a page scroll that came from outside keeps passing over the viewer
@@ -170,18 +171,19 @@ class LabelMap extends Layer {
     const { blockWidth: wide, blockHeight: high, right, below } = this;
     const x = column * wide;
     const y = row * high;
+    const [thick, flat] = [Math.min(LINE, wide), Math.min(LINE, high)];
     const line = this.lines[label];
     const at = (inside, step) => (inside ? this.shown[this.voxels[voxel + step]] : 0);
     const [isLeft, isRight, isTop, isBottom] = [column > 0, column < this.width - 1, row > 0, row < this.height - 1];
     const [west, east, north, south] = [at(isLeft, -right), at(isRight, right), at(isTop, -below), at(isBottom, below)];
-    if (west !== label) this.fill(x, y, 1, high, line);
-    if (east !== label) this.fill(x + wide - 1, y, 1, high, line);
-    if (north !== label) this.fill(x, y, wide, 1, line);
-    if (south !== label) this.fill(x, y + high - 1, wide, 1, line);
-    if (isLeft && !west) this.fill(x - 1, y, 1, high, HALO);
-    if (isRight && !east) this.fill(x + wide, y, 1, high, HALO);
-    if (isTop && !north) this.fill(x, y - 1, wide, 1, HALO);
-    if (isBottom && !south) this.fill(x, y + high, wide, 1, HALO);
+    if (west !== label) this.fill(x, y, thick, high, line);
+    if (east !== label) this.fill(x + wide - thick, y, thick, high, line);
+    if (north !== label) this.fill(x, y, wide, flat, line);
+    if (south !== label) this.fill(x, y + high - flat, wide, flat, line);
+    if (isLeft && !west) this.fill(x - thick, y, thick, high, HALO);
+    if (isRight && !east) this.fill(x + wide, y, thick, high, HALO);
+    if (isTop && !north) this.fill(x, y - flat, wide, flat, HALO);
+    if (isBottom && !south) this.fill(x, y + high, wide, flat, HALO);
   }
 
   block(column, row, colour) {
@@ -231,7 +233,7 @@ class Pane {
     if (this.map) Object.assign(this.overlay, { width: this.map.image.width, height: this.map.image.height });
     this.used = null;
     plane.marks.forEach((letter, side) => (this.marks[side].textContent = letter));
-    const mm = [100, 50, 20, 10, 5, 2, 1].find((length) => length <= view.length[0] / 3) ?? 1;
+    const mm = [100, 50, 20, 10, 5, 2, 1].find((length) => length <= view.length[0] * 0.4) ?? 1;
     this.bar.style.width = `${(100 * mm) / view.length[0]}%`;
     this.bar.textContent = `${mm} mm`;
   }

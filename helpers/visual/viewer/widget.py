@@ -22,6 +22,12 @@ FOLDER = Path(__file__).parent
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
+class Triple(traitlets.Tuple):
+    """A tuple that may be given as an array."""
+
+    _cast_types = (list, np.ndarray)
+
+
 class SliceViewer(anywidget.AnyWidget):
     """MRI slices with labels, scrolled in the browser.
 
@@ -78,7 +84,7 @@ class SliceViewer(anywidget.AnyWidget):
     _values = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     plane = traitlets.Enum(list(PLANES), "axial").tag(sync=True)
-    cursor = traitlets.Tuple(traitlets.CInt(), traitlets.CInt(), traitlets.CInt()).tag(sync=True)
+    cursor = Triple(traitlets.CInt(), traitlets.CInt(), traitlets.CInt()).tag(sync=True)
     opacity = traitlets.CFloat(0.45, min=0, max=1).tag(sync=True)
     outline = traitlets.Bool(True).tag(sync=True)
     overlay = traitlets.Bool(True).tag(sync=True)
@@ -119,16 +125,19 @@ class SliceViewer(anywidget.AnyWidget):
         """Show something else in the same place, such as the next case; parameters as those of the class."""
         self.scene = _scene_of(source, affine, labels=labels, columns=columns, title=title)
         with self.hold_sync():
-            self.active = 0
-            for name, value in _contents(self.scene).items():
-                setattr(self, name, value)
+            with self.hold_trait_notifications():
+                self.active = 0
+                for name, value in _contents(self.scene).items():
+                    setattr(self, name, value)
             self._derive()
 
     def go_to_largest(self) -> None:
         """Go to the slice of the plane with the largest labelled area; nothing happens where nothing is labelled."""
         if self.scene.largest is not None:
             axis = PLANES[self.plane].axis
-            self.cursor = self.scene.grid.with_slice(self.cursor, axis, self.scene.grid.count_from_ras(self.scene.largest, axis))
+            self.cursor = self.scene.grid.with_slice(
+                self.cursor, axis, self.scene.grid.count_from_ras(self.scene.largest, axis)
+            )
 
     def to_html(self, path: Path | str | None = None) -> Path | str:
         """Write the viewer, with its state of now, as one self-contained HTML file.
