@@ -11,6 +11,9 @@ from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir
 EXTENSIONS = {"anywidget": "anywidget", "@jupyter-widgets/jupyterlab-manager": "ipywidgets"}
 """Extensions of JupyterLab that the widget needs, and the packages that bring them."""
 
+SERVERS = {"jupyter-lab", "jupyterlab", "jupyter-notebook", "jupyter-server", "jupyterhub-singleuser"}
+"""How the command of a server names its script or module."""
+
 
 def what_to_install() -> str:
     """One sentence where the server that started this kernel lacks an extension, otherwise empty.
@@ -49,6 +52,5 @@ def _server_prefix(parent: str) -> Path | None:
     except (ValueError, psutil.Error):
         return None
     python = Path(command[0]) if command else Path()
-    is_server = any(Path(part).name.startswith(("jupyter-lab", "jupyter-notebook", "jupyter-server")) for part in command[1:3])
-    is_server |= "jupyterlab" in command[1:4] or "lab" in command[1:4]
-    return python.parent.parent if is_server and python.is_absolute() and python.parent.name == "bin" else None
+    is_server = any(Path(part).name in SERVERS for part in command[1:4])
+    return python.parent.parent if is_server and python.is_absolute() else None

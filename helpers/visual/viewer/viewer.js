@@ -512,9 +512,8 @@ function listenToWheel(viewer) {
     event.stopPropagation();
     const ticks = (event.wheelDeltaY || event.wheelDeltaX || 0) / 120;
     const distance = (event.deltaY || event.deltaX) * [1, 33, 400][event.deltaMode];
-    let slices = 0;
-    if (ticks && Number.isInteger(ticks) && event.deltaMode === 0) slices = Math.abs(ticks);
-    else if (Math.abs(distance) >= NOTCH) slices = 1;
+    let slices = Math.abs(distance) >= NOTCH ? 1 : 0;
+    if (slices && Number.isInteger(ticks)) slices = Math.max(Math.abs(ticks), 1);
     if (slices) gathered = 0;
     else {
       gathered += distance;
