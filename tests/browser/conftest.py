@@ -53,10 +53,9 @@ class Surface:
 
     def reset(self) -> None:
         """State as at the beginning, viewer in the middle of the window, pointer outside, no page scroll going on."""
-        self.viewer.evaluate(
-            "(root) => { root.viewer.set({ plane: 'axial', ...root.viewer.scene.start, opacity: 1, outline: false }) }"
-        )
-        self.viewer.evaluate("(root) => { root.viewer.set({ cursor: [20, 24, 10] }); root.viewer.pause() }")
+        start = {"plane": "axial", "cursor": [20, 24, 10], "opacity": 1, "outline": False}
+        change = "(root, start) => { root.viewer.pause(); root.viewer.set({ ...root.viewer.scene.start, ...start }) }"
+        self.viewer.evaluate(change, start)
         self.viewer.evaluate("(root) => root.scrollIntoView({ block: 'center' })")
         self.page.mouse.move(2, 2)
         self.settle(450)
@@ -135,7 +134,8 @@ def write_notebook(path: Path, *cells: str) -> Path:
     """Write a notebook of code cells between two long cells of text."""
     code = [nbformat.v4.new_code_cell(cell) for cell in cells]
     text = [nbformat.v4.new_markdown_cell(FILLER) for _ in range(2)]
-    nbformat.write(nbformat.v4.new_notebook(cells=[text[0], *code, text[1]]), path)
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[text[0], *code, text[1]], metadata=kernel), path)
     return path
 
 
@@ -148,41 +148,40 @@ def open_page(browser: Browser) -> Page:
 
 
 def open_notebook(page: Page, lab: Lab, name: str) -> None:
+    """Open a notebook of the lab's folder in a workspace of its own and wait for its kernel."""
     page.goto(f"{lab.url}/lab/workspaces/t{time.time_ns()}/tree/{name}?reset", wait_until="domcontentloaded")
-    ready = f"window.jupyterapp?.shell.currentWidget?.context?.isReady && {CURRENT}.sessionContext?.session?.kernel?.status === 'idle'"
-    page.wait_for_function(ready, timeout=90_000)
+    idle = f"{CURRENT}.sessionContext?.session?.kernel?.status === 'idle'"
+    page.wait_for_function(f"window.jupyterapp?.shell.currentWidget?.context?.isReady && {idle}", timeout=90_000)
 
 
 def run_all(page: Page, *, timeout: int = 300_000) -> None:
-    page.evaluate(
-        "() => { window.ran = false; window.jupyterapp.commands.execute('notebook:run-all-cells').finally(() => (window.ran = true)) }"
-    )
+    """Run all cells of the open notebook and wait until the last has ended."""
+    run = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+    page.evaluate(f"() => {{ window.ran = false; {run}.finally(() => (window.ran = true)) }}")
     page.wait_for_function("window.ran", timeout=timeout)
 
 
 def errors_in(page: Page) -> list[str]:
-    """First lines of the errors that cells ended in."""
-    outputs = page.evaluate(
-        f"{CURRENT}.content.model.cells.length && [...{CURRENT}.content.model.sharedModel.cells].flatMap((cell) => cell.outputs ?? [])"
-    )
+    """The errors that cells ended in."""
+    cells = page.evaluate(f"{CURRENT}.content.model.sharedModel.toJSON().cells")
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return [f"{output['ename']}: {output['evalue']}" for output in outputs if output["output_type"] == "error"]
 
 
-def run_cell(page: Page, source: str) -> str:
-    """Run one more cell at the end of the notebook; returns what it printed."""
+def run_cell(page: Page, source: str, *, wait: bool = True) -> str:
+    """Run one more cell; returns what it printed, or nothing where the end is not waited for."""
     page.evaluate(
         f"""async (source) => {{
             const notebook = {CURRENT};
             window.jupyterapp.commands.execute('notebook:insert-cell-below');
             notebook.content.activeCell.model.sharedModel.setSource(source);
-            await window.jupyterapp.commands.execute('notebook:run-cell');
+            const run = window.jupyterapp.commands.execute('notebook:run-cell');
+            if ({str(wait).lower()}) await run;
         }}""",
         source,
     )
-    outputs = page.evaluate(f"{CURRENT}.content.activeCell.model.sharedModel.outputs")
-    return "".join(
-        output.get("text", "") if isinstance(output.get("text"), str) else "".join(output.get("text", [])) for output in outputs
-    )
+    outputs = page.evaluate(f"{CURRENT}.content.activeCell.model.sharedModel.toJSON().outputs")
+    return "".join("".join(output.get("text", [])) for output in outputs)
 
 
 def close_page(page: Page) -> None:
@@ -197,7 +196,7 @@ def lab_surface(browser, lab) -> Surface:
 
     def listen(socket) -> None:
         if "/channels" in socket.url:
-            socket.on("framesent", sent.append)
+            socket.on("framesent", lambda frame: sent.append(frame))
 
     page.on("websocket", listen)
     open_notebook(page, lab, "viewer.ipynb")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES
-from tests.browser.conftest import CURRENT
+from tests.browser.conftest import CURRENT, SCROLLER
 from tests.browser.scenes import MARK, SHAPE, WINDOW, value_at
 
 
@@ -67,12 +67,10 @@ def test_small_movements_of_a_trackpad_add_up(surface):
 
 
 def test_a_page_scroll_that_passes_over_is_not_caught(surface):
-    box = surface.viewer.bounding_box()
-    below = surface.page.viewport_size["height"] - 60
-    for _ in range(6):  # the viewer moves down and out of the way first
-        surface.page.mouse.move(box["x"] + 200, below)
-        surface.page.mouse.wheel(0, -100)
+    surface.page.evaluate(f"() => {{ {SCROLLER[surface.kind]}.scrollTop -= 600 }}")
     surface.settle(500)
+    box = surface.viewer.bounding_box()
+    assert box["y"] > 200
     top, first = surface.scroll_top(), surface.slice()
     surface.page.mouse.move(box["x"] + 200, 120)
     for _ in range(12):
@@ -235,7 +233,8 @@ def test_the_readout_tells_place_values_and_label(surface):
     assert f"≈ {value_at(10)}" in text
     assert f"[{CLASS_NAMES[2]}]" in text
     if surface.kind == "lab":  # the kernel answers with the exact value
-        surface.page.wait_for_function("(root) => !root.innerText.includes('≈')", arg=surface.viewer.element_handle())
+        exact = "(root) => !root.querySelector('.slice-viewer-readout').innerText.includes('≈')"
+        surface.page.wait_for_function(exact, arg=surface.viewer.element_handle(), timeout=5_000)
 
 
 def test_playing_runs_through_the_slices_and_stops(surface):

@@ -567,8 +567,12 @@ function listenToPointers(viewer) {
     else if (start.levels) level(event, start);
     else if (event.buttons & 1) cross(event, start.pane);
   };
+  const noMenu = (event) => {
+    event.preventDefault();
+    event.stopPropagation(); // JupyterLab has a menu of its own
+  };
   for (const pane of viewer.panes) {
-    pane.box.addEventListener("contextmenu", (event) => event.preventDefault(), { signal });
+    pane.box.addEventListener("contextmenu", noMenu, { signal });
     pane.box.addEventListener("pointerdown", (event) => down(event, pane), { signal });
     pane.box.addEventListener("pointermove", move, { signal });
     for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
