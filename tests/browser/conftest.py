@@ -169,13 +169,14 @@ def errors_in(page: Page) -> list[str]:
 
 
 def run_cell(page: Page, source: str, *, wait: bool = True) -> str:
-    """Run one more cell; returns what it printed, or nothing where the end is not waited for."""
+    """Run one more cell; returns what it printed. Without `wait`, ``window.ran`` tells when it has ended."""
     page.evaluate(
         f"""async (source) => {{
             const notebook = {CURRENT};
             window.jupyterapp.commands.execute('notebook:insert-cell-below');
             notebook.content.activeCell.model.sharedModel.setSource(source);
-            const run = window.jupyterapp.commands.execute('notebook:run-cell');
+            window.ran = false;
+            const run = window.jupyterapp.commands.execute('notebook:run-cell').finally(() => (window.ran = true));
             if ({str(wait).lower()}) await run;
         }}""",
         source,
