@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from helpers.workspace import REPOSITORY
@@ -19,7 +20,7 @@ def copies(lab: Lab, tmp_path_factory) -> dict[str, Path]:
     parameters = tiny_parameters(tmp_path_factory.mktemp("workspace"))
     made = {}
     for path in NOTEBOOKS:
-        notebook = parameterize_notebook(nbformat.read(path, as_version=4), parameters[path], engine_name=None)
+        notebook = parameterize_notebook(load_notebook_node(str(path)), parameters[path], engine_name=None)
         notebook.metadata.pop("papermill", None)
         made[path.stem] = lab.folder / path.name
         nbformat.write(notebook, made[path.stem])

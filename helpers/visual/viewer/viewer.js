@@ -366,10 +366,14 @@ class Viewer {
     });
   }
 
-  moveTo(point) {
+  cursorAt(point) {
     const { shape, toCursor } = this.scene.grids[0];
     const inside = point.map((value, axis) => clamp(value, 0, shape[axis] - 1));
-    this.set({ cursor: apply(toCursor, inside).map(Math.round) });
+    return apply(toCursor, inside).map(Math.round);
+  }
+
+  moveTo(point) {
+    this.set({ cursor: this.cursorAt(point) });
   }
 
   go(slice) {
