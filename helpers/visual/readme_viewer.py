@@ -20,7 +20,7 @@ from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.visual.readme import CASE
 from helpers.visual.viewer import SliceViewer
 
-SIZE = (900, 400)
+SIZE = (760, 345)
 """Width and height of the window in CSS pixels."""
 
 MILLISECONDS = 90
@@ -71,7 +71,7 @@ def _frames(page: Path, steps: int) -> Iterator[Image.Image]:
 
 
 def _in_palette(frame: Image.Image) -> Image.Image:
-    return frame.quantize(96, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    return frame.quantize(64, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":
