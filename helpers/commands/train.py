@@ -32,6 +32,8 @@ HELP: dict[str, str] = {
     "validate_every": "steps between validations",
     "minutes": "time limit, validation included; 0 means none",
     "seed": "seed of weights, patches and split",
+    "clean_tumour_ml": "smaller pieces of predicted tumour, in ml, are taken out; 0 keeps all",
+    "clean_enhancing_ml": "less enhancing tumour than this in all, in ml, becomes necrotic core; 0 keeps all",
     "precision": "number format; auto is bf16 on a GPU, else 32 bit",
     "device": "auto takes a GPU where there is one",
     "workers": "processes that read patches ahead; 0 reads in between the steps",
@@ -71,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     report = check_cohort(discover(arguments.cohort, arguments.layout), workers=settings.workers or None)
     for fault in report.faults:
-        print(f"{fault.severity}: case {fault.case}, {fault.file}: {fault.problem}; {fault.remedy}")
-    usable = [case for case in report.usable if case.label is not None]
+        print(f"{fault.severity}: {fault}")
+    usable = report.usable
     if len(usable) < 3:
         raise DataError(f"{arguments.cohort} has {len(usable)} usable cases with a label map; a split needs at least 3")
     manifest_path = arguments.out / "splits.json"

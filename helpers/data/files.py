@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -42,14 +43,26 @@ def read_volume(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, 
     DataError
         If the file is missing, a Git LFS pointer, not NIfTI, truncated or of the wrong dimension.
     """
-    image = open_volume(path)
+    (volume,), affine = read_volumes(path, (channel,))
+    return volume, affine
+
+
+def read_volumes(path: Path, channels: Sequence[int | None]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Read several volumes of a file that is read and decompressed once; else as `read_volume`.
+
+    A compressed file is decompressed to its end, because only there its checksum tells a damaged file from a right one.
+    """
+    path = Path(path)
+    kind = type(open_volume(path))
     try:
-        volume = _read_data(image, channel, Path(path))
+        content = path.read_bytes()
+        image = kind.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
+        volumes = [_read_data(image, channel, path) for channel in channels]
     except (EOFError, OSError, zlib.error, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
-    return volume, np.asarray(image.affine, dtype=np.float64)
+        raise DataError(f"{path} is truncated or damaged ({_one_line(error)}); copy or download it again") from error
+    return volumes, np.asarray(image.affine, dtype=np.float64)
 
 
 def open_volume(path: Path) -> nib.Nifti1Image:
@@ -59,7 +72,7 @@ def open_volume(path: Path) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
     except (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError) as error:
-        raise DataError(f"{path} cannot be read as NIfTI ({error}); copy or download it again") from error
+        raise DataError(f"{path} cannot be read as NIfTI ({_one_line(error)}); copy or download it again") from error
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz first")
     return image
@@ -79,7 +92,7 @@ def read_label_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if values.dtype.kind in "iu":
         return values, affine
     rounded = np.rint(values)
-    wrong = ~(np.abs(values - rounded) <= LABEL_TOLERANCE)  # also true for NaN
+    wrong = ~np.isclose(values, rounded, rtol=0, atol=LABEL_TOLERANCE) | ~np.isfinite(values)
     if wrong.any():
         example = values[wrong].flat[0]
         raise DataError(
@@ -124,6 +137,10 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
     return path
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _reject_what_is_not_nifti(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the folder and the file's name")
@@ -136,7 +153,7 @@ def _reject_what_is_not_nifti(path: Path) -> None:
     gzipped = start.startswith(b"\x1f\x8b")
     if path.suffix == ".gz" and not gzipped:
         raise DataError(f"{path} is named .gz but is not gzip-compressed; rename it to .nii or download it again")
-    if path.suffix != ".gz" and gzipped:
+    if path.suffix == ".nii" and gzipped:
         raise DataError(f"{path} is gzip-compressed; rename it to {path.name}.gz")
 
 
@@ -153,8 +170,7 @@ def _read_data(image: nib.Nifti1Image, channel: int | None, path: Path) -> np.nd
     if channel is not None:
         data = proxy[..., channel]
     else:
-        data = proxy.get_unscaled() if plain else proxy.get_scaled(np.float32)
-        data = np.asarray(data).reshape(shape)
+        data = (proxy.get_unscaled() if plain else np.asarray(proxy, dtype=np.float32)).reshape(shape)
     if not plain:
         data = np.asarray(data, dtype=np.float32)
     return data.astype(data.dtype.newbyteorder("="), copy=False)

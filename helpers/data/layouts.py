@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.files import DataError, read_label_values, read_volume
+from helpers.data.files import DataError, read_label_values, read_volumes
 from helpers.regions import BRATS2021, BRATS2023, MODALITIES, MSD, LabelConvention, to_classes
 
 
@@ -55,6 +55,14 @@ class Case:
     def missing(self) -> tuple[str, ...]:
         """Modalities for which no file was found."""
         return tuple(modality for modality in MODALITIES if modality not in self.images)
+
+    @property
+    def channels(self) -> dict[Path, dict[str, int | None]]:
+        """Every image file once, with the modalities it holds and the channel of each, so that it is read once."""
+        files: dict[Path, dict[str, int | None]] = {}
+        for modality in (modality for modality in MODALITIES if modality in self.images):
+            files.setdefault(self.images[modality].path, {})[modality] = self.images[modality].channel
+        return files
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -143,11 +151,14 @@ def read_modalities(case: Case) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         raise DataError(
             f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file"
         )
-    volumes, affines = zip(*(read_volume(s.path, channel=s.channel) for s in map(case.images.get, MODALITIES)), strict=True)
-    first = case.images[MODALITIES[0]].path
-    for modality, volume, affine in zip(MODALITIES, volumes, affines, strict=True):
-        _same_grid(case, case.images[modality].path, volume.shape, affine, (volumes[0].shape, affines[0]), first)
-    return volumes, affines[0]
+    found: dict[str, np.ndarray] = {}
+    grid = None
+    for path, channels in case.channels.items():
+        volumes, affine = read_volumes(path, list(channels.values()))
+        grid = grid or (path, volumes[0].shape, affine)
+        _same_grid(case, path, volumes[0].shape, affine, grid)
+        found.update(zip(channels, volumes, strict=True))
+    return tuple(found[modality] for modality in MODALITIES), grid[2]
 
 
 def read_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -166,10 +177,11 @@ def same_affine(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(np.allclose(first, second, rtol=0, atol=1e-3))
 
 
-def _same_grid(case, path, shape, affine, reference, first) -> None:
-    if shape != reference[0]:
-        raise DataError(f"case {case.identifier}: {path.name} has shape {shape}, {first.name} has {reference[0]}; resample one")
-    if not same_affine(affine, reference[1]):
+def _same_grid(case: Case, path: Path, shape: tuple[int, ...], affine: np.ndarray, grid: tuple) -> None:
+    first, first_shape, first_affine = grid
+    if shape != first_shape:
+        raise DataError(f"case {case.identifier}: {path.name} has shape {shape}, {first.name} has {first_shape}; resample one")
+    if not same_affine(affine, first_affine):
         raise DataError(
             f"case {case.identifier}: {path.name} has another affine than {first.name}; register the modalities first"
         )
@@ -231,7 +243,7 @@ def _msd_channels(description: Path) -> dict[str, int]:
     try:
         names = json.loads(description.read_text())["modality"]
         channels = {_MSD_NAMES[name.lower()]: int(number) for number, name in names.items()}
-    except (json.JSONDecodeError, KeyError, AttributeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"{description} does not describe the channels of MSD Task01 ({error!r}); expected FLAIR, T1w, t1gd, T2w"
         ) from error

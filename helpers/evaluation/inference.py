@@ -1,8 +1,8 @@
 """From four images to a label map in the patient's own grid.
 
 The image is prepared as the model card says (orientation, spacing, normalisation, crop), the network gives a probability for
-every region, the probabilities go back to the native grid by linear interpolation, and only there they are cut at 0.5: a
-label map resampled itself would be ragged, and linear interpolation of label numbers would invent classes.
+every region, the probabilities go back to the native grid by linear interpolation, and only there they are cut at 0.5 and
+cleaned up: a label map resampled itself would be ragged, and linear interpolation of label numbers would invent classes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from helpers.data.files import DataError, open_volume, write_volume
+from helpers.data.grids import spacing_of
 from helpers.data.layouts import Case, Source, read_image
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
+from helpers.evaluation.cleanup import CleanUp, clean_up
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import input_multiple
 from helpers.regions import BRATS2021, MODALITIES, from_classes, regions_to_classes
@@ -91,6 +93,11 @@ def predict_image(
     return (total / len(combinations))[0]
 
 
+def label_map(probabilities: np.ndarray, spacing: Sequence[float], cleanup: CleanUp) -> np.ndarray:
+    """From region probabilities (3, X, Y, Z) to classes (X, Y, Z): cut at 0.5, made one label map, cleaned up."""
+    return clean_up(regions_to_classes(np.asarray(probabilities) >= THRESHOLD), spacing, cleanup)
+
+
 def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, flips: bool = False) -> np.ndarray:
     """`predict_image` with what the model card knows: float32 probabilities (3, X, Y, Z) on the prepared grid."""
     multiple = input_multiple(card.network, **card.arguments)
@@ -119,7 +126,7 @@ def predict_case(network: nn.Module, card: ModelCard, case: Case, *, flips: bool
     prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=case.identifier)
     probabilities = predict_prepared(network, card, prepared.image, flips=flips)
     native = to_native(probabilities, prepared, mode="linear")
-    classes = regions_to_classes(native >= THRESHOLD)
+    classes = label_map(native, spacing_of(affine), CleanUp(**card.cleanup))
     return Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path)
 
 

@@ -39,6 +39,8 @@ class ModelCard:
         Settings of `helpers.data.preprocess.PreprocessSettings` as a mapping: spacing in mm, normalisation and the rest.
     patch : tuple of int
         Edges in voxels of the patches that the network was trained on; the least window of prediction.
+    cleanup : mapping
+        Settings of `helpers.evaluation.cleanup.CleanUp`, which its predictions are to be treated with; none by default.
     modalities, regions : tuple of str
         Order of the channels in and out.
     cohort_hash, split_hash : str
@@ -57,6 +59,7 @@ class ModelCard:
     arguments: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     patch: tuple[int, int, int]
+    cleanup: Mapping[str, float] = field(default_factory=lambda: {"tumour_ml": 0.0, "enhancing_ml": 0.0})
     modalities: tuple[str, ...] = MODALITIES
     regions: tuple[str, ...] = REGIONS
     cohort_hash: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from nbformat import NotebookNode
 from nbstripout import strip_output
 
 from helpers.data.files import DataError
+from helpers.visual.pictures import to_palette
 
+LARGE_PICTURE = 60_000
+"""Characters of an encoded picture above which a palette makes it smaller; small ones are plots with few colours anyway."""
 SIZE_LIMIT = 1_000_000
 """Bytes of a committed notebook; GitHub shows larger ones slowly or not at all."""
 
@@ -80,7 +84,7 @@ def update_notebook(executed: Path, target: Path, root: Path) -> None:
     DataError
         As `normalise`, and if the notebook was edited while its copy ran.
     """
-    result = normalise(nbformat.read(executed, as_version=4), root, name=target.stem)
+    result = normalise(_with_small_pictures(nbformat.read(executed, as_version=4)), root, name=target.stem)
     source = nbformat.read(target, as_version=4)
     if [cell.source for cell in result.cells] != [cell.source for cell in source.cells]:
         raise DataError(f"{target.name} was edited while it ran; run it again")
@@ -88,6 +92,16 @@ def update_notebook(executed: Path, target: Path, root: Path) -> None:
     temporary = target.with_suffix(".part")
     temporary.write_text(nbformat.writes(result).rstrip("\n") + "\n", encoding="utf-8")
     temporary.replace(target)
+
+
+def _with_small_pictures(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with every large picture in a palette of 256 colours, in place."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            encoded = output.get("data", {}).get("image/png", "")
+            if len(encoded) > LARGE_PICTURE:
+                output.data["image/png"] = base64.b64encode(to_palette(base64.b64decode(encoded))).decode()
+    return notebook
 
 
 def _runs(cell: NotebookNode) -> bool:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.evaluation.inference import THRESHOLD, predict_image
+from helpers.evaluation.cleanup import CleanUp
+from helpers.evaluation.inference import label_map, predict_image
 from helpers.evaluation.metrics import dice
-from helpers.regions import REGIONS, classes_to_regions, regions_to_classes
+from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.loss import segmentation_loss
 
 START, END = 0.1, 0.01
@@ -47,6 +48,10 @@ class SegmentationModule(lightning.LightningModule):
         Edges of the training patches; the least window of validation.
     multiple : int
         As `helpers.models.networks.input_multiple`.
+    spacing : sequence of 3 float
+        Voxel edges of the prepared grid in mm.
+    cleanup : CleanUp
+        What predicted label maps are treated with before they are scored.
     steps : int
         Optimiser steps in all.
     learning_rate : float
@@ -65,6 +70,8 @@ class SegmentationModule(lightning.LightningModule):
         *,
         patch: Sequence[int],
         multiple: int,
+        spacing: Sequence[float],
+        cleanup: CleanUp,
         steps: int,
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-5,
@@ -74,6 +81,7 @@ class SegmentationModule(lightning.LightningModule):
         super().__init__()
         self.network, self.loss = network, segmentation_loss()
         self.patch, self.multiple = tuple(patch), multiple
+        self.spacing, self.cleanup = tuple(spacing), cleanup
         self.steps, self.minutes = steps, minutes
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.started: float | None = None
@@ -100,7 +108,7 @@ class SegmentationModule(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         probabilities = predict_image(self.network, batch["image"], patch=self.patch, multiple=self.multiple)
-        predicted = classes_to_regions(regions_to_classes(probabilities.numpy() >= THRESHOLD))
+        predicted = classes_to_regions(label_map(probabilities.numpy(), self.spacing, self.cleanup))
         reference = classes_to_regions(batch["classes"].cpu().numpy())
         self._scores.append([dice(mask, truth) for mask, truth in zip(predicted, reference, strict=True)])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.data.files import DataError
+from helpers.evaluation.cleanup import CleanUp
 from helpers.models.networks import NETWORKS, check_patch
 
 PRECISIONS: tuple[str, ...] = ("auto", "32-true", "bf16-mixed")
@@ -45,6 +46,8 @@ class TrainSettings:
         Time limit, validation included; 0 means none. Two networks with the same limit have equal budgets.
     seed : int
         Same seed, same weights, on one CPU with the same number of threads.
+    clean_tumour_ml, clean_enhancing_ml : float
+        Limits of `helpers.evaluation.cleanup.CleanUp` in validation and prediction; 0 switches a rule off.
     precision : str
         "auto" (bf16 on a GPU, else 32 bit), "32-true" or "bf16-mixed".
     device : str
@@ -67,9 +70,16 @@ class TrainSettings:
     validate_every: int = 100
     minutes: float = 0.0
     seed: int = 2021
+    clean_tumour_ml: float = CleanUp.tumour_ml
+    clean_enhancing_ml: float = CleanUp.enhancing_ml
     precision: str = "auto"
     device: str = "auto"
     workers: int = 0
+
+    @property
+    def cleanup(self) -> CleanUp:
+        """Limits of the clean-up."""
+        return CleanUp(tumour_ml=self.clean_tumour_ml, enhancing_ml=self.clean_enhancing_ml)
 
     def __post_init__(self) -> None:
         """Raise `DataError` with the first setting that cannot be."""
@@ -81,7 +91,7 @@ class TrainSettings:
         for name in ("warmup", "tumour_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("minutes", "workers", "weight_decay"):
+        for name in ("minutes", "workers", "weight_decay", "clean_tumour_ml", "clean_enhancing_ml"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name, choices in (("precision", PRECISIONS), ("device", DEVICES)):

@@ -90,7 +90,7 @@ def train(
     card = _card(settings, training, validation, split_hash)
     out.mkdir(parents=True, exist_ok=True)
     with _own_random_state(settings.seed), _quiet():
-        module = _module(settings)
+        module = _module(settings, card)
         data = _data(settings, training, validation, transforms)
         recorder = Recorder(out, card, report=report)
         start = time.perf_counter()
@@ -108,11 +108,13 @@ def train(
     )
 
 
-def _module(settings: TrainSettings) -> SegmentationModule:
+def _module(settings: TrainSettings, card: ModelCard) -> SegmentationModule:
     return SegmentationModule(
         build_network(settings.network, **settings.arguments),
         patch=settings.patch,
         multiple=input_multiple(settings.network, **settings.arguments),
+        spacing=card.spacing,
+        cleanup=settings.cleanup,
         steps=settings.steps,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -175,6 +177,7 @@ def _card(settings: TrainSettings, training: Sequence[Path], validation: Sequenc
         network=settings.network,
         arguments=dict(settings.arguments),
         preprocessing=preprocessing[0],
+        cleanup=asdict(settings.cleanup),
         patch=tuple(settings.patch),
         cohort_hash=hashlib.sha256(names.encode()).hexdigest(),
         split_hash=split_hash,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.data.layouts import Case, read_classes, read_image
+from helpers.evaluation.compare import LabelFile, read_label_file
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES, MODALITIES, MODALITY_NAMES, REGION_NAMES, REGIONS, classes_to_regions
 from helpers.visual.slices import PLANES, best_slice, robust_window, show_slice, to_ras
 from helpers.visual.style import MUTED, add_legend, apply_style
@@ -57,6 +60,13 @@ class Comparison:
     reference: np.ndarray
     prediction: np.ndarray
     title: str
+
+    @classmethod
+    def read(cls, case: Case, prediction: Path, *, title: str, modality: str = "flair") -> Comparison:
+        """Read a case with a reference, and its prediction as this package writes it; raises `DataError`."""
+        image, affine = read_image(case)
+        predicted, _ = read_label_file(LabelFile(prediction, "brats2021"))
+        return cls(image[MODALITIES.index(modality)], affine, read_classes(case)[0], predicted, title)
 
 
 def show_modalities(
@@ -123,6 +133,7 @@ def show_prediction(
     region: str = "WT",
     plane: str = "axial",
     index: int | None = None,
+    focus: np.ndarray | None = None,
     axes: Sequence[Axes] | None = None,
     headings: bool = True,
 ) -> Sequence[Axes]:
@@ -139,6 +150,8 @@ def show_prediction(
         Region whose errors the third pane shows.
     plane, index
         As `show_slice`; by default the slice with the largest reference area (the prediction's where there is no reference).
+    focus : array (X, Y, Z), optional
+        As `show_slice`: fill the panes with what is not 0 in it.
     axes : three Axes, optional
     headings : bool
         Whether to write above the panes what they show.
@@ -157,8 +170,8 @@ def show_prediction(
     )
     window = robust_window(volume)
     for ax, (heading, labels, colours) in zip(axes, panes, strict=True):
-        show_slice(volume, affine, plane=plane, index=index, classes=labels, colours=colours, window=window, ax=ax)
-        ax.set_title(heading if headings else "")
+        drawn = {"plane": plane, "index": index, "classes": labels, "colours": colours, "window": window, "focus": focus}
+        show_slice(volume, affine, **drawn, title=heading if headings else "", ax=ax)
     return axes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.visual.figures import apply_style, show_modalities
-from helpers.visual.style import small_png
+from helpers.visual.pictures import to_palette
 
 CASE = 2
 """The phantom of the README: one focus with core, rim and oedema."""
@@ -25,9 +26,11 @@ def make_four_panes(path: Path, *, case: int = CASE, settings: PhantomSettings |
 
 def save_small(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG in a palette of 256 colours, half the size and hardly different to the eye; closes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(small_png(figure))
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=96)
     plt.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_palette(stream.getvalue()))
     return path
 
 

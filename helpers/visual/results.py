@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from helpers.evaluation.statistics import paired_test, summarise
 from helpers.regions import REGION_COLOURS, REGION_NAMES, REGIONS
-from helpers.visual.style import FIRST, INK, MUTED, new_axes
+from helpers.visual.style import FIRST, INK, MUTED, SECOND, new_axes
 
 METRIC_LABELS: dict[str, str] = {"dice": "Dice", "hd95": "HD95 (mm)", "sensitivity": "sensitivity", "precision": "precision"}
 
@@ -50,6 +50,27 @@ def show_history(history: pd.DataFrame, *, smooth: int = 1) -> Figure:
     for ax in (losses, scores):
         ax.grid(axis="y")
     return figure
+
+
+def show_race(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
+    """Mean validation Dice of several trainings against the seconds since each began, with the number of steps at the end.
+
+    Parameters
+    ----------
+    histories : mapping from name to DataFrame
+        As `show_history` takes them, with the column ``seconds``.
+    ax : Axes, optional
+    """
+    ax = new_axes(ax, (7.4, 3.4))
+    for (name, history), colour in zip(histories.items(), (FIRST, SECOND, INK, MUTED), strict=False):
+        valid = history[history["dice_mean"].notna()]
+        steps = int(history["step"].iloc[-1])
+        ax.plot(valid["seconds"], valid["dice_mean"], color=colour, marker="o", markersize=5, label=f"{name}, {steps} steps")
+    ax.set(xlabel="seconds of training", ylabel="mean validation Dice", xlim=(0, None), ylim=(0, 1))
+    ax.set_title("Equal time, unequal steps")
+    ax.legend(loc="best")
+    ax.grid(axis="y")
+    return ax
 
 
 def show_scores(scores: pd.DataFrame, *, metric: str = "dice", ax: Axes | None = None) -> Axes:
@@ -124,11 +145,12 @@ def show_paired(
             ax.plot([0, 1], [x, y], color=colour, linewidth=1.6, marker="o", markeredgecolor=INK, zorder=2 + up)
         result = paired_test(after, before)
         interval = result.difference
-        span = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if np.isfinite(interval.low) else ""
+        digits = 1 if metric == "hd95" else 3
+        span = f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]" if np.isfinite(interval.low) else ""
         chance = f"p = {result.p_value:.3f}" if np.isfinite(result.p_value) else "n too small for a test"
         ax.set_title(f"{REGION_NAMES[region]} {region}")
         count = f"better in {int(better.sum())} of {len(before)} (coloured)"
-        ax.set_xlabel(f"{names[1]} − {names[0]}: {interval.mean:+.3f}{span}\n{count}\n{chance}", fontsize=9, color=MUTED)
+        ax.set_xlabel(f"{names[1]} − {names[0]}: {interval.mean:+.{digits}f}{span}\n{count}\n{chance}", fontsize=9, color=MUTED)
         ax.set_xticks([0, 1], names)
         ax.set_xlim(-0.3, 1.3)
         ax.grid(axis="y")

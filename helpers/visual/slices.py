@@ -95,6 +95,7 @@ def show_slice(
     colours: Mapping[int, str] = CLASS_COLOURS,
     window: tuple[float, float] | None = None,
     crop: bool = True,
+    focus: np.ndarray | None = None,
     marks: bool = True,
     title: str = "",
     ax: Axes | None = None,
@@ -118,6 +119,8 @@ def show_slice(
         Values shown black and white (`robust_window`).
     crop : bool
         Whether to fill the pane with what is not background, plus a margin of 6 mm.
+    focus : array (X, Y, Z), optional
+        Fill the pane with what is not 0 in this instead, such as a label map.
     marks : bool
         Whether to draw orientation letters and scale bar.
     title : str
@@ -138,7 +141,7 @@ def show_slice(
     ax.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
     if classes is not None:
         draw_labels(ax, cut(classes, affine, plane=plane, index=index)[0], size, colours=colours)
-    left, right, bottom, top = _frame(volume, affine, plane, extent) if crop else extent
+    left, right, bottom, top = _frame(volume if focus is None else focus, affine, plane, extent) if crop else extent
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
     ax.spines[:].set_visible(False)
     ax.set_title(title)

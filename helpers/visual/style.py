@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -10,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch
-from PIL import Image
 
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES
 
@@ -73,16 +71,3 @@ def add_legend(where: Axes | Figure, names: Mapping[str, str] | None = None, **o
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """Return `ax`, or the Axes of a new figure of `size` inches where there is none."""
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
-
-
-def small_png(figure: Figure, *, dpi: int = 96) -> bytes:
-    """A figure as PNG in a palette of 256 colours: half the size and hardly different to the eye."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, facecolor="white")
-    # greys fill most of the picture: a palette by frequency would leave no place for the colours of the labels
-    palette = (
-        Image.open(stream).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
-    )
-    small = io.BytesIO()
-    palette.save(small, format="png", optimize=True)
-    return small.getvalue()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from helpers.data.layouts import Case, read_classes, read_image
 from helpers.regions import CLASSES, REGIONS, classes_to_regions
 from helpers.visual.slices import PLANES, to_ras
 
@@ -80,6 +83,16 @@ def summarise_case(identifier: str, image: np.ndarray, classes: np.ndarray, affi
         shadows=_shadows(inside > 0, brain[box]),
         size_mm=tuple(float(n * size) for n, size in zip(inside.shape, spacing, strict=True)),
     )
+
+
+def summarise_cases(cases: Sequence[Case], *, workers: int = 1) -> list[CaseSummary]:
+    """Read and summarise cases with references, `workers` at a time in threads; memory is bounded by one case a worker."""
+
+    def read(case: Case) -> CaseSummary:
+        return summarise_case(case.identifier, read_image(case)[0], *read_classes(case))
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return list(pool.map(read, cases))
 
 
 def _used(mask: np.ndarray, axis: int) -> slice:

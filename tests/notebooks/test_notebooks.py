@@ -15,7 +15,10 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": "4.0", "SEED": "7", "WORKERS": "2"}
 """For every notebook that has the parameter."""
 
-OWN: dict[str, dict[str, str]] = {}
+OWN: dict[str, dict[str, str]] = {
+    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4"},
+    "04_train_swin_unetr": {"MINUTES": "0.05"},
+}
 """Further parameters by notebook name; each must exist in that notebook."""
 
 each_notebook = pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.visual.pictures import to_palette
 from helpers.visual.slices import PLANES, cut, draw_labels, show_slice
-from helpers.visual.style import add_legend, small_png
+from helpers.visual.style import add_legend
 from helpers.visual.viewer.pack import Grid
 from helpers.visual.viewer.panes import label_map
 
@@ -41,7 +43,9 @@ def draw_still(viewer: SliceViewer) -> bytes:
         ax.set_axis_off()
     if names := _legend(viewer):
         add_legend(figure, names, fontsize=9)
-    return small_png(figure, dpi=80)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=80, facecolor="white")
+    return to_palette(stream.getvalue())
 
 
 def _draw_pane(ax: Axes, viewer: SliceViewer, number: int, index: int | None) -> None:

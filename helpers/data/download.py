@@ -1,0 +1,237 @@
+"""Fetching public cohorts: BraTS 2021 through the Kaggle API, MSD Task01 from the mirror that MONAI names.
+
+A download that broke off continues where it stopped, and what arrives is extracted aside and then renamed, so that a cohort's
+folder never holds half a file. MONAI's own `download_and_extract` starts again from nothing, which hurts with 7 GB; only its
+address and checksum are used. Tested against a local server and a stand-in for the package kaggle (whose calls were compared
+with the source of kaggle 2.2.5); the real services were out of reach when this was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import requests
+from tqdm.auto import tqdm
+
+from helpers.data.files import DataError
+
+KAGGLE_DATASET = "dschettler8845/brats-2021-task1"
+KAGGLE_ARCHIVE = "BraTS2021_Training_Data.tar"
+MSD_TASK = "Task01_BrainTumour"
+CHUNK = 2**16
+"""Bytes read at a time; when a download breaks off, at most as many are received in vain."""
+
+
+def download_msd(folder: Path, *, progress: bool = True) -> Path:
+    """Fetch MSD Task01 (484 cases with reference, 7 GB) so that `folder` holds dataset.json, imagesTr and labelsTr.
+
+    Returns
+    -------
+    Path
+        `folder`. A cohort that is already there is left as it is.
+
+    Raises
+    ------
+    DataError
+        If the server cannot be reached, or what arrived is damaged or unsafe to extract.
+    """
+    from monai.apps import DecathlonDataset
+
+    folder, archive = Path(folder), Path(folder) / f"{MSD_TASK}.tar"
+    if (folder / "dataset.json").is_file() and not archive.exists():
+        return folder
+    fetch(DecathlonDataset.resource[MSD_TASK], archive, md5=DecathlonDataset.md5[MSD_TASK], progress=progress)
+    with archive.open("rb") as stream:
+        extract_tar(stream, folder, name=archive.name, base=MSD_TASK)
+    archive.unlink()
+    return folder
+
+
+def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
+    """Fetch the BraTS 2021 training cases (1251 cases, 13 GB) from Kaggle into `folder`, one folder a case.
+
+    Returns
+    -------
+    Path
+        `folder`. A cohort that is already there is left as it is.
+
+    Raises
+    ------
+    DataError
+        If there is no Kaggle token, it is readable by others, the package kaggle is absent, or the download fails.
+    """
+    folder, archive = Path(folder), Path(folder) / f"{KAGGLE_DATASET.rpartition('/')[2]}.zip"
+    if next(folder.glob("BraTS2021_*/*.nii*"), None) and not archive.exists():
+        return folder
+    require_kaggle_token()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import kaggle  # reads the token while it is imported, hence after the check
+
+        kaggle.api.authenticate()
+        kaggle.api.dataset_download_files(KAGGLE_DATASET, path=str(folder), quiet=not progress, unzip=False)
+    except ImportError as error:
+        raise DataError("the package kaggle is not installed; run `pip install kaggle` and try again") from error
+    except (OSError, ValueError, SystemExit) as error:  # older versions of kaggle end the process on a wrong token
+        raise DataError(
+            f"Kaggle did not hand out {KAGGLE_DATASET} ({error}); check token, network and disk, run the same command again"
+        ) from error
+    try:
+        with zipfile.ZipFile(archive) as zipped, zipped.open(KAGGLE_ARCHIVE) as stream:
+            extract_tar(stream, folder, name=archive.name)
+    except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
+        archive.unlink(missing_ok=True)
+        raise DataError(
+            f"{archive.name} from Kaggle was damaged ({error}) and is deleted; run the same command again"
+        ) from error
+    archive.unlink()
+    return folder
+
+
+def require_kaggle_token() -> Path:
+    """Path of the user's Kaggle token, after making sure that it exists and that nobody else can read it."""
+    token = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle") / "kaggle.json"
+    if not token.is_file():
+        raise DataError(
+            f"there is no Kaggle token at {token}; create an API key of the kind kaggle.json at "
+            f"https://www.kaggle.com/settings, save it there and run `chmod 600 {token}`"
+        )
+    if os.name == "posix" and token.stat().st_mode & 0o077:
+        raise DataError(f"the Kaggle token {token} can be read by other users of this machine; run `chmod 600 {token}`")
+    return token
+
+
+def fetch(url: str, target: Path, *, md5: str, progress: bool = True, attempts: int = 5, pause: float = 2.0) -> Path:
+    """Download a file so that `target` is either complete and right or absent.
+
+    Parameters
+    ----------
+    url : str
+        Address of the file.
+    target : Path
+        Where it goes; until it is complete, it grows as ``<target>.part`` beside it, from which the next call continues.
+    md5 : str
+        Checksum that the publisher states, in hexadecimal.
+    progress : bool
+        Show a progress bar.
+    attempts : int
+        How often in a row to try without receiving anything before giving up.
+    pause : float
+        Seconds between attempts.
+
+    Raises
+    ------
+    DataError
+        If the server refuses or keeps breaking off, or the checksum differs, in which case the file is deleted.
+    """
+    target = Path(target)
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _receive(url, part, progress)
+            break
+        except requests.RequestException as error:
+            failures = 0 if _size(part) > before else failures + 1
+            if failures >= attempts or _refused(error):
+                raise DataError(
+                    f"{url} cannot be downloaded ({error}); check the network and run the same command again, it continues "
+                    f"after {_size(part) / 1e9:.2f} GB"
+                ) from error
+            time.sleep(pause)
+        except OSError as error:
+            raise DataError(f"{part} cannot be written ({error}); make room and run the same command again") from error
+    with part.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        part.unlink()
+        raise DataError(f"{target.name} arrived with checksum {found} instead of {md5} and was deleted; download it again")
+    return part.replace(target)
+
+
+def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") -> None:
+    """Extract a tar archive, compressed or not, into `folder`, entry by entry only after all of it was read.
+
+    Parameters
+    ----------
+    stream : binary file
+        Read from front to back, so that it may be a member of another archive.
+    folder : Path
+        Target.
+    name : str
+        Name of the archive for error messages.
+    base : str
+        Folder inside the archive whose entries go to `folder`; by default the archive's own top level.
+
+    Raises
+    ------
+    DataError
+        If the archive is damaged, or an entry would leave the folder (absolute, "..", outward links, devices).
+    """
+    aside = Path(folder) / ".extracting"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                if not Path(member.name).name.startswith("._"):  # left by macOS in the published archive of MSD
+                    archive.extract(member, aside, filter="data")
+        while stream.read(CHUNK):  # a zip compares its checksum at the end of a member
+            pass
+        # dataset.json comes after the folders it describes, so that it marks a complete cohort
+        for entry in sorted((aside / base).iterdir(), key=Path.is_file):
+            _replace(entry, Path(folder) / entry.name)
+    except (tarfile.TarError, EOFError, FileNotFoundError) as error:
+        raise DataError(f"{name} cannot be extracted ({error}); delete it and download it again") from error
+    except OSError as error:
+        raise DataError(f"{name} cannot be extracted ({error}); make room and run the same command again") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _receive(url: str, part: Path, progress: bool) -> None:
+    """Append to `part` what the server still has; start again where it cannot continue."""
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=60) as response:
+        if have and response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # nothing is left to send; whether that is because all of it is here, the checksum tells
+        response.raise_for_status()
+        continues = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        have = have if continues else 0
+        total = have + int(response.headers.get("Content-Length", 0)) or None
+        with (
+            part.open("ab" if continues else "wb") as stream,
+            tqdm(
+                desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1000, disable=not progress
+            ) as bar,
+        ):
+            for chunk in response.iter_content(CHUNK):
+                stream.write(chunk)
+                bar.update(len(chunk))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _refused(error: requests.RequestException) -> bool:
+    """Whether asking again is pointless: the address is wrong or closed."""
+    return error.response is not None and 400 <= error.response.status_code < 500
+
+
+def _replace(source: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)

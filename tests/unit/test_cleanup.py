@@ -1,0 +1,67 @@
+"""Specks are taken out of predictions, tumours are not."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from helpers.evaluation.cleanup import CleanUp, clean_up
+from helpers.regions import ED, ET, NCR
+
+
+def tumour_with_specks():
+    classes = np.zeros((40, 40, 40), np.uint8)
+    classes[10:24, 10:24, 10:24] = ED
+    classes[14:20, 14:20, 14:20] = ET
+    classes[16:18, 16:18, 16:18] = NCR
+    specks = classes.copy()
+    specks[35:38, 35:38, 35:38] = ET
+    specks[2, 2, 2] = ED
+    return classes, specks
+
+
+def test_small_pieces_vanish_and_the_tumour_stays():
+    tumour, specks = tumour_with_specks()
+    assert np.array_equal(clean_up(specks, (1, 1, 1), CleanUp(tumour_ml=0.1, enhancing_ml=0.0)), tumour)
+    assert specks[2, 2, 2] == ED, "the argument is left as it was"
+
+
+def test_limits_are_volumes_not_voxels():
+    _, specks = tumour_with_specks()
+    cleaned = clean_up(specks, (2, 2, 2), CleanUp(tumour_ml=0.1, enhancing_ml=0.0))
+    assert (cleaned[35:38, 35:38, 35:38] == ET).all(), "27 voxels of 8 mm3 are 0.2 ml"
+    assert cleaned[2, 2, 2] == 0
+
+
+def test_the_largest_piece_stays_however_small():
+    classes = np.zeros((10, 10, 10), np.uint8)
+    classes[2:4, 2:4, 2:4] = ED
+    classes[8, 8, 8] = ED
+    cleaned = clean_up(classes, (1, 1, 1), CleanUp(tumour_ml=5.0, enhancing_ml=0.0))
+    assert (cleaned > 0).sum() == 8
+
+
+def test_a_trace_of_enhancement_becomes_necrotic_core_and_more_does_not():
+    tumour, _ = tumour_with_specks()
+    enhancing_ml = (tumour == ET).sum() / 1000
+    kept = clean_up(tumour, (1, 1, 1), CleanUp(tumour_ml=0.0, enhancing_ml=enhancing_ml * 0.99))
+    assert np.array_equal(kept, tumour)
+    turned = clean_up(tumour, (1, 1, 1), CleanUp(tumour_ml=0.0, enhancing_ml=enhancing_ml * 1.01))
+    assert not (turned == ET).any()
+    assert np.array_equal(turned > 0, tumour > 0)
+    assert (turned[tumour == ET] == NCR).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_limits_at_zero_change_nothing_and_pieces_agree_with_a_plain_count(seed):
+    classes = (np.random.default_rng(seed).random((20, 20, 20)) > 0.97).astype(np.uint8) * ED
+    assert np.array_equal(clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0)), classes)
+    cleaned = clean_up(classes, (1, 1, 1), CleanUp(tumour_ml=0.002, enhancing_ml=0.0))
+    pieces, count = ndimage.label(classes, structure=np.ones((3, 3, 3)))
+    expected = sum((pieces == number).sum() for number in range(1, count + 1) if (pieces == number).sum() >= 2)
+    assert (cleaned > 0).sum() == expected
+
+
+def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
+    assert not clean_up(np.zeros((4, 4, 4), np.uint8), (1, 1, 1), CleanUp()).any()
+    with pytest.raises(ValueError, match="negative"):
+        CleanUp(tumour_ml=-1.0)

@@ -1,0 +1,191 @@
+"""Cases are found in every layout as it is published, with its oddities, and read with the right channels and labels."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from helpers.data.files import DataError, write_volume
+from helpers.data.layouts import ALIASES, LAYOUTS, discover, layout_key, read_classes, read_image
+from helpers.regions import MODALITIES
+from tests.cases import LPS, case_arrays, write_case
+
+each_layout = pytest.mark.parametrize("layout", list(LAYOUTS))
+
+
+@each_layout
+@pytest.mark.parametrize("wanted", ["auto", None])
+def test_every_layout_is_found_and_read_the_same(tmp_path, layout, wanted):
+    image, classes = case_arrays(seed=3)
+    name = "BraTS-GLI-00003-000"
+    write_case(tmp_path, name, layout, image=image, classes=classes)
+    (case,) = discover(tmp_path, wanted or layout)
+    assert (case.identifier, case.layout, case.missing) == (name, layout, ())
+    found, affine = read_image(case)
+    assert np.array_equal(found, image)
+    assert np.allclose(affine, LPS)
+    reference, affine = read_classes(case)
+    assert np.array_equal(reference, classes)
+    assert reference.dtype == np.uint8
+    assert np.allclose(affine, LPS)
+
+
+@pytest.mark.parametrize("alias", [*ALIASES, "BraTS2020", "MSD"])
+def test_other_names_of_a_layout(alias):
+    assert layout_key(alias) in LAYOUTS
+
+
+def test_brats_2018_keeps_its_cases_below_hgg_and_lgg(tmp_path):
+    write_case(tmp_path / "HGG", "Brats18_2013_2_1")
+    write_case(tmp_path / "LGG", "Brats18_2013_0_1")
+    cases = discover(tmp_path, "brats2018")
+    assert [case.identifier for case in cases] == ["Brats18_2013_0_1", "Brats18_2013_2_1"]
+    assert [case.identifier for case in discover(tmp_path / "HGG")] == ["Brats18_2013_2_1"]
+
+
+def test_brats_2020_is_not_compressed_and_one_label_map_has_its_old_name(tmp_path):
+    _, classes = case_arrays()
+    case = write_case(tmp_path, "BraTS20_Training_355")
+    for modality, volume in zip(MODALITIES, read_image(case)[0], strict=True):
+        write_volume(case.images[modality].path.with_suffix(""), volume, LPS)
+    write_volume(case.label.with_name("W39_1998.09.19_Segm.nii"), np.choose(classes, [0, 1, 2, 4]).astype(np.uint8), LPS)
+    for path in case.files:
+        path.unlink()
+    (found,) = discover(tmp_path, "brats2020")
+    assert found.label.name == "W39_1998.09.19_Segm.nii"
+    assert all(path.suffix == ".nii" for path in found.files)
+    assert np.array_equal(read_classes(found)[0], classes)
+
+
+def test_sessions_of_one_patient_share_it_from_brats_2023_on(tmp_path):
+    for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000"):
+        write_case(tmp_path, name, "brats2023")
+    patients = {case.identifier: case.patient for case in discover(tmp_path)}
+    assert patients == {
+        "BraTS-GLI-00005-000": "BraTS-GLI-00005",
+        "BraTS-GLI-00005-001": "BraTS-GLI-00005",
+        "BraTS-GLI-00006-000": "BraTS-GLI-00006",
+    }
+
+
+@pytest.mark.parametrize("order", [("FLAIR", "T1w", "t1gd", "T2w"), ("T2", "t1ce", "T1", "flair")])
+def test_msd_channels_follow_its_description(tmp_path, order):
+    image, _ = case_arrays()
+    case = write_case(tmp_path, "BRATS_001", "msd")
+    names = {"flair": "flair", "t1w": "t1", "t1": "t1", "t1gd": "t1ce", "t1ce": "t1ce", "t2w": "t2", "t2": "t2"}
+    stack = np.stack([image[MODALITIES.index(names[name.lower()])] for name in order], axis=-1)
+    write_volume(case.images["t1"].path, stack, LPS)
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {str(i): name for i, name in enumerate(order)}}))
+    (case,) = discover(tmp_path)
+    assert np.array_equal(read_image(case)[0], image)
+    assert len(case.files) == 2
+
+
+def test_msd_labels_are_oedema_core_enhancing(tmp_path):
+    """MONAI's own BraTS notebook takes 2 for the enhancing tumour; dataset.json says 3."""
+    case = write_case(tmp_path, "BRATS_001", "msd")
+    write_volume(case.label, np.array([0, 1, 2, 3], np.uint8).reshape(4, 1, 1), LPS)
+    assert read_classes(case)[0].ravel().tolist() == [0, 2, 1, 3]
+
+
+def test_msd_test_images_have_no_labels_and_resource_forks_are_no_cases(tmp_path):
+    case = write_case(tmp_path, "BRATS_001", "msd")
+    source = case.images["t1"].path
+    (tmp_path / "imagesTs").mkdir()
+    shutil.copy(source, tmp_path / "imagesTs" / "BRATS_485.nii.gz")
+    for path in (source, case.label):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    training, test = discover(tmp_path, "msd")
+    assert (training.identifier, test.identifier) == ("BRATS_001", "BRATS_485")
+    assert (training.label, test.label) == (case.label, None)
+    with pytest.raises(DataError, match="case BRATS_485 has no reference label map"):
+        read_classes(test)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no json", "{}", '{"modality": {"0": "FLAIR", "1": "CT"}}', '{"modality": {"0": "FLAIR"}}', '{"modality": 4}', "[]"],
+)
+def test_a_description_of_other_channels_is_refused(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json .*(expected|describe)"):
+        discover(tmp_path)
+
+
+def test_resource_forks_are_no_cases_in_brats_either(tmp_path):
+    case = write_case(tmp_path)
+    for path in case.files:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert [found.identifier for found in discover(tmp_path)] == [case.identifier]
+
+
+@pytest.mark.parametrize("layout", ["brats2021", "brats2023"])
+def test_incomplete_cases_are_found_and_say_what_is_missing(tmp_path, layout):
+    case = write_case(tmp_path, layout=layout)
+    case.images["t1"].path.unlink()
+    case.images["t2"].path.unlink()
+    case.label.unlink()
+    (found,) = discover(tmp_path)
+    assert found.missing == ("t1", "t2")
+    assert found.label is None
+    with pytest.raises(DataError, match="case Case_001 has no t1 and no t2 file; leave the case out or add the file"):
+        read_image(found)
+
+
+def test_a_case_with_only_a_label_map_is_no_case(tmp_path):
+    case = write_case(tmp_path)
+    for source in case.images.values():
+        source.path.unlink()
+    with pytest.raises(DataError, match="holds no case"):
+        discover(tmp_path)
+
+
+def test_a_single_case_is_found_from_its_own_folder(tmp_path):
+    write_case(tmp_path, "Case_001")
+    write_case(tmp_path, "Case_002")
+    assert [case.identifier for case in discover(tmp_path / "Case_002")] == ["Case_002"]
+
+
+def test_compressed_and_plain_copies_are_one_case(tmp_path):
+    case = write_case(tmp_path)
+    write_volume(case.images["t1"].path.with_suffix(""), read_image(case)[0][0], LPS)
+    (found,) = discover(tmp_path)
+    assert found.missing == ()
+
+
+def test_two_cases_of_one_name_are_refused(tmp_path):
+    write_case(tmp_path / "HGG", "Case_001")
+    write_case(tmp_path / "LGG", "Case_001")
+    with pytest.raises(DataError, match=r"Case_001 .*rename or remove one"):
+        discover(tmp_path)
+
+
+def test_folders_and_layouts_that_do_not_exist_are_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="there is no layout 'dicom'; choose one of brats2021"):
+        discover(tmp_path, "dicom")
+    with pytest.raises(DataError, match="does not exist; give the folder that holds the cases"):
+        discover(tmp_path / "nowhere")
+    for layout in ("auto", *LAYOUTS):
+        with pytest.raises(DataError, match=r"holds no case in .*known layouts are brats2021, brats2023, msd"):
+            discover(tmp_path, layout)
+
+
+def test_modalities_on_other_grids_are_not_stacked(tmp_path):
+    case = write_case(tmp_path)
+    image, _ = case_arrays()
+    moved = LPS.copy()
+    moved[0, 3] = 1
+    write_volume(case.images["flair"].path, image[3], moved)
+    with pytest.raises(DataError, match=r"Case_001_flair\.nii\.gz has another affine than Case_001_t1\.nii\.gz"):
+        read_image(case)
+    write_volume(case.images["flair"].path, image[3, 1:], LPS)
+    with pytest.raises(DataError, match=r"has shape \(23, 28, 20\), Case_001_t1\.nii\.gz has \(24, 28, 20\)"):
+        read_image(case)
+
+
+def test_labels_of_another_source_name_the_file(tmp_path):
+    case = write_case(tmp_path)
+    write_volume(case.label, case_arrays()[1], LPS)
+    with pytest.raises(DataError, match=r"Case_001_seg\.nii\.gz: labels \[3\] do not exist .*use layout brats2023"):
+        read_classes(case)

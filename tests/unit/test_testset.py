@@ -1,0 +1,51 @@
+"""A test set goes through files, and is scored whole or not at all."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.data.files import DataError, read_label_values
+from helpers.data.layouts import read_classes
+from helpers.data.preprocess import PreprocessSettings
+from helpers.evaluation.metrics import score_case
+from helpers.evaluation.testset import score_cases
+from helpers.models.checkpoints import ModelCard
+from helpers.models.networks import build_network
+from helpers.regions import BRATS2021, to_classes
+from tests.cases import write_case
+
+CARD = ModelCard("unet", {"channels": (4, 8)}, asdict(PreprocessSettings()), (16, 16, 16))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return build_network("unet", channels=(4, 8)).eval()
+
+
+@pytest.mark.parametrize("layout", ["brats2021", "brats2023"])
+def test_scores_are_those_of_the_files(tmp_path, network, layout):
+    cases = [write_case(tmp_path / "cohort", f"Case_00{number}", layout, seed=number) for number in (1, 2)]
+    scores, files = score_cases(network, CARD, cases, folder=tmp_path / "predictions")
+    assert scores["case"].tolist() == ["Case_001"] * 3 + ["Case_002"] * 3
+    assert set(files) == {"Case_001", "Case_002"}
+    for case in cases:
+        predicted = to_classes(read_label_values(files[case.identifier])[0], BRATS2021)
+        expected = score_case(predicted, read_classes(case)[0], (1.0, 1.0, 1.0))
+        mine = scores[scores["case"] == case.identifier].drop(columns="case")
+        np.testing.assert_allclose(mine.drop(columns="region").astype(float), expected.drop(columns="region").astype(float))
+
+
+def test_a_case_without_reference_stops_the_test(tmp_path, network):
+    case = replace(write_case(tmp_path / "cohort"), label=None)
+    with pytest.raises(DataError, match="no reference"):
+        score_cases(network, CARD, [case], folder=tmp_path / "predictions")
+
+
+def test_a_case_that_cannot_be_predicted_stops_the_test(tmp_path, network):
+    case = write_case(tmp_path / "cohort")
+    case.files[1].write_bytes(b"")
+    with pytest.raises(DataError, match="empty"):
+        score_cases(network, CARD, [case], folder=tmp_path / "predictions")
