@@ -63,7 +63,7 @@ chromium:
 
 figures: $(READY) chromium ## rebuild the figures of the README in images/
 	@$(BIN)/python -m helpers.visual.readme
-	@$(BIN)/python -m helpers.visual.readme_viewer
+	@$(BIN)/python -m tests.browser.film
 
 outputs: $(READY) ## refresh the outputs in the committed notebooks by one full run with their defaults
 	@$(BIN)/python -m helpers run --update-notebooks

@@ -1,4 +1,4 @@
-"""Rebuild the README's moving picture of the viewer: ``python -m helpers.visual.readme_viewer [FOLDER]``.
+"""Rebuild the README's moving picture of the viewer: ``python -m tests.browser.film [FOLDER]``.
 
 It is filmed in a real browser (Debian's chromium, through Playwright), from the page that `SliceViewer.to_html` writes.
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from helpers.data.files import DataError
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.visual.readme import CASE
 from helpers.visual.viewer import SliceViewer
+from tests.browser.conftest import CHROMIUM, FLAGS
 
-SIZE = (760, 345)
+SIZE = (760, 326)
 """Width and height of the window in CSS pixels."""
 
 MILLISECONDS = 90
@@ -46,14 +47,11 @@ def film_viewer(path: Path, *, case: int = CASE, settings: PhantomSettings | Non
 
 
 def _frames(page: Path, steps: int) -> Iterator[Image.Image]:
-    from playwright.sync_api import sync_playwright  # of the tests' requirements, not of the package's
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
+    if CHROMIUM is None:
         raise DataError("there is no chromium to film the viewer with; on Debian and Ubuntu: apt-get install chromium")
-    flags = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    flags = [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         window = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
         window.goto(page.as_uri())
         root = window.locator(".slice-viewer[data-ready]")
