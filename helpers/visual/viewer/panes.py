@@ -121,6 +121,19 @@ def array_panes(image: np.ndarray, labels: np.ndarray | None) -> list[Pane]:
     return [Pane(image, labels)] if image.ndim == 3 else modality_panes(image, labels)
 
 
+def panes_of(
+    source: Case | Path | str | np.ndarray | Sequence[Pane], affine: np.ndarray | None, *, labels: np.ndarray | None
+) -> tuple[list[Pane], np.ndarray | None, str]:
+    """Panes of whatever `SliceViewer` takes, with their affine and a name."""
+    if isinstance(source, Case):
+        return *case_panes(source), source.identifier
+    if isinstance(source, (str, Path)):
+        return *file_panes(Path(source)), Path(source).name
+    if isinstance(source, np.ndarray):
+        return array_panes(source, labels), affine, ""
+    return list(source), affine, ""
+
+
 def check_panes(panes: Sequence[Pane]) -> None:
     """Raise `DataError` with one sentence for the first pane that cannot be shown."""
     if not panes:

@@ -13,7 +13,7 @@ import traitlets
 from helpers.data.layouts import Case
 from helpers.visual.slices import PLANES
 from helpers.visual.viewer.export import framed_page, write_page
-from helpers.visual.viewer.panes import Pane, array_panes, case_panes, file_panes
+from helpers.visual.viewer.panes import Pane, panes_of
 from helpers.visual.viewer.scene import STATE, Scene, pack_scene
 from helpers.visual.viewer.server import what_to_install
 from helpers.visual.viewer.still import draw_still
@@ -104,7 +104,8 @@ class SliceViewer(anywidget.AnyWidget):
         title: str = "",
         **state,
     ) -> None:
-        self.scene = _scene_of(source, affine, labels=labels, columns=columns, title=title)
+        panes, affine, name = panes_of(source, affine, labels=labels)
+        self.scene = pack_scene(panes, affine, columns=columns, title=title or name)
         super().__init__(**_contents(self.scene))
         self.observe(self._derive, ["cursor", "plane", "windows", "active"])
         self._derive()
@@ -123,7 +124,8 @@ class SliceViewer(anywidget.AnyWidget):
         title: str = "",
     ) -> None:
         """Show something else in the same place, such as the next case; parameters as those of the class."""
-        self.scene = _scene_of(source, affine, labels=labels, columns=columns, title=title)
+        panes, affine, name = panes_of(source, affine, labels=labels)
+        self.scene = pack_scene(panes, affine, columns=columns, title=title or name)
         with self.hold_sync():
             with self.hold_trait_notifications():
                 self.active = 0
@@ -226,26 +228,6 @@ def _rising(window: tuple[float, float]) -> tuple[float, float]:
     if not (np.isfinite(window).all() and window[0] < window[1]):
         raise traitlets.TraitError(f"a window runs from a darker to a brighter value, not from {window[0]} to {window[1]}")
     return window
-
-
-def _scene_of(
-    source: Case | Path | str | np.ndarray | Sequence[Pane],
-    affine: np.ndarray | None,
-    *,
-    labels: np.ndarray | None,
-    columns: int | None,
-    title: str,
-) -> Scene:
-    if isinstance(source, Case):
-        panes, affine = case_panes(source)
-        title = title or source.identifier
-    elif isinstance(source, (str, Path)):
-        panes, affine = file_panes(Path(source))
-    elif isinstance(source, np.ndarray):
-        panes = array_panes(source, labels)
-    else:
-        panes = list(source)
-    return pack_scene(panes, affine, columns=columns, title=title)
 
 
 def _contents(scene: Scene) -> dict[str, object]:
