@@ -21,7 +21,7 @@ RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHOR
 	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
 
 .NOTPARALLEL:
-.PHONY: help run lab test quick lint unit notebooks figures outputs lock clean
+.PHONY: help run lab test quick lint unit notebooks browser chromium figures outputs lock clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -35,7 +35,7 @@ run: $(READY) ## execute the notebooks in order; results and an index page go to
 lab: $(READY) ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-test: lint unit notebooks ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort
+test: lint unit notebooks browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
 
 quick: lint unit ## lint and unit tests
 
@@ -51,8 +51,19 @@ unit: $(READY) ## unit tests
 notebooks: $(READY) ## execute the notebooks on a tiny cohort
 	@$(BIN)/python -m pytest tests/notebooks
 
-figures: $(READY) ## rebuild the figures of the README in images/
+browser: $(READY) chromium ## notebooks and viewer in a real JupyterLab and chromium, which is installed where that is allowed
+	@$(BIN)/python -m pytest tests/browser
+
+# Without a browser the tests skip with the reason, in CI they fail.
+chromium:
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then echo "Installing chromium ..."; \
+	{ apt-get -qq update && apt-get -qq install -y chromium; } > /dev/null 2>&1 || echo "chromium cannot be installed from here"; \
+	else echo "The browser tests need chromium; on Debian and Ubuntu: sudo apt-get install chromium"; fi
+
+figures: $(READY) chromium ## rebuild the figures of the README in images/
 	@$(BIN)/python -m helpers.visual.readme
+	@$(BIN)/python -m tests.browser.film
 
 outputs: $(READY) ## refresh the outputs in the committed notebooks by one full run with their defaults
 	@$(BIN)/python -m helpers run --update-notebooks

@@ -17,8 +17,12 @@ from traitlets.config import Config
 
 # A kernel writes to the terminal, past the notebook: that what it says can be read on the wire, and, when a finished one is
 # shut down, that it was interrupted. The first is mended, the second kept quiet; errors in cells are reported otherwise.
+# The state of widgets, megabytes of image, is not stored: a viewer leaves a still picture in the cell.
 KERNEL = Config(
-    {"KernelManager": {"transport_encryption": "auto"}, "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"]}}
+    {
+        "KernelManager": {"transport_encryption": "auto"},
+        "NotebookClient": {"extra_arguments": ["--IPKernelApp.log_level=50"], "store_widget_state": False},
+    }
 )
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -71,7 +71,7 @@ def test_every_line_for_conda_says_which_notebook_needs_it():
 
 
 @pytest.mark.parametrize(
-    ("folder", "declared"), [("helpers", REQUIRED), ("benchmarks", REQUIRED), ("tests", REQUIRED + FOR_TESTS)]
+    ("folder", "declared"), [("helpers", REQUIRED), ("benchmarks", REQUIRED + FOR_TESTS), ("tests", REQUIRED + FOR_TESTS)]
 )
 def test_what_is_imported_is_declared(folder, declared):
     distributions = packages_distributions()

@@ -1,0 +1,50 @@
+"""Every committed notebook, opened in JupyterLab: all cells run on the tiny cohort, and every viewer in it scrolls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from helpers.workspace import REPOSITORY
+from tests.browser.conftest import Lab, close_page, errors_in, open_notebook, open_page, run_all
+from tests.notebooks.test_notebooks import NOTEBOOKS, tiny_parameters
+
+
+@pytest.fixture(scope="module")
+def copies(lab: Lab, tmp_path_factory) -> dict[str, Path]:
+    """The notebooks with the tiny parameters, in the folder of the lab, by name; they share one workspace, in order."""
+    parameters = tiny_parameters(tmp_path_factory.mktemp("workspace"))
+    made = {}
+    for path in NOTEBOOKS:
+        notebook = parameterize_notebook(load_notebook_node(str(path)), parameters[path], engine_name=None)
+        notebook.metadata.pop("papermill", None)
+        made[path.stem] = lab.folder / path.name
+        nbformat.write(notebook, made[path.stem])
+    return made
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_a_notebook_runs_in_the_browser_and_its_viewers_scroll(browser, lab, copies, name):
+    page = open_page(browser)
+    open_notebook(page, lab, copies[name].name)
+    run_all(page, timeout=600_000)
+    assert errors_in(page) == []
+    uses_viewer = "SliceViewer(" in (REPOSITORY / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+    if uses_viewer:
+        page.locator(".slice-viewer[data-ready]").first.wait_for(timeout=30_000)
+    for viewer in page.locator(".slice-viewer[data-ready]").all():
+        viewer.evaluate("(root) => root.scrollIntoView({ block: 'center' })")
+        page.wait_for_timeout(450)
+        before = int(viewer.get_attribute("data-slice"))
+        box = viewer.locator(".slice-viewer-frame").first.bounding_box()
+        page.mouse.move(box["x"] + 20, box["y"] + 30)
+        page.mouse.move(box["x"] + 30, box["y"] + 40)
+        page.mouse.wheel(0, -100)
+        page.wait_for_timeout(100)
+        assert int(viewer.get_attribute("data-slice")) == before + 1
+    assert page.faults == []
+    close_page(page)

@@ -1,0 +1,112 @@
+"""Volumes of every kind, opened from disk: what is drawn is what is in them."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from helpers.regions import CLASS_NAMES
+from helpers.visual.slices import PLANES, cut
+from helpers.visual.viewer import Pane, SliceViewer, comparison_panes
+from tests.browser.conftest import close_page, open_page
+from tests.cases import LPS, case_arrays, write_case
+
+PICTURE = """(root, number) => {
+    const { picture, onPicture } = root.viewer.panes[number];
+    const { data, width, height } = onPicture.getImageData(0, 0, picture.width, picture.height);
+    return [width, height, [...data.filter((_, index) => index % 4 === 0)]];
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    page = open_page(browser)
+    yield page
+    close_page(page)
+
+
+@pytest.fixture
+def show(page, tmp_path):
+    """Open a viewer's page; no error of the script may be left behind."""
+
+    def opened(viewer: SliceViewer):
+        page.goto(viewer.to_html(tmp_path / "page.html").as_uri())
+        root = page.locator(".slice-viewer[data-ready]")
+        root.wait_for()
+        return root
+
+    yield opened
+    assert page.faults == []
+
+
+def oblique() -> np.ndarray:
+    turned = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.1, -0.2) @ np.diag([-1.0, 1.5, 2.5]), (10, -20, 30))
+    return turned[:, [2, 0, 1, 3]]
+
+
+def volumes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Cases by name: a volume without background (nothing is cropped) and its affine."""
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 1, (20, 24, 16))
+    with_missing = noise.astype(np.float32)
+    with_missing[3:9, 4:12, 5:9] = np.nan
+    return {
+        "oblique": ((noise * 100 + 500).astype(np.int16), oblique()),
+        "anisotropic": ((noise * 100 + 500).astype(np.int16), np.diag([-0.9, -0.9, 5.0, 1.0])),
+        "int16 with negative values": ((noise * 400 - 300).astype(np.int16), LPS),
+        "float with negative values": (noise, LPS),
+        "NaN": (with_missing, LPS),
+        "single slice": (noise[:, :, :1].astype(np.float32), LPS),
+    }
+
+
+@pytest.mark.parametrize("name", volumes())
+def test_every_plane_is_drawn_as_the_figures_draw_it(show, name):
+    volume, affine = volumes()[name]
+    low, high = np.nanpercentile(volume, [2, 98])
+    viewer = SliceViewer([Pane(volume, window=(low, high))], affine)
+    root = show(viewer)
+    for plane in PLANES:
+        root.evaluate("(root, plane) => { root.viewer.set({ plane }); root.viewer.draw() }", plane)
+        viewer.plane = plane
+        width, height, greys = root.evaluate(PICTURE, 0)
+        expected, size = cut(volume, affine, plane=plane, index=viewer.index)
+        expected = np.nan_to_num(np.clip((expected - low) / (high - low), 0, 1) * 255)
+        assert np.abs(np.array(greys).reshape(height, width) - expected).max() <= 2
+        box = root.locator(".slice-viewer-frame").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(width * size[1] / (height * size[0]), rel=0.05)
+
+
+def test_a_case_a_four_dimensional_file_and_one_without_labels(show, tmp_path):
+    image, classes = case_arrays()
+    case = write_case(tmp_path / "cohort", "BRATS_001", "msd", image=image, classes=classes)
+    root = show(SliceViewer(case))
+    assert root.locator(".slice-viewer-pane b").all_inner_texts() == ["T1", "T1ce", "T2", "FLAIR"]
+    assert root.locator(".slice-viewer-legend button").all_inner_texts() == list(CLASS_NAMES.values())
+    root = show(SliceViewer(case.images["t1"].path))
+    assert root.locator(".slice-viewer-pane").count() == 4
+    root = show(SliceViewer(image, LPS))
+    assert root.locator(".slice-viewer-legend").count() == 0
+    assert root.get_by_role("button", name="outline of the labels").count() == 0
+
+
+def test_errors_have_a_legend_of_their_own(show):
+    image, classes = case_arrays()
+    panes = comparison_panes(image[3], reference=classes, prediction=np.roll(classes, 2, axis=1))
+    root = show(SliceViewer(panes, LPS))
+    assert root.locator(".slice-viewer-legend button").all_inner_texts() == [*CLASS_NAMES.values(), "missed", "falsely marked"]
+
+
+def test_panes_of_different_grids_scroll_together(show):
+    image, classes = case_arrays((40, 48, 30))
+    coarse = LPS @ np.diag([2.0, 2.0, 2.0, 1.0])
+    panes = [Pane(image[3], classes, "fine"), Pane(image[3][::2, ::2, ::2], None, "coarse", affine=coarse)]
+    root = show(SliceViewer(panes, LPS, cursor=(20, 24, 14)))
+    inside = "(root) => root.viewer.panes.map((pane) => pane.inside)"
+    before = root.evaluate(PICTURE, 1)
+    root.evaluate("(root) => { root.viewer.go(18); root.viewer.draw() }")
+    assert root.evaluate(PICTURE, 1) != before
+    assert root.evaluate(inside) == [True, True]
+    widths = [box.bounding_box()["width"] for box in root.locator(".slice-viewer-frame").all()]
+    assert widths[0] == pytest.approx(widths[1], rel=0.15)
