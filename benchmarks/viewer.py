@@ -123,7 +123,7 @@ def measure(page: Page, lab: Lab, case: Path, *, events: int) -> dict[str, float
 
     page.on("websocket", listen)
     load = (
-        "from helpers.data.layouts import discover, read_classes, read_image\n"
+        "from helpers.data.layouts import discover\nfrom helpers.data.reading import read_classes, read_image\n"
         "from helpers.visual.viewer import SliceViewer\n"
         f"case = discover({str(case)!r})[0]\n(image, affine), (labels, _) = read_image(case), read_classes(case)"
     )

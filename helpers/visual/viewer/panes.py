@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from helpers.data.files import DataError, open_volume, read_volume
-from helpers.data.layouts import Case, read_classes, read_image
+from helpers.data.layouts import Case
+from helpers.data.reading import read_classes, read_image
 from helpers.regions import (
     CLASS_COLOURS,
     CLASS_NAMES,
