@@ -21,7 +21,7 @@ RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHOR
 	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
 
 .NOTPARALLEL:
-.PHONY: help run lab test quick lint unit notebooks browser chromium figures outputs lock clean
+.PHONY: help run lab test quick lint unit slow notebooks browser chromium figures outputs lock clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -35,7 +35,7 @@ run: $(READY) ## execute the notebooks in order; results and an index page go to
 lab: $(READY) ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-test: lint unit notebooks browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
+test: lint unit slow notebooks browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
 
 quick: lint unit ## lint and unit tests
 
@@ -47,6 +47,9 @@ lint: $(READY) ## style of code and notebooks, spelling
 
 unit: $(READY) ## unit tests
 	@$(BIN)/python -m pytest -n 2 tests/unit
+
+slow: $(READY) ## tests with real processes: training that is killed and resumed, the local cloud, fuzzing
+	@$(BIN)/python -m pytest -n 2 tests/slow
 
 notebooks: $(READY) ## execute the notebooks on a tiny cohort
 	@$(BIN)/python -m pytest tests/notebooks
