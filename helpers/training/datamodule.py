@@ -18,6 +18,7 @@ from helpers.data.augment import training_transforms
 from helpers.data.files import DataError
 from helpers.data.prepared import PreparedFile, open_prepared
 from helpers.regions import REGIONS, classes_to_regions
+from helpers.training.source import PatchSource
 
 ORDER, PATCH = 0, 1
 """Streams of random numbers drawn from one seed: the order of cases, and everything about a patch."""
@@ -135,7 +136,10 @@ class CaseDataModule(lightning.LightningDataModule):
 
     Parameters
     ----------
-    training, validation : sequence of Path
+    training : sequence of Path, or PatchSource
+        Prepared files with labels, or what gives patches ready for the network: `tumour_share`, `transforms` and `augment`
+        do not apply to it.
+    validation : sequence of Path
         Prepared files with labels.
     patch : sequence of 3 int
         Edges in voxels.
@@ -153,7 +157,7 @@ class CaseDataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        training: Sequence[Path],
+        training: Sequence[Path] | PatchSource,
         validation: Sequence[Path],
         *,
         patch: Sequence[int],
@@ -166,15 +170,26 @@ class CaseDataModule(lightning.LightningDataModule):
         augment: bool = True,
     ) -> None:
         super().__init__()
-        changes = (transforms or training_transforms(patch)) if augment else None
-        self.patches = PatchDataset(
-            training, patch=patch, count=batch * steps, seed=seed, tumour_share=tumour_share, transforms=changes
-        )
+        self.patches: Dataset | PatchSource
+        if isinstance(training, PatchSource):
+            if len(training) < batch * steps:
+                raise DataError(f"the source has {len(training)} patches; {steps} steps of {batch} take {batch * steps}")
+            self.patches = training
+        else:
+            changes = (transforms or training_transforms(patch)) if augment else None
+            self.patches = PatchDataset(
+                training, patch=patch, count=batch * steps, seed=seed, tumour_share=tumour_share, transforms=changes
+            )
+        self.count = batch * steps
         self.cases, self.batch, self.workers = CaseDataset(validation), batch, workers
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(
-            self.patches, batch_size=self.batch, num_workers=self.workers, pin_memory=torch.cuda.is_available(), shuffle=False
+            self.patches,
+            batch_size=self.batch,
+            sampler=range(self.count),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader:
