@@ -181,6 +181,7 @@ def _card(settings: TrainSettings, training: Sequence[Path], validation: Sequenc
         patch=tuple(settings.patch),
         cohort_hash=hashlib.sha256(names.encode()).hexdigest(),
         split_hash=split_hash,
+        training_cases=tuple(sorted(files[Path(path)].identifier for path in training)),
         training=asdict(settings),
     )
 
