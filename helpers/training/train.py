@@ -119,6 +119,7 @@ def _module(settings: TrainSettings, card: ModelCard) -> SegmentationModule:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
+        loss=settings.loss,
         minutes=settings.minutes or None,
     )
 
