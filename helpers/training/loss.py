@@ -1,4 +1,4 @@
-"""The loss: Dice plus binary cross-entropy over three overlapping regions."""
+"""The loss: Dice plus binary cross-entropy over three overlapping regions, or either of the two."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch.nn.functional import interpolate
 
 SMOOTH = 1e-5
 """Added above and below the fraction bar of Dice: keeps it finite, and 1 where prediction and target are both empty."""
+
+LOSSES: dict[str, tuple[str, ...]] = {"dice+bce": ("dice", "bce"), "dice": ("dice",), "bce": ("bce",)}
+"""Losses by name and what they add up. Dice alone and cross-entropy alone are there to be compared with their sum."""
 
 
 class RegionLoss(nn.Module):
@@ -29,10 +32,16 @@ class RegionLoss(nn.Module):
 
     A network with deep supervision gives several logits, the full size first. Each is compared with the target at its own
     size (nearest neighbour), weighed 1, 1/2, 1/4 and so on, in all 1 (Isensee et al. 2021).
+
+    Parameters
+    ----------
+    name : str
+        Key of `LOSSES`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "dice+bce") -> None:
         super().__init__()
+        self.parts = LOSSES[name]
         self.cross_entropy = nn.BCEWithLogitsLoss()
 
     def forward(self, logits: torch.Tensor | Sequence[torch.Tensor], regions: torch.Tensor) -> torch.Tensor:
@@ -47,7 +56,8 @@ class RegionLoss(nn.Module):
         target = regions.to(logits.dtype)
         if target.shape[2:] != logits.shape[2:]:
             target = interpolate(target, size=logits.shape[2:], mode="nearest-exact")
-        return soft_dice_loss(logits.sigmoid(), target) + self.cross_entropy(logits, target)
+        losses = {"dice": lambda: soft_dice_loss(logits.sigmoid(), target), "bce": lambda: self.cross_entropy(logits, target)}
+        return sum(losses[part]() for part in self.parts)
 
 
 def soft_dice_loss(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -59,6 +69,6 @@ def soft_dice_loss(probabilities: torch.Tensor, target: torch.Tensor) -> torch.T
     return (1 - (2 * sums[0] + SMOOTH) / (sums[1] + SMOOTH)).mean()
 
 
-def segmentation_loss() -> RegionLoss:
-    """The loss that every network of this package is trained with."""
-    return RegionLoss()
+def segmentation_loss(name: str = "dice+bce") -> RegionLoss:
+    """The loss that every network of this package is trained with, unless another of `LOSSES` is asked for."""
+    return RegionLoss(name)

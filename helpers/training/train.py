@@ -121,6 +121,7 @@ def _module(settings: TrainSettings, card: ModelCard) -> SegmentationModule:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
+        loss=settings.loss,
         minutes=settings.minutes or None,
     )
 
@@ -185,6 +186,7 @@ def _card(
         patch=tuple(settings.patch),
         cohort_hash=hashlib.sha256(members.encode()).hexdigest(),
         split_hash=split_hash,
+        training_cases=() if source else tuple(sorted(files[Path(path)].identifier for path in training)),
         training=asdict(settings),
     )
 
