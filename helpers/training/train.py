@@ -119,6 +119,7 @@ def _module(settings: TrainSettings, card: ModelCard) -> SegmentationModule:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
+        loss=settings.loss,
         minutes=settings.minutes or None,
     )
 
@@ -181,6 +182,7 @@ def _card(settings: TrainSettings, training: Sequence[Path], validation: Sequenc
         patch=tuple(settings.patch),
         cohort_hash=hashlib.sha256(names.encode()).hexdigest(),
         split_hash=split_hash,
+        training_cases=tuple(sorted(files[Path(path)].identifier for path in training)),
         training=asdict(settings),
     )
 
