@@ -14,6 +14,7 @@ from helpers.data.layouts import discover
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import load_splits, make_splits, save_splits
 from helpers.models.networks import NETWORKS
+from helpers.training.loss import LOSSES
 from helpers.training.settings import DEVICES, PRECISIONS, TrainSettings
 from helpers.training.train import TrainResult, train
 
@@ -26,6 +27,7 @@ HELP: dict[str, str] = {
     "learning_rate": "highest learning rate",
     "weight_decay": "weight decay of AdamW",
     "warmup": "share of the training during which the learning rate rises",
+    "loss": "what is made small; the parts of the sum alone are for comparison",
     "clip": "largest norm of the gradient",
     "tumour_share": "share of patches around a tumour voxel",
     "augment": "random flips, rotations, noise and intensity changes: true or false",
@@ -38,7 +40,12 @@ HELP: dict[str, str] = {
     "device": "auto takes a GPU where there is one",
     "workers": "processes that read patches ahead; 0 reads in between the steps",
 }
-CHOICES: dict[str, tuple[str, ...]] = {"network": tuple(NETWORKS), "precision": PRECISIONS, "device": DEVICES}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "network": tuple(NETWORKS),
+    "loss": tuple(LOSSES),
+    "precision": PRECISIONS,
+    "device": DEVICES,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,29 @@ statistics over the window, so one very much larger than the patch would change 
 
 
 @dataclass(frozen=True)
+class Probabilities:
+    """What a network says of a case, on the native grid, before it is cut and cleaned up.
+
+    Attributes
+    ----------
+    identifier : str
+    values : float32 array (3, X, Y, Z)
+        Probabilities 0 to 1, order TC, WT, ET.
+    image : array (4, X, Y, Z)
+        The images as the files hold them, 0 outside the brain.
+    affine : array (4, 4)
+    like : Path
+        Image file whose grid it is.
+    """
+
+    identifier: str
+    values: np.ndarray
+    image: np.ndarray
+    affine: np.ndarray
+    like: Path
+
+
+@dataclass(frozen=True)
 class Prediction:
     """A label map on the native grid: `classes` uint8 (X, Y, Z), `affine` (4, 4), and the image file whose grid it is."""
 
@@ -106,8 +129,8 @@ def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, 
     return predict_image(network, tensor, patch=card.patch, multiple=multiple, flips=flips).numpy()
 
 
-def predict_case(network: nn.Module, card: ModelCard, case: Case, *, flips: bool = False) -> Prediction:
-    """Segment one case in its own grid.
+def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, flips: bool = False) -> Probabilities:
+    """Region probabilities of one case in its own grid.
 
     Parameters
     ----------
@@ -125,10 +148,19 @@ def predict_case(network: nn.Module, card: ModelCard, case: Case, *, flips: bool
     """
     image, affine = read_image(case)
     prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=case.identifier)
-    probabilities = predict_prepared(network, card, prepared.image, flips=flips)
-    native = to_native(probabilities, prepared, mode="linear")
-    classes = label_map(native, spacing_of(affine), CleanUp(**card.cleanup))
-    return Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path)
+    native = to_native(predict_prepared(network, card, prepared.image, flips=flips), prepared, mode="linear")
+    return Probabilities(case.identifier, native, image, affine, case.images[MODALITIES[0]].path)
+
+
+def segment(probabilities: Probabilities, cleanup: CleanUp) -> Prediction:
+    """The label map that these probabilities mean; see `label_map`."""
+    classes = label_map(probabilities.values, spacing_of(probabilities.affine), cleanup)
+    return Prediction(probabilities.identifier, classes, probabilities.affine, probabilities.like)
+
+
+def predict_case(network: nn.Module, card: ModelCard, case: Case, *, flips: bool = False) -> Prediction:
+    """Segment one case in its own grid, with the clean-up of the model card; otherwise as `predict_probabilities`."""
+    return segment(predict_probabilities(network, card, case, flips=flips), CleanUp(**card.cleanup))
 
 
 def write_prediction(path: Path, prediction: Prediction) -> Path:

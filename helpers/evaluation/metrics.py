@@ -1,20 +1,22 @@
-"""Dice, 95th percentile Hausdorff distance, sensitivity, precision and volumes of one case, with one rule for empty regions.
+"""Dice, 95th percentile Hausdorff distance, lesion-wise Dice, volumes and more of one case, with one rule for empty regions.
 
 The rule for empty regions
 --------------------------
 Not every glioma has every region, so both masks, or one of them, may be empty. Everything in this package follows BraTS:
 
-=====================  ====  ================  =====================
-prediction, reference  Dice  HD95              sensitivity, precision
-=====================  ====  ================  =====================
-both empty             1     0 mm              1
-exactly one empty      0     373.13 mm         0
-=====================  ====  ================  =====================
+=====================  ====  =========  ================  ======================
+prediction, reference  Dice  by lesion  HD95              sensitivity, precision
+=====================  ====  =========  ================  ======================
+both empty             1     1          0 mm              1
+exactly one empty      0     0          373.13 mm         0
+=====================  ====  =========  ================  ======================
 
 373.13 mm is the diagonal of the BraTS volume (240 x 240 x 155 mm), a penalty larger than any distance that can occur in it.
 MONAI's classes leave such cases out by default, which rewards a network that invents tumour where there is none.
 
-Computation is MONAI's, on both masks cropped to the bounding box of their union plus one voxel, which changes no result.
+The relative volume error alone has no value where the reference is empty: it is NaN there, and left out of means.
+
+Dice and distances are MONAI's, on masks cropped to the bounding box of their union plus one voxel, which changes no result.
 """
 
 from __future__ import annotations
@@ -28,12 +30,26 @@ import pandas as pd
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
 
+from helpers.evaluation.lesions import score_lesions
 from helpers.regions import REGIONS, classes_to_regions
 
 EMPTY_DISTANCE = math.hypot(240.0, 240.0, 155.0)
 """HD95 in mm where exactly one of the two masks is empty."""
 
-METRICS: tuple[str, ...] = ("dice", "hd95", "sensitivity", "precision", "reference_ml", "prediction_ml", "volume_error_ml")
+METRICS: tuple[str, ...] = (
+    "dice",
+    "hd95",
+    "lesion_dice",
+    "lesions_found",
+    "lesions_missed",
+    "lesions_false",
+    "sensitivity",
+    "precision",
+    "reference_ml",
+    "prediction_ml",
+    "volume_error_ml",
+    "volume_error_percent",
+)
 """Columns of `score_case` after the region."""
 
 
@@ -113,8 +129,9 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
     Returns
     -------
     DataFrame
-        One row for each of TC, WT, ET; columns ``region`` and `METRICS`: ``dice``, ``sensitivity``, ``precision`` 0 to 1,
-        ``hd95`` in mm, ``reference_ml``, ``prediction_ml``, and ``volume_error_ml`` = prediction minus reference.
+        One row for each of TC, WT, ET; columns ``region`` and `METRICS`: ``dice``, ``lesion_dice``, ``sensitivity`` and
+        ``precision`` 0 to 1, ``hd95`` in mm, numbers of lesions (`helpers.evaluation.lesions`), ``reference_ml``,
+        ``prediction_ml``, and ``volume_error_ml`` = prediction minus reference, also in percent of the reference.
 
     Raises
     ------
@@ -132,13 +149,19 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
 
 def _score(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     volumes = volume_ml(reference, spacing), volume_ml(prediction, spacing)
+    lesions = score_lesions(prediction, reference, spacing)
     values = (
         dice(prediction, reference),
         hausdorff95(prediction, reference, spacing),
+        lesions.dice,
+        lesions.found,
+        lesions.missed,
+        lesions.false,
         sensitivity(prediction, reference),
         precision(prediction, reference),
         *volumes,
         volumes[1] - volumes[0],
+        100 * (volumes[1] - volumes[0]) / volumes[0] if volumes[0] else math.nan,
     )
     return dict(zip(METRICS, values, strict=True))
 

@@ -25,6 +25,9 @@ SMALLEST_INTERVAL = 3
 SMALLEST_TEST = 6
 """With fewer cases that differ, the Wilcoxon test cannot fall below p = 0.05 whatever the scores are (2 / 2^5 = 0.0625)."""
 
+UNDEFINED = ("volume_error_percent",)
+"""Metrics that not every case has; NaN in any other is a fault."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -148,16 +151,80 @@ def summarise(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "hd95")
     -------
     DataFrame
         One row for each region and metric, in the order met: ``region, metric, n, mean, median, low, high``; low and high bound
-        the 95 % interval of the mean (NaN where n is too small for one).
+        the 95 % interval of the mean (NaN where n is too small for one). Cases of which a metric has no value, such as the
+        relative volume error of a region that is not there, are left out of it: n says how many there were.
     """
     rows = []
     for region, group in scores.groupby("region", sort=False):
         for metric in metrics:
             values = group[metric].to_numpy(dtype=float)
+            values = values[~np.isnan(values)] if metric in UNDEFINED else values
+            if not values.size:
+                rows.append({"region": region, "metric": metric, "n": 0})
+                continue
             interval = bootstrap_interval(values, **options)
             spread = {"mean": interval.mean, "median": float(np.median(values)), "low": interval.low, "high": interval.high}
             rows.append({"region": region, "metric": metric, "n": interval.n, **spread})
     return pd.DataFrame(rows, columns=["region", "metric", "n", "mean", "median", "low", "high"])
+
+
+def compare_scores(
+    first: pd.DataFrame, second: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "hd95"), **options: float
+) -> pd.DataFrame:
+    """Compare two systems case by case for every region and metric.
+
+    Many tests at once find something by chance: of twenty on equal systems, one on average falls below 0.05. ``p_holm`` is
+    corrected for the number of tests in the table (Holm 1979), and is the one to read where a single small p would be told.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        Scores with columns ``case``, ``region`` and the metrics, of the same cases.
+    metrics : sequence of str
+    **options
+        Passed to `paired_test`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each region and metric: ``region, metric, n, first, second`` (means), ``difference, low, high`` (first minus
+        second with its interval), ``p, p_holm``; cases that lack a metric on one side are left out of it.
+
+    Raises
+    ------
+    ValueError
+        If the two do not hold the same cases.
+    """
+    if set(first["case"]) != set(second["case"]):
+        raise ValueError("the two tables of scores hold different cases; score both systems on the same test set")
+    merged = first.merge(second, on=["case", "region"], suffixes=("_1", "_2"))
+    rows = []
+    for region, group in merged.groupby("region", sort=False):
+        for metric in metrics:
+            pair = group[[f"{metric}_1", f"{metric}_2"]].to_numpy(float)
+            pair = pair[~np.isnan(pair).any(1)] if metric in UNDEFINED else pair
+            row = {"region": region, "metric": metric, "n": len(pair)}
+            if len(pair):
+                result = paired_test(*pair.T, **options)
+                low, high = result.difference.low, result.difference.high
+                row |= {"first": pair[:, 0].mean(), "second": pair[:, 1].mean(), "difference": result.difference.mean}
+                row |= {"low": low, "high": high, "p": result.p_value}
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=["region", "metric", "n", "first", "second", "difference", "low", "high", "p"])
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Correct p-values for being several (Holm 1979): the smallest times their number, the next times one less, and so on.
+
+    NaN stands for a test that could not be made; it stays NaN and does not count.
+    """
+    p_values = np.array(p_values, dtype=float)
+    corrected = np.full_like(p_values, np.nan)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    return corrected
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

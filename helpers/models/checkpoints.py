@@ -45,6 +45,8 @@ class ModelCard:
         Order of the channels in and out.
     cohort_hash, split_hash : str
         SHA-256 of what the network was trained on and of the split manifest; empty where unknown.
+    training_cases : tuple of str
+        Identifiers of the cases whose patches changed the weights: what must not be scored with them. Empty where unknown.
     training : mapping
         Settings of the training.
     metrics : mapping from str to float
@@ -64,6 +66,7 @@ class ModelCard:
     regions: tuple[str, ...] = REGIONS
     cohort_hash: str = ""
     split_hash: str = ""
+    training_cases: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -157,7 +160,8 @@ def load_card(path: Path) -> ModelCard:
             raise DataError(f"{file} does not exist; a checkpoint is a .safetensors file and a .json card beside it")
     try:
         content = json.loads(card_path(path).read_text())
-        for key in ("patch", "modalities", "regions"):
+        content.setdefault("training_cases", ())  # a card of an earlier version does not have it
+        for key in ("patch", "modalities", "regions", "training_cases"):
             content[key] = tuple(content[key])
         card = ModelCard(**{item.name: content[item.name] for item in fields(ModelCard)})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:

@@ -60,6 +60,8 @@ class SegmentationModule(lightning.LightningModule):
         Of AdamW (Loshchilov and Hutter 2019).
     warmup : float
         Share of the training during which the learning rate rises.
+    loss : str
+        Key of `helpers.training.loss.LOSSES`.
     minutes : float, optional
         Time limit. The schedule follows whichever of steps and time is further, so that it ends low either way.
     """
@@ -76,10 +78,11 @@ class SegmentationModule(lightning.LightningModule):
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-5,
         warmup: float = 0.05,
+        loss: str = "dice+bce",
         minutes: float | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.loss = network, segmentation_loss()
+        self.network, self.loss = network, segmentation_loss(loss)
         self.patch, self.multiple = tuple(patch), multiple
         self.spacing, self.cleanup = tuple(spacing), cleanup
         self.steps, self.minutes = steps, minutes

@@ -9,6 +9,7 @@ from typing import Any
 from helpers.data.files import DataError
 from helpers.evaluation.cleanup import CleanUp
 from helpers.models.networks import NETWORKS, check_patch
+from helpers.training.loss import LOSSES
 
 PRECISIONS: tuple[str, ...] = ("auto", "32-true", "bf16-mixed")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
@@ -34,6 +35,8 @@ class TrainSettings:
         Of AdamW; the learning rate is the highest of the schedule.
     warmup : float
         Share of the training during which the learning rate rises, 0 to 1.
+    loss : str
+        Key of `helpers.training.loss.LOSSES`.
     clip : float
         Largest norm of the gradient.
     tumour_share : float
@@ -64,6 +67,7 @@ class TrainSettings:
     learning_rate: float = 3e-3
     weight_decay: float = 1e-5
     warmup: float = 0.05
+    loss: str = "dice+bce"
     clip: float = 1.0
     tumour_share: float = 2 / 3
     augment: bool = True
@@ -94,7 +98,7 @@ class TrainSettings:
         for name in ("minutes", "workers", "weight_decay", "clean_tumour_ml", "clean_enhancing_ml"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name, choices in (("precision", PRECISIONS), ("device", DEVICES)):
+        for name, choices in (("loss", tuple(LOSSES)), ("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in choices:
                 raise DataError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         check_patch(self.patch, self.network, **self.arguments)

@@ -1,12 +1,13 @@
 """Weights and model card: what is written comes back, and what does not belong together is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from helpers.data.files import DataError
-from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, save_checkpoint
+from helpers.models.checkpoints import ModelCard, card_path, load_card, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network
 
 ARGUMENTS = {"channels": (4, 8), "num_res_units": 1}
@@ -41,6 +42,17 @@ def test_round_trip(saved):
     assert (card.metrics, card.split_hash) == (CARD.metrics, "abc")
     assert {"torch", "monai", "python"} <= set(card.versions)
     assert sorted(file.name for file in path.parent.iterdir()) == ["best.json", "best.safetensors"]
+
+
+def test_a_card_says_what_the_weights_were_trained_on_and_older_cards_do_not_know(saved, tmp_path):
+    path, network, _ = saved
+    assert load_card(path).training_cases == ()
+    save_checkpoint(tmp_path / "new.safetensors", network, replace(CARD, training_cases=("a", "b")))
+    assert load_card(tmp_path / "new.safetensors").training_cases == ("a", "b")
+    content = json.loads(card_path(path).read_text())
+    del content["training_cases"]
+    card_path(path).write_text(json.dumps(content))
+    assert load_card(path).training_cases == ()
 
 
 def test_tampered_weights_are_refused(saved):

@@ -147,8 +147,11 @@ def test_score_case_has_the_regions_in_order_and_signed_volume_errors():
     core, whole, enhancing = table.to_dict("records")
     assert (core["dice"], core["hd95"], core["volume_error_ml"]) == (0.0, EMPTY_DISTANCE, pytest.approx(-0.064))
     assert whole["dice"] == pytest.approx(2 / 3)
-    assert whole["volume_error_ml"] == pytest.approx(-0.5)
-    assert (enhancing["dice"], enhancing["hd95"]) == (1.0, 0.0)
+    assert (whole["volume_error_ml"], whole["volume_error_percent"]) == (pytest.approx(-0.5), pytest.approx(-50.0))
+    assert (whole["lesion_dice"], whole["lesions_found"]) == (pytest.approx(2 / 3), 1)
+    assert (core["lesion_dice"], core["lesions_missed"]) == (0.0, 1)
+    assert (enhancing["dice"], enhancing["hd95"], enhancing["lesion_dice"]) == (1.0, 0.0, 1.0)
+    assert math.isnan(enhancing["volume_error_percent"])
 
 
 def test_score_case_refuses_file_numbers_and_other_shapes():

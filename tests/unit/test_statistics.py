@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from helpers.evaluation.statistics import bootstrap_interval, paired_test, summarise
+from helpers.evaluation.statistics import bootstrap_interval, compare_scores, holm, paired_test, summarise
 
 
 def test_the_interval_is_the_same_every_time_and_holds_the_mean():
@@ -99,3 +99,43 @@ def test_summary_is_tidy_and_keeps_the_order_of_regions():
     assert (core["n"], core["mean"], core["median"]) == (4, pytest.approx(0.65), pytest.approx(0.65))
     assert core["low"] < 0.65 < core["high"]
     assert summarise(pd.DataFrame(columns=["region", "dice", "hd95"])).empty
+
+
+def scores_of(generator, gain=0.0):
+    rows = [
+        {"case": f"c{number}", "region": region, "dice": dice, "volume_error_percent": np.nan if number < 3 else dice}
+        for region in ("TC", "ET")
+        for number, dice in enumerate(generator.uniform(0.5, 0.8, 9))
+    ]
+    table = pd.DataFrame(rows)
+    table["dice"] += gain * generator.uniform(0.5, 1.5, len(table))
+    return table
+
+
+def test_a_relative_volume_that_does_not_exist_is_left_out_and_counted():
+    summary = summarise(scores_of(np.random.default_rng(4)), metrics=["dice", "volume_error_percent"])
+    assert summary["n"].tolist() == [9, 6, 9, 6]
+    with pytest.raises(ValueError, match="finite"):
+        summarise(pd.DataFrame({"region": ["TC"], "dice": [np.nan]}), metrics=["dice"])
+    none = summarise(pd.DataFrame({"region": ["TC"], "volume_error_percent": [np.nan]}), metrics=["volume_error_percent"])
+    assert none.loc[0, "n"] == 0
+    assert np.isnan(none.loc[0, "mean"])
+
+
+def test_comparing_tables_agrees_with_the_paired_test_region_by_region_whatever_the_order_of_cases():
+    first, second = scores_of(np.random.default_rng(1), gain=0.1), scores_of(np.random.default_rng(1))
+    table = compare_scores(first, second.sample(frac=1, random_state=0), metrics=["dice", "volume_error_percent"])
+    assert table["n"].tolist() == [9, 6, 9, 6]
+    for row in table[table["metric"] == "dice"].to_dict("records"):
+        pair = [each.loc[each["region"] == row["region"], "dice"].to_numpy() for each in (first, second)]
+        expected = paired_test(*pair)
+        assert (row["difference"], row["low"]) == pytest.approx((expected.difference.mean, expected.difference.low))
+        assert row["first"] - row["second"] == pytest.approx(row["difference"])
+        assert row["p_holm"] >= row["p"] == expected.p_value
+    with pytest.raises(ValueError, match="different cases"):
+        compare_scores(first, second[second["case"] != "c1"])
+
+
+def test_holms_correction_by_hand():
+    np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])

@@ -8,12 +8,14 @@ import torch
 
 from helpers.data.files import DataError, read_label_values
 from helpers.data.preprocess import PreprocessSettings
-from helpers.data.reading import read_classes
-from helpers.evaluation.metrics import score_case
-from helpers.evaluation.testset import score_cases
+from helpers.data.reading import read_classes, read_image
+from helpers.evaluation.calibration import calibration_scores, reliability_table
+from helpers.evaluation.inference import predict_probabilities
+from helpers.evaluation.metrics import METRICS, score_case
+from helpers.evaluation.testset import score_cases, score_cohort
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
-from helpers.regions import BRATS2021, to_classes
+from helpers.regions import BRATS2021, classes_to_regions, to_classes
 from tests.cases import write_case
 
 CARD = ModelCard("unet", {"channels": (4, 8)}, asdict(PreprocessSettings()), (16, 16, 16))
@@ -34,8 +36,23 @@ def test_scores_are_those_of_the_files(tmp_path, network, layout):
     for case in cases:
         predicted = to_classes(read_label_values(files[case.identifier])[0], BRATS2021)
         expected = score_case(predicted, read_classes(case)[0], (1.0, 1.0, 1.0))
-        mine = scores[scores["case"] == case.identifier].drop(columns="case")
-        np.testing.assert_allclose(mine.drop(columns="region").astype(float), expected.drop(columns="region").astype(float))
+        mine = scores.loc[scores["case"] == case.identifier, list(METRICS)]
+        np.testing.assert_allclose(mine.astype(float), expected[list(METRICS)].astype(float))
+
+
+def test_probabilities_are_scored_too_and_every_row_names_its_checkpoint(tmp_path, network):
+    cases = [write_case(tmp_path / "cohort", f"Case_00{number}", seed=number) for number in (1, 2)]
+    card = replace(CARD, weights_sha256="ab" * 32)
+    result = score_cohort(network, card, cases, folder=tmp_path / "predictions")
+    assert (result.scores["checkpoint"] == "ab" * 32).all()
+    for case in cases:
+        mine = result.reliability[result.reliability["case"] == case.identifier].drop(columns="case")
+        probabilities = predict_probabilities(network, card, case)
+        regions = classes_to_regions(read_classes(case)[0])
+        expected = reliability_table(probabilities.values, regions, read_image(case)[0].any(0))
+        np.testing.assert_allclose(mine.drop(columns="region"), expected.drop(columns="region"))
+        scores = result.scores[result.scores["case"] == case.identifier]
+        np.testing.assert_allclose(scores[["ece", "brier"]], calibration_scores(expected)[["ece", "brier"]])
 
 
 def test_a_case_without_reference_stops_the_test(tmp_path, network):
