@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "train": "train a network",
     "predict": "segment one case or a folder of cases",
     "evaluate": "score predictions against references",
+    "serve": "answer segmentation requests over HTTP, as an endpoint does",
     "run": "execute the notebooks and write an index page",
 }
 """Verb and what it does; each lives in ``helpers.commands.<verb>``, imported only when it is called."""
