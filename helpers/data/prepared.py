@@ -167,7 +167,7 @@ def save_prepared(path: Path, prepared: Prepared) -> Path:
     tensors = {"image": torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float16))}
     if prepared.classes is not None:
         tensors["classes"] = torch.from_numpy(np.ascontiguousarray(prepared.classes, dtype=np.uint8))
-    tables, volumes = _tables(prepared)
+    tables, volumes = voxel_tables(prepared)
     tensors |= {f"voxels_{name}": torch.from_numpy(table) for name, table in tables.items()}
     facts = {
         "version": VERSION,
@@ -201,8 +201,8 @@ def _open(path: Path) -> Any:
     return handle
 
 
-def _tables(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Voxels drawn from the brain and each region, and the regions' volumes in millilitres on the prepared grid."""
+def voxel_tables(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Voxels drawn from the brain and each region, int32 (n, 3), and the volumes of the regions in millilitres."""
     generator = np.random.default_rng(0)
     flat = {BRAIN: _draw_brain(prepared.image, generator)}
     volumes = {}

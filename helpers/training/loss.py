@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from monai.losses import DiceLoss
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.functional import interpolate
+
+SMOOTH = 1e-5
+"""Added above and below the fraction bar of Dice: keeps it finite, and 1 where prediction and target are both empty."""
 
 LOSSES: dict[str, tuple[str, ...]] = {"dice+bce": ("dice", "bce"), "dice": ("dice",), "bce": ("bce",)}
 """Losses by name and what they add up. Dice alone and cross-entropy alone are there to be compared with their sum."""
@@ -18,8 +24,14 @@ class RegionLoss(nn.Module):
 
     The soft Dice loss (Milletari et al. 2016) is taken over the whole batch, so a patch without, say, enhancing tumour is
     weighed together with one that has it. Where a region is empty in all of the batch, Dice is 1 whatever is predicted and
-    its gradient vanishes; there the cross-entropy, averaged over all voxels, still pulls false positives down. The smoothing
-    terms keep the quotient finite.
+    its gradient vanishes; there the cross-entropy, averaged over all voxels, still pulls false positives down.
+
+    Where several processes train together, the sums of Dice run over the patches of all of them: the loss, averaged over
+    equal shares, is that of one process with the whole batch. (`monai.losses.DiceLoss(batch=True)`, which this equals in one
+    process, would see the own share only.)
+
+    A network with deep supervision gives several logits, the full size first. Each is compared with the target at its own
+    size (nearest neighbour), weighed 1, 1/2, 1/4 and so on, in all 1 (Isensee et al. 2021).
 
     Parameters
     ----------
@@ -30,15 +42,31 @@ class RegionLoss(nn.Module):
     def __init__(self, name: str = "dice+bce") -> None:
         super().__init__()
         self.parts = LOSSES[name]
-        self.dice = DiceLoss(sigmoid=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
         self.cross_entropy = nn.BCEWithLogitsLoss()
 
-    def forward(self, logits: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        """Loss of `logits` (B, 3, X, Y, Z) against a region map of 0 and 1 of the same shape and any number type: a scalar."""
+    def forward(self, logits: torch.Tensor | Sequence[torch.Tensor], regions: torch.Tensor) -> torch.Tensor:
+        """Loss of logits (B, 3, X, Y, Z), or several of them, against a region map of 0 and 1 of any number type: a scalar."""
+        levels = [logits] if isinstance(logits, torch.Tensor) else list(logits)
+        weights = [0.5**level for level in range(len(levels))]
+        losses = [weight * self._level(level, regions) for weight, level in zip(weights, levels, strict=True)]
+        return torch.stack(losses).sum() / sum(weights)
+
+    def _level(self, logits: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         logits = logits.float()  # bfloat16 sums over a million voxels would lose the small terms
         target = regions.to(logits.dtype)
-        losses = {"dice": self.dice, "bce": self.cross_entropy}
-        return sum(losses[part](logits, target) for part in self.parts)
+        if target.shape[2:] != logits.shape[2:]:
+            target = interpolate(target, size=logits.shape[2:], mode="nearest-exact")
+        losses = {"dice": lambda: soft_dice_loss(logits.sigmoid(), target), "bce": lambda: self.cross_entropy(logits, target)}
+        return sum(losses[part]() for part in self.parts)
+
+
+def soft_dice_loss(probabilities: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - 2 |P T| / (|P| + |T|) for every channel of (B, C, ...), summed over the batch of all processes; their mean."""
+    axes = [axis for axis in range(target.ndim) if axis != 1]
+    sums = torch.stack([(probabilities * target).sum(axes), probabilities.sum(axes) + target.sum(axes)])
+    if distributed.is_available() and distributed.is_initialized():
+        sums = all_reduce(sums)
+    return (1 - (2 * sums[0] + SMOOTH) / (sums[1] + SMOOTH)).mean()
 
 
 def segmentation_loss(name: str = "dice+bce") -> RegionLoss:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import pandas as pd
 import torch
 
 from helpers.data.files import DataError
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile, PreprocessSettings, open_prepared
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network, input_multiple
 from helpers.training.callbacks import Budget, Recorder
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.module import SegmentationModule
 from helpers.training.settings import TrainSettings
+from helpers.training.source import PatchSource
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class TrainResult:
 
 def train(
     settings: TrainSettings,
-    training: Sequence[Path],
+    training: Sequence[Path] | PatchSource,
     *,
     validation: Sequence[Path],
     out: Path,
@@ -71,7 +72,8 @@ def train(
     ----------
     settings : TrainSettings
     training, validation : sequence of Path
-        Prepared files with labels (`helpers.data.preprocess.prepare_cohort`) of these two parts of a split.
+        Prepared files with labels (`helpers.data.preprocess.prepare_cohort`) of these two parts of a split. `training` may
+        also be a `helpers.training.source.PatchSource`.
     out : Path
         Folder for ``best.safetensors``, ``best.json`` and ``history.csv``.
     split_hash : str
@@ -125,7 +127,7 @@ def _module(settings: TrainSettings, card: ModelCard) -> SegmentationModule:
 
 
 def _data(
-    settings: TrainSettings, training: Sequence[Path], validation: Sequence[Path], transforms: Callable | None
+    settings: TrainSettings, training: Sequence[Path] | PatchSource, validation: Sequence[Path], transforms: Callable | None
 ) -> CaseDataModule:
     return CaseDataModule(
         training,
@@ -161,30 +163,46 @@ def _trainer(settings: TrainSettings, out: Path, callbacks: list[lightning.Callb
     )
 
 
-def _card(settings: TrainSettings, training: Sequence[Path], validation: Sequence[Path], split_hash: str) -> ModelCard:
-    """The model card before the first step, after a look at what the files were prepared with."""
-    files = {Path(path): open_prepared(path) for path in (*training, *validation)}
-    if not training or not validation:
-        part = "validation" if training else "training"
+def _card(
+    settings: TrainSettings, training: Sequence[Path] | PatchSource, validation: Sequence[Path], split_hash: str
+) -> ModelCard:
+    """The model card before the first step, after a look at what the cases were prepared with."""
+    source = training if isinstance(training, PatchSource) else None
+    paths = [Path(path) for path in (*(() if source else training), *validation)]
+    if not len(training) or not validation:
+        part = "validation" if len(training) else "training"
         raise DataError(f"the {part} part has no prepared case; look at the faults that preprocessing listed")
-    if len({file.identifier for file in files.values()}) < len(training) + len(validation):
+    files = {path: open_prepared(path) for path in paths}
+    if len({file.identifier for file in files.values()}) < len(paths):
         raise DataError("a case is in both the training and the validation part; make the split again")
-    preprocessing = [asdict(file.settings) for file in files.values()]
-    for path, other in zip(files, preprocessing, strict=True):
-        if other != preprocessing[0]:
-            raise DataError(f"{path} was prepared with other settings than {next(iter(files))}; prepare the cohort again")
-    names = "\n".join(sorted(path.name for path in files))  # a prepared file's name carries the hash of its contents
+    preprocessing = _common_preprocessing(files, source)
+    names = sorted(path.name for path in files)  # a prepared file's name carries the hash of its contents
+    members = "\n".join([*([source.fingerprint] if source else []), *names])
     return ModelCard(
         network=settings.network,
         arguments=dict(settings.arguments),
-        preprocessing=preprocessing[0],
+        preprocessing=preprocessing,
         cleanup=asdict(settings.cleanup),
         patch=tuple(settings.patch),
-        cohort_hash=hashlib.sha256(names.encode()).hexdigest(),
+        cohort_hash=hashlib.sha256(members.encode()).hexdigest(),
         split_hash=split_hash,
-        training_cases=tuple(sorted(files[Path(path)].identifier for path in training)),
+        training_cases=() if source else tuple(sorted(files[Path(path)].identifier for path in training)),
         training=asdict(settings),
     )
+
+
+def _common_preprocessing(files: Mapping[Path, PreparedFile], source: PatchSource | None) -> dict:
+    """Settings that all prepared files share, and the source with them; `DataError` where one differs."""
+    by_file = {path: asdict(file.settings) for path, file in files.items()}
+    first = next(iter(by_file))
+    for path, other in by_file.items():
+        if other != by_file[first]:
+            raise DataError(f"{path} was prepared with other settings than {first}; prepare the cohort again")
+    if source is not None:
+        wanted = asdict(PreprocessSettings(**source.preprocessing))
+        if wanted != by_file[first]:
+            raise DataError(f"{first} was prepared with {by_file[first]}, the source of patches with {wanted}; make them agree")
+    return by_file[first]
 
 
 @contextlib.contextmanager

@@ -2,17 +2,21 @@
 
 import argparse
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from monai.losses import DiceLoss
+from monai.transforms import Resize
 from safetensors.torch import load_file
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from helpers.cli import main
 from helpers.commands.train import add_arguments, settings_of
 from helpers.data.files import DataError
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.data.splits import load_splits
 from helpers.models.checkpoints import load_checkpoint
@@ -51,6 +55,19 @@ def test_loss_agrees_with_its_formula():
     cross_entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
     for name, expected in {"dice+bce": dice + cross_entropy, "dice": dice, "bce": cross_entropy}.items():
         assert segmentation_loss(name)(logits, target).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_deep_supervision_weighs_the_levels_against_a_smaller_target():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 3, 8, 8, 8, generator=generator) > 0.6
+    levels = [torch.randn(2, 3, edge, edge, edge, generator=generator) for edge in (8, 4, 2)]
+    losses = [
+        DiceLoss(sigmoid=True, batch=True)(logits, truth) + binary_cross_entropy_with_logits(logits, truth)
+        for logits in levels
+        for truth in [Resize(logits.shape[2:], mode="nearest-exact")(target.float().flatten(0, 1)).reshape(logits.shape)]
+    ]
+    expected = (losses[0] + losses[1] / 2 + losses[2] / 4) / 1.75
+    assert segmentation_loss()(levels, target).item() == pytest.approx(float(expected), abs=1e-4)
 
 
 @pytest.mark.parametrize("logit", [-30.0, 0.0, 30.0])
@@ -203,6 +220,34 @@ def test_a_time_limit_ends_the_training_with_a_validation(prepared, tmp_path):
     assert 0 < result.steps < 100_000
     assert result.best_step == result.steps
     assert result.history["learning_rate"].iloc[-1] < 0.2 * settings.learning_rate, "the schedule follows the clock"
+
+
+class Source:
+    """Patches that are a function of their number, as if they were made on the spot."""
+
+    fingerprint, spacing = "made of nothing", (1.0, 1.0, 1.0)
+    preprocessing = asdict(PreprocessSettings())
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        image = torch.full((4, 16, 16, 16), float(index))
+        return {"image": image, "regions": image[:3] > 0}
+
+
+def test_patches_may_come_from_a_source(prepared, tmp_path):
+    result = train(small_settings(), Source(), validation=prepared[:1], out=tmp_path / "a")
+    _, card = load_checkpoint(result.checkpoint)
+    assert result.steps == 6 and card.spacing == (1, 1, 1)
+    data = CaseDataModule(Source(), prepared, patch=(16,) * 3, batch=2, steps=3, seed=0)
+    assert [batch["image"][:, 0, 0, 0, 0].tolist() for batch in data.train_dataloader()] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(DataError, match="100 patches"):
+        train(small_settings(steps=51), Source(), validation=prepared[:1], out=tmp_path / "b")
+    coarse = Source()
+    coarse.preprocessing = {"spacing": 2.0}
+    with pytest.raises(DataError, match="make them agree"):
+        train(small_settings(), coarse, validation=prepared[:1], out=tmp_path / "b")
 
 
 def test_mistakes_in_the_parts_are_refused(prepared, tmp_path):

@@ -1,0 +1,99 @@
+"""One training patch out of a case: where it lies, what is in it and how it is changed at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from helpers.regions import REGIONS, classes_to_regions
+
+
+class PatchCase(Protocol):
+    """A case that patches can be taken from, such as `helpers.data.prepared.PreparedFile`."""
+
+    shape: tuple[int, int, int]
+
+    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        """Part of the image (4, x, y, z)."""
+
+    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        """Part of the label map, uint8 (x, y, z)."""
+
+    def voxel_count(self, region: str) -> int:
+        """How many voxels of TC, WT, ET or "brain" are listed."""
+
+    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
+        """Voxel number `index` of those listed for a region."""
+
+
+def draw_patch(
+    case: PatchCase,
+    generator: np.random.Generator,
+    *,
+    patch: Sequence[int],
+    tumour_share: float,
+    transforms: Callable | None = None,
+) -> dict[str, torch.Tensor]:
+    """Draw one patch of a case.
+
+    Parameters
+    ----------
+    case : PatchCase
+    generator : numpy Generator
+        Decides the place and the changes.
+    patch : sequence of 3 int
+        Edges in voxels.
+    tumour_share : float
+        As in `draw_centre`.
+    transforms : callable, optional
+        From sample to sample as in `helpers.data.augment`, with a method ``set_random_state(seed=)``. None changes nothing.
+
+    Returns
+    -------
+    dict
+        ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+    """
+    slices = patch_slices(case.shape, draw_centre(case, generator, tumour_share), patch)
+    image = pad_patch(case.image_patch(slices), patch)
+    classes = pad_patch(case.classes_patch(slices)[None], patch)
+    sample = {"image": torch.from_numpy(image.astype(np.float32)), "label": torch.from_numpy(classes)}
+    if transforms is not None:
+        transforms.set_random_state(seed=int(generator.integers(2**32)))
+        sample = transforms(sample)
+    image, classes = (torch.as_tensor(sample[key]) for key in ("image", "label"))
+    image, classes = (tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor for tensor in (image, classes))
+    return {"image": image, "regions": classes_to_regions(classes[0])}
+
+
+def draw_centre(case: PatchCase, generator: np.random.Generator, tumour_share: float) -> tuple[int, int, int]:
+    """Draw the voxel that a patch is to lie around.
+
+    With probability `tumour_share` it is one of TC, WT or ET, each equally often (of those that the case has), so that the
+    small enhancing tumour is not drowned by oedema; otherwise any voxel of the brain.
+    """
+    if generator.random() < tumour_share:
+        present = [region for region in REGIONS if case.voxel_count(region)]
+        if present:
+            region = present[generator.integers(len(present))]
+            return case.voxel(region, int(generator.integers(case.voxel_count(region))))
+    return case.voxel("brain", int(generator.integers(case.voxel_count("brain"))))
+
+
+def patch_slices(shape: Sequence[int], centre: Sequence[int], patch: Sequence[int]) -> tuple[slice, slice, slice]:
+    """Place a patch around a voxel and push it inside the volume; along an axis shorter than the patch, take all of it."""
+    slices = []
+    for length, middle, edge in zip(shape, centre, patch, strict=True):
+        start = min(max(middle - edge // 2, 0), max(length - edge, 0))
+        slices.append(slice(start, min(start + edge, length)))
+    return tuple(slices)
+
+
+def pad_patch(array: np.ndarray, patch: Sequence[int]) -> np.ndarray:
+    """Pad the last three axes with 0 to the size of the patch, equally on both sides, as prediction pads small volumes."""
+    missing = [edge - length for edge, length in zip(patch, array.shape[-3:], strict=True)]
+    if not any(missing):
+        return array
+    return np.pad(array, [(0, 0)] * (array.ndim - 3) + [(gap // 2, gap - gap // 2) for gap in missing])

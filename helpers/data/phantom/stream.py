@@ -1,0 +1,226 @@
+"""An endless stream of phantoms for training: patch number n is made when it is asked for, from the seed and n alone.
+
+Nothing is read from a disk and nothing repeats. Each case is prepared as prediction prepares a patient's, gives a few
+patches while it is in memory, and is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from helpers.data.files import DataError
+from helpers.data.patches import draw_patch
+from helpers.data.phantom.cohort import VERSION, phantom_name
+from helpers.data.phantom.generator import Phantom, PhantomSettings, make_phantom
+from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
+from helpers.data.preprocess import preprocess_image
+
+PATCH = 1
+"""Separates the random numbers of patches from those of cases, which share a seed."""
+
+HELD_OUT_SEED = 1952
+"""Seed of the phantoms that no training may see: those that choose a checkpoint and those that test it."""
+
+Generate = Callable[..., Phantom]
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What decides a stream of phantoms.
+
+    Attributes
+    ----------
+    spacing : int
+        Voxel edge in mm of the grid to train on: 1, 2 or 4.
+    seed : int
+        Any but `HELD_OUT_SEED`.
+    patches_per_case : int
+        How many patches each phantom gives before it is forgotten.
+    pool : int
+        Phantoms that take turns, so that the patches of one step come from different cases.
+    lanes : int
+        Steps that follow each other take their phantoms from as many separate pools in turn. Each of several DataLoader
+        workers whose number divides this makes phantoms that no other worker needs.
+    tumour_share : float
+        As in `helpers.data.patches.draw_centre`.
+    """
+
+    spacing: int = 2
+    seed: int = 2021
+    patches_per_case: int = 4
+    pool: int = 2
+    lanes: int = 8
+    tumour_share: float = 2 / 3
+
+    def __post_init__(self) -> None:
+        if self.seed == HELD_OUT_SEED:
+            raise DataError(f"seed {self.seed} is that of the phantoms held out for validation; take another")
+        if self.spacing not in (1, 2, 4):
+            raise DataError(f"spacing is {self.spacing} mm; phantoms are made at 1, 2 or 4 mm")
+        for name in ("patches_per_case", "pool", "lanes"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class PhantomStream(Dataset):
+    """Patches of phantoms that exist only while they are looked at.
+
+    Parameters
+    ----------
+    settings : StreamSettings
+    patch : sequence of 3 int
+        Edges in voxels.
+    count : int
+        Number of patches; what patch n holds does not depend on it.
+    batch : int
+        Patches a step.
+    transforms : callable, optional
+        As in `helpers.data.patches.draw_patch`.
+    generate : callable
+        ``generate(index, settings: PhantomSettings, device=...)`` makes a phantom.
+    device : str
+        Where phantoms are made: "cpu", or a CUDA device for a loader without workers.
+
+    Attributes
+    ----------
+    fingerprint : str
+        SHA-256 of everything that decides the patches; of two equal ones all patches are equal.
+    spacing : tuple of 3 float
+        Of the patches, in mm.
+    preprocessing : mapping
+        Settings that the phantoms are prepared with, for the model card.
+
+    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        *,
+        patch: Sequence[int],
+        count: int,
+        batch: int = 2,
+        transforms: Callable | None = None,
+        generate: Generate = make_phantom,
+        device: str = "cpu",
+    ) -> None:
+        self.settings, self.patch, self.count, self.batch = settings, tuple(patch), count, batch
+        self.transforms, self.generate, self.device = transforms, generate, device
+        self._cases: OrderedDict[int, _CaseInMemory] = OrderedDict()
+
+    @property
+    def fingerprint(self) -> str:
+        facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changed": self.transforms is not None}
+        facts |= {"generator": self.generate.__name__, "version": VERSION}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        return (float(self.settings.spacing),) * 3
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        return asdict(PreprocessSettings(self.spacing))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        settings = self.settings
+        return draw_patch(
+            self._case(self.case_of(index)),
+            np.random.default_rng((settings.seed, PATCH, index)),
+            patch=self.patch,
+            tumour_share=settings.tumour_share,
+            transforms=self.transforms,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers make phantoms of their own."""
+        return {**self.__dict__, "_cases": OrderedDict()}
+
+    def case_of(self, index: int) -> int:
+        """Number of the phantom that patch number `index` is taken from."""
+        settings = self.settings
+        step, place = divmod(index, self.batch)
+        turn, lane = divmod(step, settings.lanes)
+        pooled = settings.pool * settings.patches_per_case
+        # Lanes begin at different places of a pool, so that not all of them need fresh phantoms at the same step.
+        drawn, seat = divmod(turn * self.batch + place + lane * pooled // settings.lanes, pooled)
+        return lane + settings.lanes * (drawn * settings.pool + seat % settings.pool)
+
+    def _case(self, number: int) -> _CaseInMemory:
+        if number not in self._cases:
+            while len(self._cases) >= self.settings.pool * self.settings.lanes:
+                self._cases.popitem(last=False)
+            prepared = prepare_phantom(number, self.settings, generate=self.generate, device=self.device)
+            self._cases[number] = _CaseInMemory(prepared)
+        self._cases.move_to_end(number)
+        return self._cases[number]
+
+
+def prepare_phantom(
+    index: int, settings: StreamSettings | PhantomSettings, *, generate: Generate = make_phantom, device: str = "cpu"
+) -> Prepared:
+    """Make a phantom on a grid of the given spacing and prepare it as prediction prepares a patient's images."""
+    phantom = generate(index, PhantomSettings(spacing=settings.spacing, seed=settings.seed), device=device)
+    preprocessing = PreprocessSettings((float(settings.spacing),) * 3)
+    return preprocess_image(
+        phantom.image, phantom.affine, preprocessing, classes=phantom.classes, identifier=phantom_name(index)
+    )
+
+
+def held_out_phantoms(
+    folder: Path, count: int, *, spacing: int = 2, first: int = 0, generate: Generate = make_phantom, device: str = "cpu"
+) -> list[Path]:
+    """Prepared files of phantoms that no stream ever shows; files that exist are kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are or will be.
+    count, first : int
+        How many, from which number on. Those from 0 on choose checkpoints; tests begin elsewhere.
+    spacing : int
+        Voxel edge in mm.
+    """
+    settings = PhantomSettings(spacing=spacing, seed=HELD_OUT_SEED)
+    name = f"{{}}-{generate.__name__}-v{VERSION}-{spacing}mm.safetensors"
+    paths = {number: Path(folder) / name.format(phantom_name(number)) for number in range(first, first + count)}
+    for number, path in paths.items():
+        if not path.is_file():
+            prepared = prepare_phantom(number, settings, generate=generate, device=device)
+            save_prepared(path, replace(prepared, identifier=f"HeldOut_{number:05d}"))
+    return list(paths.values())
+
+
+class _CaseInMemory:
+    """A prepared case in memory with the tables that patches are placed by."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.shape, self._prepared = prepared.shape, prepared
+        self._tables, _ = voxel_tables(prepared)
+
+    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        return self._prepared.image[(slice(None), *slices)]
+
+    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        return self._prepared.classes[tuple(slices)]
+
+    def voxel_count(self, region: str) -> int:
+        return len(self._tables[region])
+
+    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
+        return tuple(self._tables[region][index].tolist())
