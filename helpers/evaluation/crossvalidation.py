@@ -105,8 +105,10 @@ def predict_out_of_fold(
         if report:
             report(f"fold {fold}: {len(chosen)} cases, mean Dice {results[-1].scores['dice'].mean():.3f} before clean-up")
     files = {name: path for result in results for name, path in result.files.items()}
-    tables = ([getattr(result, name) for result in results] for name in ("scores", "reliability"))
-    return CohortScores(*(pd.concat(table, ignore_index=True) for table in tables), files)
+    scores, reliability = (
+        pd.concat([getattr(result, name) for result in results], ignore_index=True) for name in ("scores", "reliability")
+    )
+    return CohortScores(scores, files, reliability)
 
 
 def choose_cleanup(
