@@ -21,7 +21,7 @@ METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb: those of `train`, without the choice of one fold, and what happens afterwards."""
-    train_command.add_arguments(parser)
+    train_command.add_cohort_and_settings(parser)
     parser.add_argument("--only", type=int, nargs="+", metavar="FOLD", help="train these folds and stop, to share out the work")
     parser.add_argument("--no-test", action="store_true", help="leave the test part untouched: cross-validation only")
 

@@ -49,12 +49,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb: the cohort, and every field of `TrainSettings`."""
+    """Declare the arguments of the verb: the cohort, the fold, and every field of `TrainSettings`."""
+    add_cohort_and_settings(parser)
+    parser.add_argument("--fold", type=int, default=0, help="which fold is the validation part")
+
+
+def add_cohort_and_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that trains needs: the cohort, and every field of `TrainSettings`."""
     parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
     parser.add_argument("--out", type=Path, required=True, help="folder for the split, prepared cases and the model")
     parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
     parser.add_argument("--spacing", type=float, default=2.0, help="spacing in mm of the grid to train on")
-    parser.add_argument("--fold", type=int, default=0, help="which fold is the validation part")
     settings = TrainSettings()
     for item in fields(TrainSettings):
         default = getattr(settings, item.name)
