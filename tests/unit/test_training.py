@@ -129,11 +129,11 @@ def test_a_region_that_a_case_lacks_is_not_drawn(tmp_path):
 
 def test_patches_do_not_depend_on_workers_or_on_where_one_starts(prepared):
     options = {"patch": (16, 16, 16), "batch": 2, "steps": 4, "seed": 7}
-    batches = [list(CaseDataModule(prepared, prepared, workers=n, **options).train_dataloader()) for n in (0, 2)]
+    batches = [list(CaseDataModule(prepared, workers=n, **options).train_dataloader()) for n in (0, 2)]
     assert len(batches[0]) == 4
     for one, other in zip(*batches, strict=True):
         assert torch.equal(one["image"], other["image"]) and torch.equal(one["regions"], other["regions"])
-    later = CaseDataModule(prepared, prepared, **options).patches[5]
+    later = CaseDataModule(prepared, **options).patches[5]
     assert torch.equal(later["image"], batches[0][2]["image"][1])
     assert not torch.equal(batches[0][0]["image"], batches[0][1]["image"])
 
@@ -148,7 +148,7 @@ def test_every_pass_sees_every_case_once_in_a_new_order(prepared):
 
 
 def test_without_changes_a_patch_is_the_prepared_file(prepared):
-    data = CaseDataModule(prepared, prepared, patch=(64, 64, 64), batch=1, steps=1, seed=1, augment=False)
+    data = CaseDataModule(prepared, patch=(64, 64, 64), batch=1, steps=1, seed=1, augment=False)
     item, whole = data.patches[0], open_prepared(data.patches.path(0)).load()
     slices = tuple(slice((64 - n) // 2, (64 - n) // 2 + n) for n in whole.classes.shape)
     np.testing.assert_array_equal(item["image"][(slice(None), *slices)], np.asarray(whole.image, np.float32))
@@ -196,7 +196,8 @@ def test_history_and_card_tell_what_happened(prepared, tmp_path, capsys):
     assert (card.metrics["step"], card.split_hash, card.patch) == (result.best_step, "abc", (16, 16, 16))
     assert card.training["steps"] == 6 and card.spacing == (1, 1, 1) and len(card.cohort_hash) == 64
     assert len(lines) == 2 and "step     6 of 6" in lines[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "best.safetensors", "history.csv"]
+    expected = ["best.json", "best.safetensors", "checkpoints", "history.csv", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
     assert capsys.readouterr() == ("", "")
 
 
@@ -207,7 +208,7 @@ def test_the_train_loss_is_that_of_the_batch(prepared, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         network = build_network("unet", **SMALL)
-    data = CaseDataModule(prepared[:2], prepared[2:], patch=(16, 16, 16), batch=2, steps=1, seed=settings.seed, augment=False)
+    data = CaseDataModule(prepared[:2], patch=(16, 16, 16), batch=2, steps=1, seed=settings.seed, augment=False)
     batch = next(iter(data.train_dataloader()))
     loss = segmentation_loss()(network(batch["image"]), batch["regions"])
     assert result.history["train_loss"][0] == pytest.approx(loss.item(), rel=1e-4)
@@ -239,7 +240,7 @@ def test_patches_may_come_from_a_source(prepared, tmp_path):
     result = train(small_settings(), Source(), validation=prepared[:1], out=tmp_path / "a")
     _, card = load_checkpoint(result.checkpoint)
     assert result.steps == 6 and card.spacing == (1, 1, 1)
-    data = CaseDataModule(Source(), prepared, patch=(16,) * 3, batch=2, steps=3, seed=0)
+    data = CaseDataModule(Source(), patch=(16,) * 3, batch=2, steps=3, seed=0)
     assert [batch["image"][:, 0, 0, 0, 0].tolist() for batch in data.train_dataloader()] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(DataError, match="100 patches"):
         train(small_settings(steps=51), Source(), validation=prepared[:1], out=tmp_path / "b")
