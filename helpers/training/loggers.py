@@ -12,6 +12,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from helpers.data.files import DataError
+
 LOGGERS: tuple[str, ...] = ("none", "wandb", "mlflow")
 PROJECT = "brain-tumour-segmentation"
 
@@ -30,16 +32,22 @@ def make_loggers(name: str, out: Path, *, settings: Mapping[str, Any], first: in
     first : int
         Steps made before: what TensorBoard holds of later ones was undone by an interruption and is hidden.
     """
-    kept = {key: str(value) for key, value in settings.items()}
-    loggers: list[Logger] = [
-        TensorBoardLogger(out, name="", version="tensorboard", purge_step=first + 1, default_hp_metric=False)
-    ]
-    if name == "wandb":
-        offline = os.environ.get("WANDB_MODE", "" if os.environ.get("WANDB_API_KEY") else "offline") == "offline"
-        loggers.append(WandbLogger(project=PROJECT, save_dir=out, offline=offline))
-    elif name == "mlflow":
-        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').absolute()}"
-        loggers.append(MLFlowLogger(PROJECT, tracking_uri=store, artifact_location=(out / "mlflow").absolute().as_uri()))
+    options = {"purge_step": first + 1, "flush_secs": 20, "default_hp_metric": False}
+    loggers: list[Logger] = [TensorBoardLogger(out, name="", version="tensorboard", **options)]
+    try:
+        loggers += {"none": list, "wandb": lambda: [_wandb(out)], "mlflow": lambda: [_mlflow(out)]}[name]()
+    except ModuleNotFoundError as error:
+        raise DataError(f"logger {name} needs a package that is not installed; pip install {name}") from error
     for logger in loggers[1:]:
-        logger.log_hyperparams(kept)
+        logger.log_hyperparams({key: str(value) for key, value in settings.items()})
     return loggers
+
+
+def _wandb(out: Path) -> Logger:
+    mode = os.environ.get("WANDB_MODE", "" if os.environ.get("WANDB_API_KEY") else "offline")
+    return WandbLogger(project=PROJECT, save_dir=out, offline=mode == "offline")
+
+
+def _mlflow(out: Path) -> Logger:
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').absolute()}"
+    return MLFlowLogger(PROJECT, tracking_uri=store, artifact_location=(out / "mlflow").absolute().as_uri())

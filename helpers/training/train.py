@@ -14,6 +14,7 @@ from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network, input_multiple
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
+from helpers.training.interruption import Interrupted
 from helpers.training.loggers import make_loggers
 from helpers.training.module import SegmentationModule
 from helpers.training.processes import Processes, join_processes
@@ -57,10 +58,6 @@ class TrainResult:
     best_dice: float
     seconds: float
     seconds_per_step: float
-
-
-class Interrupted(Exception):
-    """The training was told to end by SIGTERM and can go on from its state."""
 
 
 def train(

@@ -5,8 +5,9 @@ import signal
 
 import pytest
 
+from helpers.training.interruption import EXIT_STATUS
 from helpers.training.state import read_state
-from tests.slow.trainings import INTERRUPTED, SignalAfter, assert_same_end, context, prepared_cases, run
+from tests.slow.trainings import SignalAfter, assert_same_end, context, prepared_cases, run
 
 RECIPES = {
     "accumulated and averaged": {"accumulate": 2, "averaging": 0.9},
@@ -21,7 +22,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(paths):
-    """Start a training, wait for its end and return how it ended: 0, `INTERRUPTED`, or minus the signal that killed it."""
+    """Start a training, wait for its end and return how it ended: 0, `EXIT_STATUS`, or minus the signal that killed it."""
     server = context()
 
     def start(out, changes, trap=None) -> int:
@@ -48,7 +49,7 @@ def test_killed_again_and_again_it_ends_as_if_never_stopped(recipe, start, tmp_p
         state = read_state(tmp_path / "cut" / "checkpoints" / "state.pt")
         if deaths[-1] == 0:
             break
-        assert deaths[-1] in (-signal.SIGKILL, INTERRUPTED)
+        assert deaths[-1] in (-signal.SIGKILL, EXIT_STATUS)
         assert state is None or not state["finished"]
     assert len(deaths) >= 10
     assert start(tmp_path / "cut", changes) == 0

@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 
 from helpers.data.preprocess import prepare_cohort
 from helpers.training import session
+from helpers.training.interruption import EXIT_STATUS, Interrupted
 from helpers.training.recorder import Recorder
 from helpers.training.session import Session
 from helpers.training.settings import TrainSettings
 from helpers.training.state import read_state
-from helpers.training.train import Interrupted, train
+from helpers.training.train import train
 from helpers.training.validation import Validation
 from tests.cases import write_case
 
-INTERRUPTED = 75
 SMALL: dict[str, Any] = {
     "arguments": {"channels": (4, 8, 16), "num_res_units": 1, "dropout": 0.2},
     "patch": (16, 16, 16),
@@ -56,7 +56,7 @@ def prepared_cases(folder: Path, count: int) -> list[Path]:
 
 
 def run(paths: list[Path], out: Path, changes: dict[str, Any], trap: Callable[[], None] | None = None) -> None:
-    """Train on all but the last two cases; exits with `INTERRUPTED` when told to stop. `trap` is called before."""
+    """Train on all but the last two cases; exits with `EXIT_STATUS` when told to stop. `trap` is called before."""
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for the workers; inherited would be the way of the server
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -66,7 +66,7 @@ def run(paths: list[Path], out: Path, changes: dict[str, Any], trap: Callable[[]
     try:
         train(settings, paths[:-2], validation=paths[-2:], out=out, resume="auto")
     except Interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_STATUS)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from helpers.cli import main
-from helpers.commands.train import add_arguments, settings_of
+from helpers.commands.train import add_arguments, folders_of, settings_of
 from helpers.data.files import DataError
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
@@ -276,7 +276,7 @@ def test_settings_that_cannot_be_are_refused(changes, words):
 
 
 def parse(*words):
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
     return settings_of(parser.parse_args(["--cohort", "c", "--out", "o", *words]))
 
@@ -291,6 +291,40 @@ def test_every_setting_is_an_option():
     for words in (("--augment", "maybe"), ("--arguments", "[1]"), ("--network", "vnet")):
         with pytest.raises(SystemExit):
             parse(*words)
+
+
+def test_hyperparameters_are_read_from_strings():
+    """As SageMaker gives them: every value a string, names with dashes or underscores."""
+    words = {"learning_rate": "0.01", "validate-every": "7", "augment": "False", "patch": "[64, 64, 32]", "minutes": "2"}
+    changed = parse(*(word for name, value in words.items() for word in (f"--{name}", value)))
+    assert (changed.learning_rate, changed.validate_every, changed.augment) == (0.01, 7, False)
+    assert changed.patch == (64, 64, 32) and parse("--patch", "64,64,32").patch == (64, 64, 32)
+    for wrong in (("--learningrate", "1"), ("--learn", "1"), ("--patch", "big"), ("--steps", "1.5")):
+        with pytest.raises(SystemExit):
+            parse(*wrong)
+
+
+def test_help_names_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for item in fields(TrainSettings):
+        assert f"--{item.name.replace('_', '-')} " in text
+        assert item.name in ("arguments", "patch") or f"(default: {getattr(TrainSettings(), item.name)})" in text
+
+
+def test_on_sagemaker_the_model_alone_goes_to_the_model_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SM_CHANNEL_TRAINING", str(tmp_path / "cohort"))
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(["--checkpoints", str(tmp_path / "kept")])
+    folders = folders_of(arguments, "unet")
+    assert (arguments.cohort, folders.model) == (tmp_path / "cohort", tmp_path / "model")
+    assert folders.checkpoints == tmp_path / "kept" and tmp_path / "model" not in folders.work.parents
+    folders = folders_of(parser.parse_args(["--out", str(tmp_path / "out")]), "unet")
+    assert (folders.work, folders.model) == (tmp_path / "out", tmp_path / "out" / "models" / "unet")
+    assert folders.checkpoints == folders.model / "checkpoints"
 
 
 def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
@@ -309,5 +343,14 @@ def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
     ]
     assert main([*words, *small]) == 0
     assert "step     4 of 4" in capsys.readouterr().out
-    _, card = load_checkpoint(tmp_path / "out" / "models" / "unet" / "best.safetensors")
-    assert card.split_hash == load_splits(tmp_path / "out" / "splits.json").sha256
+    out = tmp_path / "out"
+    _, card = load_checkpoint(out / "models" / "unet" / "best.safetensors")
+    assert card.split_hash == load_splits(out / "splits.json").sha256
+    assert (out / "models" / "unet" / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*words, *small]) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert main([*words, *small, "--steps", "8"]) == 1
+    assert "steps 4 there, 8 here" in capsys.readouterr().err
+    write_case(tmp_path / "cohort", "Case_007", seed=7)
+    assert main([*words, *small]) == 1
+    assert "does not know case Case_007" in capsys.readouterr().err
