@@ -32,6 +32,7 @@ def make_loggers(name: str, out: Path, *, settings: Mapping[str, Any], first: in
     first : int
         Steps made before: what TensorBoard holds of later ones was undone by an interruption and is hidden.
     """
+    out.mkdir(parents=True, exist_ok=True)
     options = {"purge_step": first + 1, "flush_secs": 20, "default_hp_metric": False}
     loggers: list[Logger] = [TensorBoardLogger(out, name="", version="tensorboard", **options)]
     try:
