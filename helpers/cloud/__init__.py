@@ -1,0 +1,1 @@
+"""Training and serving on SageMaker, and a local AWS to rehearse both."""
