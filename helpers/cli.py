@@ -15,8 +15,10 @@ VERBS: dict[str, str] = {
     "download": "fetch a public cohort",
     "preprocess": "turn a cohort into prepared cases",
     "train": "train a network",
+    "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
     "predict": "segment one case or a folder of cases",
     "evaluate": "score predictions against references",
+    "serve": "answer segmentation requests over HTTP, as an endpoint does",
     "run": "execute the notebooks and write an index page",
 }
 """Verb and what it does; each lives in ``helpers.commands.<verb>``, imported only when it is called."""

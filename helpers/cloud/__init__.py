@@ -1,1 +1,1 @@
-"""Training and serving on SageMaker, and a local AWS to rehearse both."""
+"""SageMaker: the process that answers requests, jobs and endpoints, what they cost, and a local rehearsal of them."""

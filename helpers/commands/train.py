@@ -8,15 +8,20 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from helpers.data.augment import training_transforms
 from helpers.data.checks import check_cohort
 from helpers.data.files import DataError
-from helpers.data.layouts import discover
+from helpers.data.layouts import Case, discover
+from helpers.data.phantom.stream import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.data.splits import load_splits, make_splits, save_splits
+from helpers.data.splits import SplitManifest, load_splits, make_splits, save_splits
 from helpers.models.networks import NETWORKS
 from helpers.training.loss import LOSSES
 from helpers.training.settings import DEVICES, PRECISIONS, TrainSettings
 from helpers.training.train import TrainResult, train
+
+STREAM = "phantom-stream"
+"""In place of a cohort's folder."""
 
 HELP: dict[str, str] = {
     "network": "which network",
@@ -49,12 +54,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb: the cohort, and every field of `TrainSettings`."""
-    parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
+    """Declare the arguments of the verb: the cohort, the fold, and every field of `TrainSettings`."""
+    add_cohort_and_settings(parser)
+    parser.add_argument("--fold", type=int, default=0, help="which fold is the validation part")
+    parser.add_argument("--held-out", type=int, default=12, help=f"phantoms that validate a training on --cohort {STREAM}")
+
+
+def add_cohort_and_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that trains needs: the cohort, and every field of `TrainSettings`."""
+    parser.add_argument(
+        "--cohort", type=Path, required=True, help=f"folder of the cohort; for train also {STREAM}: endless new phantoms"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the split, prepared cases and the model")
     parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
     parser.add_argument("--spacing", type=float, default=2.0, help="spacing in mm of the grid to train on")
-    parser.add_argument("--fold", type=int, default=0, help="which fold is the validation part")
     settings = TrainSettings()
     for item in fields(TrainSettings):
         default = getattr(settings, item.name)
@@ -78,6 +91,38 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
 def run(arguments: argparse.Namespace) -> int:
     """Train and say how good the network is on the validation part."""
     settings = settings_of(arguments)
+    if str(arguments.cohort) == STREAM:
+        return _run_stream(arguments, settings)
+    _, manifest, prepared = open_cohort(arguments, settings)
+    if not 0 <= arguments.fold < len(manifest.folds):
+        raise DataError(f"--fold is {arguments.fold}; the split of {arguments.out} has folds 0 to {len(manifest.folds) - 1}")
+    training, validation = (set(manifest.part(part, fold=arguments.fold)) for part in ("train", "val"))
+    print(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
+    result = train(
+        settings,
+        [path for name, path in prepared.items() if name in training],
+        validation=[path for name, path in prepared.items() if name in validation],
+        out=arguments.out / "models" / settings.network,
+        split_hash=manifest.sha256,
+        report=print,
+    )
+    _print(result)
+    return 0
+
+
+def open_cohort(
+    arguments: argparse.Namespace, settings: TrainSettings
+) -> tuple[dict[str, Case], SplitManifest, dict[str, Path]]:
+    """Check the cohort that the options name, make or read its split, and prepare what is not its test part.
+
+    Returns
+    -------
+    cases : dict from identifier to Case
+        All usable ones, the test part included.
+    manifest : SplitManifest
+    prepared : dict from identifier to Path
+        Prepared files of the cases outside the test part.
+    """
     report = check_cohort(discover(arguments.cohort, arguments.layout), workers=settings.workers or None)
     for fault in report.faults:
         print(f"{fault.severity}: {fault}")
@@ -90,24 +135,29 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         manifest = make_splits(usable, report.facts, seed=settings.seed)
         save_splits(manifest_path, manifest)
-    if not 0 <= arguments.fold < len(manifest.folds):
-        raise DataError(f"--fold is {arguments.fold}; the split {manifest_path} has folds 0 to {len(manifest.folds) - 1}")
-    training, validation = (set(manifest.part(part, fold=arguments.fold)) for part in ("train", "val"))
-    wanted = [case for case in usable if case.identifier in training | validation]
+    outside = {name for fold in manifest.folds for name in fold}
     preprocessing = PreprocessSettings(spacing=(arguments.spacing,) * 3)
+    wanted = [case for case in usable if case.identifier in outside]
     prepared = prepare_cohort(wanted, arguments.out / "prepared", preprocessing)
     for sentence in prepared.faults.values():
         print(f"not prepared: {sentence}")
-    print(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
-    result = train(
-        settings,
-        [path for name, path in prepared.paths.items() if name in training],
-        validation=[path for name, path in prepared.paths.items() if name in validation],
-        out=arguments.out / "models" / settings.network,
-        split_hash=manifest.sha256,
-        report=print,
+    return {case.identifier: case for case in usable}, manifest, prepared.paths
+
+
+def _run_stream(arguments: argparse.Namespace, settings: TrainSettings) -> int:
+    """Train on phantoms that are made while the network learns, and validate on others that it never sees."""
+    spacing = int(arguments.spacing) if float(arguments.spacing).is_integer() else arguments.spacing
+    stream = PhantomStream(
+        StreamSettings(spacing=spacing, seed=settings.seed, tumour_share=settings.tumour_share),
+        patch=settings.patch,
+        count=settings.batch * settings.steps,
+        batch=settings.batch,
+        transforms=training_transforms(settings.patch) if settings.augment else None,
     )
-    _print(result)
+    print(f"Making {arguments.held_out} held-out phantoms ...")
+    validation = held_out_phantoms(arguments.out / "held_out", arguments.held_out, spacing=spacing)
+    out = arguments.out / "models" / settings.network
+    _print(train(settings, stream, validation=validation, out=out, report=print))
     return 0
 
 

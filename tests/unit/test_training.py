@@ -53,7 +53,8 @@ def test_loss_agrees_with_its_formula():
     axes = (0, 2, 3, 4)
     dice = 1 - (2 * (p * t).sum(axes) / (p.sum(axes) + t.sum(axes))).mean()
     cross_entropy = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
-    assert segmentation_loss()(logits, target).item() == pytest.approx((dice + cross_entropy).item(), abs=1e-4)
+    for name, expected in {"dice+bce": dice + cross_entropy, "dice": dice, "bce": cross_entropy}.items():
+        assert segmentation_loss(name)(logits, target).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_deep_supervision_weighs_the_levels_against_a_smaller_target():
@@ -261,6 +262,7 @@ def test_mistakes_in_the_parts_are_refused(prepared, tmp_path):
     [
         ({"network": "vnet"}, "no network"),
         ({"steps": 0}, "steps"),
+        ({"loss": "focal"}, "loss"),
         ({"tumour_share": 1.5}, "tumour_share"),
         ({"minutes": -1.0}, "minutes"),
         ({"precision": "16"}, "precision"),

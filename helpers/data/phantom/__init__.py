@@ -5,5 +5,14 @@ Research and teaching only: a phantom is drawn, not simulated from tumour biolog
 
 from helpers.data.phantom.cohort import write_cohort, write_phantom
 from helpers.data.phantom.generator import Phantom, PhantomSettings, make_phantom
+from helpers.data.phantom.randomised import Randomisation, draw_random_phantom
 
-__all__ = ["Phantom", "PhantomSettings", "make_phantom", "write_cohort", "write_phantom"]
+__all__ = [
+    "Phantom",
+    "PhantomSettings",
+    "Randomisation",
+    "draw_random_phantom",
+    "make_phantom",
+    "write_cohort",
+    "write_phantom",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from helpers.data.phantom.draws import Box, Draws
+from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.template import Template
 
 MIDDLE = (118.0, 128.0, 70.0)
@@ -18,6 +18,35 @@ COARSE = 4
 COARSE_SHAPE = (61, 61, 40)
 FIELD_OF_VIEW = (240, 240, 155)
 """Millimetres covered by a BraTS volume."""
+
+
+@dataclass(frozen=True)
+class AnatomyRanges:
+    """How much brains differ; the defaults are the calibrated cohort's.
+
+    Attributes
+    ----------
+    size, turn : float
+        Standard deviations of the head's size along each axis (share of the average) and of its rotations (radian).
+    bend, ripple : range
+        Strength in mm of smooth displacements over 45 mm and over 22 mm.
+    sharpness, gyri : range
+        How strongly averaged tissue maps are sharpened, and how much of the sharpened border is random.
+    ventricles, atrophy : range
+        Extra fluid in the ventricles and in every fluid space, in units of a logit.
+    """
+
+    size: float = 0.03
+    turn: float = 0.04
+    bend: Range = (1.5, 3.5)
+    ripple: Range = (0.3, 1.2)
+    sharpness: Range = (2.2, 2.2)
+    gyri: Range = (0.55, 0.55)
+    ventricles: Range = (-0.3, 2.2)
+    atrophy: Range = (0.0, 0.0)
+
+
+CALIBRATED = AnatomyRanges()
 
 
 @dataclass(frozen=True)
@@ -53,11 +82,11 @@ class Anatomy:
     front: torch.Tensor  # template axis towards anterior, mm from the brain's middle
 
 
-def draw_pose(draws: Draws) -> Pose:
+def draw_pose(draws: Draws, ranges: AnatomyRanges = CALIBRATED) -> Pose:
     """Draw head size, small rotations and side. Adult brains in BraTS are about 0.9 of the ICBM152 average."""
-    scale = torch.tensor([1 / (0.905 * draws.normal(1.0, 0.03)) for _ in range(3)])
+    scale = torch.tensor([1 / (0.905 * draws.normal(1.0, ranges.size)) for _ in range(3)])
     turn = torch.zeros(3, 3)
-    for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), (draws.normal(0, 0.04) for _ in range(3)), strict=True):
+    for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), (draws.normal(0, ranges.turn) for _ in range(3)), strict=True):
         turn[a, b], turn[b, a] = angle, -angle
     # BraTS volumes count voxels towards the patient's left and back, the template towards right and front.
     axes = torch.tensor([1.0 if draws.chance(0.5) else -1.0, -1.0, 1.0])
@@ -73,13 +102,20 @@ class Warp:
     box: Box  # the smallest drawing box around the brain
 
 
-def draw_warp(draws: Draws, template: Template, pose: Pose, masses: list[Mass], spacing: float) -> Warp:
+def draw_warp(
+    draws: Draws,
+    template: Template,
+    pose: Pose,
+    masses: list[Mass],
+    spacing: float,
+    ranges: AnatomyRanges = CALIBRATED,
+) -> Warp:
     """Bend the template smoothly and push it aside where a mass grows, less so towards the skull, which holds it."""
     device = template.maps.device
     whole = Box((0, 0, 0), COARSE_SHAPE, COARSE)
     points = whole.points(device) + (spacing - COARSE) / 2  # where the first voxel of each 4 mm block has its centre
-    bend = draws.field(whole, 45.0, 3, strength=draws.uniform(1.5, 3.5))
-    bend += draws.field(whole, 22.0, 3, strength=draws.uniform(0.3, 1.2))
+    bend = draws.field(whole, 45.0, 3, strength=draws.within(ranges.bend))
+    bend += draws.field(whole, 22.0, 3, strength=draws.within(ranges.ripple))
     matrix, middle = pose.matrix.to(device), torch.tensor(MIDDLE, device=device).view(3, 1, 1, 1)
     bend += template.centre.to(device).view(3, 1, 1, 1)
 
@@ -97,16 +133,17 @@ def draw_warp(draws: Draws, template: Template, pose: Pose, masses: list[Mass], 
     return Warp(source, box_around(F.max_pool3d(brain[None], 3, stride=1, padding=1)[0, 0] > 0.05, spacing))
 
 
-def draw_anatomy(draws: Draws, template: Template, warp: Warp) -> Anatomy:
+def draw_anatomy(draws: Draws, template: Template, warp: Warp, ranges: AnatomyRanges = CALIBRATED) -> Anatomy:
     """Take the tissue of the drawing box from the warped template and give it gyri and ventricles of its own."""
     box = warp.box
     source = _upsample(warp.source, box)
     grey, white, brain, depth, ventricles, detail = sample(template.maps, source)
-    wiggle = draws.field(box, 7.0, 3, strength=0.55)
-    size = draws.uniform(-0.3, 2.2)
+    wiggle = draws.field(box, 7.0, 3, strength=draws.within(ranges.gyri))
+    size = draws.within(ranges.ventricles)
     # Averaged maps are blurred; sharpening them, with a random tilt, gives each brain gyri and sulci of its own.
-    tissue = torch.stack([grey, white, brain - grey - white]).clamp_(min=1e-3).log_().mul_(2.2).add_(wiggle)
-    tissue[2] += size * ventricles
+    tissue = torch.stack([grey, white, brain - grey - white]).clamp_(min=1e-3).log_()
+    tissue.mul_(draws.within(ranges.sharpness)).add_(wiggle)
+    tissue[2] += size * ventricles + draws.within(ranges.atrophy)
     grey, white, fluid = torch.softmax(tissue, dim=0)
     brain = brain.add_(wiggle[0], alpha=0.15) > 0.5
     right, front, up = (axis - centre for axis, centre in zip(source, template.centre.tolist(), strict=True))

@@ -65,7 +65,7 @@ def draw_image(draws: Draws, anatomy: Anatomy, tumour: Tumour, box: Box) -> torc
         Relative to white matter (about 1), channels in the order of `MODALITIES`.
     """
     looks = draw_looks(draws, tumour.kind)
-    vessels, sinus, choroid = _vessels(draws, anatomy, box)
+    vessels, sinus, choroid = draw_vessels(draws, anatomy, box)
     rim = anatomy.ventricles * anatomy.white * draws.uniform(0.1, 0.5)  # the bright border of ventricles on FLAIR
     texture = draws.field(box, 3.2) + draws.field(box, 10.0, strength=0.5)
     channels = []
@@ -81,24 +81,29 @@ def draw_image(draws: Draws, anatomy: Anatomy, tumour: Tumour, box: Box) -> torc
         elif modality == "flair":
             image += rim + 0.5 * choroid * anatomy.fluid
         image.add_(texture[0], alpha=0.012)
-        _draw_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part])
+        mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part])
         image *= draws.field(box, 75.0, strength=draws.uniform(0.03, 0.12), exponential=True)[0]
-        channels.append(_rician(draws, image, look.noise))
+        channels.append(rician(draws, image, look.noise))
     return torch.stack(channels)
 
 
-def _draw_tumour(image: torch.Tensor, look: Look, tumour: Tumour, anatomy: Anatomy, texture: torch.Tensor) -> None:
-    """Mix the tumour's intensities into the healthy image, in place, by each class's share of the voxel."""
+def mix_tumour(
+    image: torch.Tensor, look: Look, tumour: Tumour, anatomy: Anatomy, texture: torch.Tensor, *, grain: float = 1.0
+) -> None:
+    """Mix the tumour's intensities into the healthy image, in place, by each class's share of the voxel.
+
+    `texture` is a field in the tumour's part of the box; `grain` multiplies how strongly it shows.
+    """
     necrosis, oedema, enhancing = tumour.shares
     image *= 1 - tumour.shares.sum(dim=0)
     # Oedema is swollen tissue: what was grey or white before still shows through it.
     below = (anatomy.grey[tumour.part] - anatomy.white[tumour.part]) * (0.15 * (look.grey - 1))
-    image += oedema * (look.oedema * (1 + 0.05 * texture) + below)
-    image += necrosis * look.necrosis * (1 + 0.06 * texture.flip(0))
-    image += enhancing * look.enhancing * (1 + 0.09 * texture)
+    image += oedema * (look.oedema * (1 + 0.05 * grain * texture) + below)
+    image += necrosis * look.necrosis * (1 + 0.06 * grain * texture.flip(0))
+    image += enhancing * look.enhancing * (1 + 0.09 * grain * texture)
 
 
-def _vessels(draws: Draws, anatomy: Anatomy, box: Box) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def draw_vessels(draws: Draws, anatomy: Anatomy, box: Box) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Vessels, the superior sagittal sinus and the choroid plexus, each 0 to 1: what enhances without being tumour."""
     first, second = draws.field(box, 20.0, 2)
     # Two random surfaces cross in curves: tubes about 2 mm wide, most of them kept to sulci and fissures.
@@ -111,7 +116,7 @@ def _vessels(draws: Draws, anatomy: Anatomy, box: Box) -> tuple[torch.Tensor, to
     return vessels, sinus * draws.uniform(0.3, 1.0), choroid * draws.uniform(0.2, 0.9)
 
 
-def _rician(draws: Draws, image: torch.Tensor, deviation: float) -> torch.Tensor:
+def rician(draws: Draws, image: torch.Tensor, deviation: float) -> torch.Tensor:
     """Magnitude of a signal with noise in both quadrature channels (Gudbjartsson and Patz, 1995).
 
     The noise is averaged over neighbours, as registration to a common grid does to it.

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+Range = tuple[float, float]
+"""Lowest and highest value of something that is drawn uniformly."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -35,6 +38,13 @@ class Box:
         """Position of the first voxel's centre."""
         return tuple(a + (self.spacing - 1) / 2 for a in self.start)
 
+    @property
+    def inside(self) -> tuple[slice, slice, slice]:
+        """The box as a part of the full volume."""
+        return tuple(
+            slice(round(a / self.spacing), round(a / self.spacing) + n) for a, n in zip(self.start, self.shape, strict=True)
+        )
+
     def points(self, device: str | torch.device) -> torch.Tensor:
         """Positions of all voxel centres, float32 (3, X, Y, Z)."""
         axes = [
@@ -56,10 +66,12 @@ class Draws:
         Together they name the case.
     device : str
         Where tensors live.
+    series : int
+        Other series share no random number: a randomised phantom has nothing of the cohort's case of the same number.
     """
 
-    def __init__(self, seed: int, index: int, *, device: str = "cpu"):
-        sequence = np.random.SeedSequence([seed, index])
+    def __init__(self, seed: int, index: int, *, device: str = "cpu", series: int = 0):
+        sequence = np.random.SeedSequence([seed, index, series] if series else [seed, index])
         self.device = device
         self._numpy = np.random.Generator(np.random.PCG64(sequence))
         self._torch = torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
@@ -67,6 +79,11 @@ class Draws:
     def uniform(self, low: float, high: float, size: int | None = None):
         """A float in [low, high), or a list of them."""
         return self._numpy.uniform(low, high, size).tolist() if size else float(self._numpy.uniform(low, high))
+
+    def within(self, limits: Range) -> float:
+        """A float between two limits; equal limits give their value and cost no draw."""
+        low, high = limits
+        return low if low == high else self.uniform(low, high)
 
     def normal(self, mean: float, deviation: float) -> float:
         """A float from a normal distribution, cut at 2.5 standard deviations."""

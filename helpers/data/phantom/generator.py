@@ -45,7 +45,7 @@ class Phantom:
     Attributes
     ----------
     image : int16 array (4, X, Y, Z)
-        T1, T1ce, T2, FLAIR; arbitrary units, zero outside the brain.
+        T1, T1ce, T2, FLAIR; arbitrary units, zero outside the brain. Float32 where it is made for training only.
     classes : uint8 array (X, Y, Z)
         0 background, 1 NCR, 2 ED, 3 ET.
     affine : float64 array (4, 4)
@@ -83,9 +83,9 @@ def make_phantom(index: int, settings: PhantomSettings = DEFAULTS, *, device: st
         gain = torch.tensor([draws.uniform(150, 900) for _ in range(4)], device=device).view(4, 1, 1, 1)
         # Inside the brain an intensity is at least 1, because 0 means background to every BraTS reader.
         image = image.mul_(gain).round_().clamp_(1, 32767).mul_(anatomy.brain).to(torch.int16)
-    spacing, box = settings.spacing, warp.box
+    spacing = settings.spacing
     grid = tuple(math.ceil(length / spacing) for length in FIELD_OF_VIEW)
-    inner = tuple(slice(round(a / spacing), round(a / spacing) + n) for a, n in zip(box.start, box.shape, strict=True))
+    inner = warp.box.inside
     full = np.zeros((4, *grid), dtype=np.int16)
     full[(slice(None), *inner)] = image.cpu().numpy()
     classes = np.zeros(grid, dtype=np.uint8)

@@ -8,12 +8,60 @@ import torch
 import torch.nn.functional as F
 
 from helpers.data.phantom.anatomy import COARSE, Anatomy, Mass, Pose, place
-from helpers.data.phantom.draws import Box, Draws
+from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.template import Template
 
 RING, SOLID, NON_ENHANCING = 0, 1, 2
-KIND_WEIGHTS = (0.58, 0.22, 0.20)
-"""A necrotic core in an enhancing rim, solid enhancement with necrotic islands, and no (or hardly any) enhancement."""
+
+
+@dataclass(frozen=True)
+class TumourRanges:
+    """How much tumours differ; the defaults are the calibrated cohort's.
+
+    Attributes
+    ----------
+    kinds : three floats
+        Weights of a necrotic core in an enhancing rim, of solid enhancement with necrotic islands, and of no (or hardly any)
+        enhancement.
+    multifocal : float
+        Probability of one or two satellites.
+    radius : three ranges
+        Of the core in mm, by kind.
+    stretch : range
+        Lengths of the core's axes relative to each other.
+    reach : three ranges
+        How far oedema reaches beyond the core in mm, by kind.
+    push : range
+        How far surrounding tissue is displaced, as a share of the radius.
+    rough : range
+        Strength of the core's irregularity.
+    rim : range
+        Share of the radius at which an enhancing rim begins.
+    gaps : range
+        Threshold below which a rim is interrupted, in standard deviations of a field.
+    islands : range
+        The same for the necrotic islands of solid enhancement.
+    specks : float
+        Probability of specks of enhancement in a tumour that hardly enhances.
+    fade : range
+        By how much of its brightness oedema has faded at its edge.
+    """
+
+    kinds: tuple[float, float, float] = (0.58, 0.22, 0.20)
+    multifocal: float = 0.15
+    radius: tuple[Range, Range, Range] = ((8.0, 27.0), (13.0, 33.0), (12.0, 32.0))
+    stretch: Range = (0.75, 1.35)
+    reach: tuple[Range, Range, Range] = ((3.0, 23.0), (3.0, 23.0), (1.5, 9.0))
+    push: Range = (0.1, 0.4)
+    rough: Range = (0.6, 1.4)
+    rim: Range = (0.45, 0.82)
+    gaps: Range = (-2.6, -1.1)
+    islands: Range = (-1.0, 0.1)
+    specks: float = 0.5
+    fade: Range = (0.0, 0.0)
+
+
+CALIBRATED = TumourRanges()
 
 
 @dataclass(frozen=True)
@@ -43,25 +91,24 @@ class Tumour:
     kind: int
 
 
-def draw_foci(draws: Draws, template: Template, pose: Pose) -> list[Focus]:
-    """Draw one focus, in one case of seven with one or two satellites near it or elsewhere in the brain."""
-    kind = draws.choice(KIND_WEIGHTS)
-    count = 1 + (1 + draws.integer(2) if draws.chance(0.15) else 0)
+def draw_foci(draws: Draws, template: Template, pose: Pose, ranges: TumourRanges = CALIBRATED) -> list[Focus]:
+    """Draw one focus, in some cases with one or two satellites near it or elsewhere in the brain."""
+    kind = draws.choice(ranges.kinds)
+    count = 1 + (1 + draws.integer(2) if draws.chance(ranges.multifocal) else 0)
     foci = []
     for number in range(count):
         seed = template.seeds[draws.integer(len(template.seeds))]
-        low, high = ((8.0, 27.0), (13.0, 33.0), (12.0, 32.0))[kind]
-        radius = draws.uniform(low, high) * (1.0 if number == 0 else draws.uniform(0.25, 0.6))
+        radius = draws.within(ranges.radius[kind]) * (1.0 if number == 0 else draws.uniform(0.25, 0.6))
         turn = torch.linalg.qr(torch.tensor(draws.uniform(-1, 1, 9)).view(3, 3))[0]
-        axes = torch.tensor(draws.uniform(0.75, 1.35, 3))
+        axes = torch.tensor(draws.uniform(*ranges.stretch, 3))
         stretch = (turn @ torch.diag(axes / axes.prod() ** (1 / 3)) @ turn.T).float()
-        reach = draws.uniform(1.5, 9.0) if kind == NON_ENHANCING else draws.uniform(3.0, 23.0)
+        reach = draws.within(ranges.reach[kind])
         centre = place(seed, template, pose)
-        foci.append(Focus(centre, radius, stretch, kind, reach, push=radius * draws.uniform(0.1, 0.4)))
+        foci.append(Focus(centre, radius, stretch, kind, reach, push=radius * draws.within(ranges.push)))
     return foci
 
 
-def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box) -> Tumour:
+def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ranges: TumourRanges = CALIBRATED) -> Tumour:
     """Grow the foci in an anatomy.
 
     The core is a ball with an irregular surface that stops at the brain's. Oedema follows white matter, and neither core
@@ -80,14 +127,17 @@ def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box) -> 
         relative, outside = distance / focus.radius, (distance - focus.radius) / focus.oedema
         core = relative if core is None else torch.minimum(core, relative)
         beyond = outside if beyond is None else torch.minimum(beyond, outside)
-    rough = draws.uniform(0.6, 1.4)
+    rough = draws.within(ranges.rough)
     level = core + rough * (0.12 * coarse + 0.08 * medium + 0.04 * fine)
     open_fluid = fluid > 0.6
     inside = (level < 1) & brain & ~(open_fluid & (core > 0.6))
     edge = beyond + 0.35 * coarse + 0.18 * medium + 1.1 * (0.65 - white) + 2.5 * fluid
     oedema = (edge < 1) & brain & ~inside & ~open_fluid & (depth > 0.1)
-    enhancing = inside & _enhancement(draws, foci[0].kind, level, medium, fine)
+    enhancing = inside & _enhancement(draws, foci[0].kind, level, medium, fine, ranges)
     shares, classes = _majority(torch.stack([inside & ~enhancing, oedema, enhancing]), brain)
+    fade = draws.within(ranges.fade)
+    if fade:
+        shares[1] *= 1 - fade * edge.clamp(0, 1)
     return Tumour(part, classes, shares, foci[0].kind)
 
 
@@ -110,13 +160,15 @@ def _length(vectors: torch.Tensor) -> torch.Tensor:
     return sum(component.square() for component in vectors).sqrt_()
 
 
-def _enhancement(draws: Draws, kind: int, level: torch.Tensor, medium: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+def _enhancement(
+    draws: Draws, kind: int, level: torch.Tensor, medium: torch.Tensor, fine: torch.Tensor, ranges: TumourRanges
+) -> torch.Tensor:
     if kind == RING:
-        rim = level + 0.07 * medium > draws.uniform(0.45, 0.82)
-        return rim & (medium + 0.5 * fine > draws.uniform(-2.6, -1.1))
+        rim = level + 0.07 * medium > draws.within(ranges.rim)
+        return rim & (medium + 0.5 * fine > draws.within(ranges.gaps))
     if kind == SOLID:
-        return medium + 0.6 * fine > draws.uniform(-1.0, 0.1)
-    if draws.chance(0.5):
+        return medium + 0.6 * fine > draws.within(ranges.islands)
+    if draws.chance(1 - ranges.specks):
         return torch.zeros_like(level, dtype=torch.bool)
     return (fine + 0.5 * medium > draws.uniform(2.0, 2.6)) & (level < 0.9)
 

@@ -1,0 +1,184 @@
+"""Cross-validation: nobody is scored by a model that knew them, finished folds are kept, steps are measured, not assumed."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from helpers.cli import main
+from helpers.data.files import DataError, write_volume
+from helpers.data.preprocess import PreprocessSettings, prepare_cohort
+from helpers.data.splits import SplitManifest, load_splits
+from helpers.evaluation.cleanup import CleanUp
+from helpers.evaluation.crossvalidation import STEPS, check_folds, choose_cleanup, gains_table, predict_out_of_fold
+from helpers.evaluation.ensemble import Ensemble, load_ensemble
+from helpers.evaluation.inference import predict_prepared
+from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, save_checkpoint
+from helpers.models.networks import build_network
+from helpers.regions import BRATS2021, from_classes
+from helpers.training.folds import train_folds
+from helpers.training.settings import TrainSettings
+from tests.cases import LPS, case_arrays, write_case
+
+NAMES = tuple(f"Case_{number:03d}" for number in range(5))
+MANIFEST = SplitManifest("brats2021", 0, NAMES[4:], (NAMES[:2], NAMES[2:4]), {name: f"patient of {name}" for name in NAMES})
+SETTINGS = TrainSettings(
+    arguments={"channels": [4, 8]}, patch=(16, 16, 16), steps=2, validate_every=2, device="cpu", clean_enhancing_ml=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    cases = {name: write_case(folder, name, seed=seed) for seed, name in enumerate(NAMES)}
+    outside = [cases[name] for name in NAMES[:4]]
+    return cases, prepare_cohort(outside, folder / "prepared", PreprocessSettings(spacing=2.0), progress=False).paths
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models")
+    return out, train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
+
+
+def test_every_case_is_predicted_by_the_model_that_did_not_train_on_it(cohort, trained, tmp_path):
+    cases, checkpoints = cohort[0], trained[1]
+    cards = check_folds(checkpoints, MANIFEST)
+    assert [card.training_cases for card in cards] == [NAMES[2:4], NAMES[:2]]
+    result = predict_out_of_fold(checkpoints, MANIFEST, cases, folder=tmp_path)
+    used = result.scores.drop_duplicates("case").set_index("case")["checkpoint"]
+    assert sorted(used.index) == list(NAMES[:4])
+    assert [used[name] for name in NAMES[:4]] == [cards[fold].weights_sha256 for fold in (0, 0, 1, 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.nii.gz" for name in NAMES[:4]]
+
+
+def test_models_that_know_what_they_are_to_be_scored_on_are_refused(trained, tmp_path):
+    _, checkpoints = trained
+    with pytest.raises(DataError, match="was trained on case Case_000"):
+        check_folds(checkpoints[::-1], MANIFEST)
+    with pytest.raises(DataError, match="2 folds, but 1"):
+        check_folds(checkpoints[:1], MANIFEST)
+    with pytest.raises(DataError, match="another split"):
+        check_folds(checkpoints, replace(MANIFEST, seed=1))
+    network, card = load_checkpoint(checkpoints[0])
+    for known, words in (((), "does not say"), (("Case_003", "Case_004"), "trained on case Case_004")):
+        save_checkpoint(tmp_path / "best.safetensors", network, replace(card, training_cases=known))
+        with pytest.raises(DataError, match=words):
+            check_folds([tmp_path / "best.safetensors", checkpoints[1]], MANIFEST)
+
+
+def test_another_session_of_a_training_patient_is_refused_too(trained, tmp_path):
+    manifest = replace(MANIFEST, patients={**MANIFEST.patients, "Case_000": "patient of Case_002"})
+    paths = []
+    for fold, path in enumerate(trained[1]):
+        network, card = load_checkpoint(path)
+        paths.append(tmp_path / f"{fold}.safetensors")
+        save_checkpoint(paths[-1], network, replace(card, split_hash=manifest.sha256))
+    with pytest.raises(DataError, match="was trained on case Case_000"):
+        check_folds(paths, manifest)
+
+
+def test_finished_folds_are_kept_and_what_changed_is_trained_again(cohort, trained):
+    out, checkpoints = trained
+    times = [path.stat().st_mtime_ns for path in checkpoints]
+    lines = []
+    assert train_folds(SETTINGS, MANIFEST, cohort[1], out=out, report=lines.append) == checkpoints
+    assert [path.stat().st_mtime_ns for path in checkpoints] == times
+    assert all("finished before" in line for line in lines)
+    (checkpoints[0].parent / "finished.json").unlink()  # as after a crash
+    train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
+    assert [path.stat().st_mtime_ns != time for path, time in zip(checkpoints, times, strict=True)] == [True, False]
+    lines.clear()
+    train_folds(replace(SETTINGS, steps=3, validate_every=3), MANIFEST, cohort[1], out=out, folds=[1], report=lines.append)
+    assert "training on 2 cases" in lines[0]
+    train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
+
+
+def test_an_ensemble_is_the_mean_of_its_members_probabilities(trained):
+    _, checkpoints = trained
+    image = np.random.default_rng(0).normal(size=(4, 16, 18, 16)).astype(np.float32)
+    members = [predict_prepared(*load_checkpoint(path), image) for path in checkpoints]
+    network, card = load_ensemble(checkpoints)
+    np.testing.assert_allclose(predict_prepared(network, card, image), np.mean(members, axis=0), atol=1e-5)
+    flipped = [predict_prepared(*load_checkpoint(path), image, flips=True) for path in checkpoints]
+    np.testing.assert_allclose(predict_prepared(network, card, image, flips=True), np.mean(flipped, axis=0), atol=1e-5)
+    assert card.training_cases == NAMES[:4]
+    assert card.weights_sha256 == load_ensemble(checkpoints[::-1])[1].weights_sha256
+    assert card.weights_sha256 not in {load_card(path).weights_sha256 for path in checkpoints}
+    assert load_ensemble(checkpoints[:1])[1] == load_card(checkpoints[0])
+
+
+def test_members_that_do_not_belong_together_are_refused(trained, tmp_path):
+    _, checkpoints = trained
+    network = build_network("unet", channels=(4, 6))
+    card = ModelCard("unet", {"channels": [4, 6]}, asdict(PreprocessSettings()), (16, 16, 16))
+    save_checkpoint(tmp_path / "other.safetensors", network, card)
+    with pytest.raises(DataError, match=r"differs from .* in arguments, preprocessing"):
+        load_ensemble([checkpoints[0], tmp_path / "other.safetensors"])
+    with pytest.raises(DataError, match="same weights twice"):
+        load_ensemble([checkpoints[0], checkpoints[0]])
+    with pytest.raises(DataError, match="at least one"):
+        load_ensemble([])
+
+
+def test_saturated_members_stay_finite():
+    network = build_network("unet", channels=(4, 8))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1e3)
+        logits = Ensemble([network, network])(torch.ones(1, 4, 16, 16, 16))
+    assert torch.isfinite(logits).all()
+
+
+def test_the_clean_up_that_helps_on_validation_data_is_chosen_and_the_smaller_one_where_equal(tmp_path):
+    image, classes = case_arrays()
+    case = write_case(tmp_path / "cohort", image=image, classes=classes)
+    specks = classes.copy()
+    specks[1:4, 1:4, 1:4] = 2  # 27 voxels of 1 mm far from the tumour
+    path = write_volume(tmp_path / "specks.nii.gz", from_classes(specks, BRATS2021), LPS)
+    chosen, table = choose_cleanup(
+        {"Case_001": path}, {"Case_001": case}, tumour_ml=(0.0, 0.02, 0.05, 0.1), enhancing_ml=(0.0, 0.01)
+    )
+    assert chosen == CleanUp(tumour_ml=0.05, enhancing_ml=0.0)
+    assert len(table) == 8
+    assert table.set_index(["tumour_ml", "enhancing_ml"]).loc[(0.05, 0.0), "dice"] == pytest.approx(1.0)
+
+
+def test_gains_are_those_of_the_same_patients():
+    generator = np.random.default_rng(0)
+    tables = []
+    for number, step in enumerate(STEPS):
+        for model in range(2 if number < 2 else 1):
+            dice = np.linspace(0.5, 0.9, 8).repeat(3) + 0.02 * number + generator.normal(0, 1e-3, 24)
+            rows = {"case": np.repeat([f"c{i}" for i in range(8)], 3), "region": ["TC", "WT", "ET"] * 8, "dice": dice}
+            tables.append(pd.DataFrame(rows).assign(step=step, checkpoint=f"{step}{model}"))
+    table = gains_table(pd.concat(tables), metrics=["dice"])
+    assert table["step"].tolist() == list(STEPS)
+    assert np.isnan(table.loc[0, "gain"])
+    assert table["gain"].iloc[1:].to_numpy() == pytest.approx([0.02] * 3, abs=1e-3)
+    assert (table["gain_low"].iloc[1:] > 0).all()
+    assert table["checkpoint"].tolist() == ["mean of 2", "mean of 2", f"{STEPS[2]}0", f"{STEPS[3]}0"]
+
+
+def test_the_command_from_files_to_the_table_of_gains(tmp_path, capsys):
+    for seed in range(4):
+        write_case(tmp_path / "cohort", f"Case_{seed:03d}", seed=seed)
+    words = ["crossvalidate", "--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--patch", "16"]
+    words += ["--arguments", json.dumps({"channels": [4, 8]}), "--steps", "2", "--validate-every", "2", "--device", "cpu"]
+    assert main([*words, "--only", "0"]) == 0
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("finished before") == 1
+    assert "+ ensemble" in printed
+    out = tmp_path / "out" / "crossvalidation" / "unet"
+    manifest, steps = load_splits(tmp_path / "out" / "splits.json"), pd.read_csv(out / "steps.csv")
+    folds = len(manifest.folds)
+    assert steps.groupby("step", sort=False).size().to_dict() == dict(zip(STEPS, [3 * folds, 3 * folds, 3, 3], strict=True))
+    assert set(steps["case"]) == set(manifest.test)
+    scored = pd.read_csv(out / "out_of_fold.csv")
+    assert set(scored["case"]) == {name for fold in manifest.folds for name in fold}
+    assert set(json.loads((out / "cleanup.json").read_text())) == {"tumour_ml", "enhancing_ml"}
+    assert (out / "gains.csv").is_file()

@@ -1,0 +1,118 @@
+"""The randomised phantom: the same case for the same numbers, a tumour where it can be, and a wide choice of examinations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.data.phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
+from helpers.data.phantom.contrast import draw_looks
+from helpers.data.phantom.draws import Box, Draws
+from helpers.data.phantom.randomised import ContrastRanges, draw_random_looks
+from helpers.data.phantom.scanner import ScannerRanges, scan, shifted, thick_slices
+from helpers.data.phantom.tumour import NON_ENHANCING, RING
+from helpers.regions import ET
+
+BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    return [draw_random_phantom(3, index, spacing=4.0) for index in range(16)]
+
+
+def test_seed_and_index_name_a_case(phantoms):
+    again = draw_random_phantom(3, 2, spacing=4.0)
+    assert np.array_equal(again.image, phantoms[2].image)
+    assert np.array_equal(again.classes, phantoms[2].classes)
+    for other in (phantoms[1], draw_random_phantom(4, 2, spacing=4.0)):
+        assert not np.array_equal(other.classes, again.classes)
+
+
+def test_a_randomised_case_has_nothing_of_the_cohorts_case_of_the_same_number(phantoms):
+    calibrated = make_phantom(2, PhantomSettings(spacing=4.0, seed=3))
+    assert not np.array_equal(calibrated.classes, phantoms[2].classes)
+    assert calibrated.classes.shape == phantoms[2].classes.shape
+    assert np.array_equal(calibrated.affine, phantoms[2].affine)
+
+
+def test_images_are_finite_and_positive_inside_one_brain_for_all_modalities(phantoms):
+    for phantom in phantoms:
+        assert phantom.image.dtype == np.float32
+        assert np.isfinite(phantom.image).all()
+        assert phantom.image.min() == 0
+        brain = (phantom.image > 0).all(axis=0)
+        assert np.array_equal(brain, (phantom.image > 0).any(axis=0))
+        assert 700 < brain.sum() * 64 / 1000 < 2200
+
+
+def test_every_case_has_a_tumour_inside_the_brain_and_kinds_differ(phantoms):
+    for phantom in phantoms:
+        assert set(np.unique(phantom.classes)) <= {0, 1, 2, 3}
+        assert (phantom.classes > 0).any()
+        assert not (phantom.classes[phantom.image[0] == 0] > 0).any()
+    enhancing = [bool((phantom.classes == ET).any()) for phantom in phantoms]
+    assert any(enhancing)
+    assert not all(enhancing)
+
+
+def test_a_case_looks_the_same_at_every_spacing():
+    fine, coarse = (draw_random_phantom(5, 0, spacing=spacing) for spacing in (2.0, 4.0))
+    volumes = [(p.classes > 0).sum() * s**3 for p, s in ((fine, 2), (coarse, 4))]
+    assert volumes[0] == pytest.approx(volumes[1], rel=0.25)
+
+
+def test_reversed_contrasts_occur_and_can_be_switched_off():
+    def brighter_grey(ranges):
+        return [draw_random_looks(Draws(1, n), RING, ranges)["t1"].grey >= 1 for n in range(120)]
+
+    assert 0 < sum(brighter_grey(ContrastRanges())) < 40
+    assert not any(brighter_grey(ContrastRanges(free=1.0, reversed=0.0)))
+
+
+def test_free_contrasts_keep_what_defines_the_classes():
+    for kind in (RING, NON_ENHANCING):
+        for index in range(60):
+            looks = draw_random_looks(Draws(2, index), kind, ContrastRanges(free=1.0, reversed=0.0))
+            assert looks["t1ce"].enhancing > 1.1 * looks["t1"].enhancing
+            assert looks["t1"].necrosis < looks["t1"].oedema <= 1
+            assert looks["t2"].oedema > 1
+            assert looks["flair"].oedema > looks["flair"].grey > 0.99
+
+
+def test_without_looseness_contrasts_are_the_calibrated_ones():
+    tight = ContrastRanges(free=0.0, looseness=(1.0, 1.0))
+    for index in range(5):
+        draws = Draws(4, index)
+        draws.chance(0.0)
+        calibrated = draw_looks(draws, RING)
+        loose = draw_random_looks(Draws(4, index), RING, tight)
+        assert loose["flair"].oedema == pytest.approx(calibrated["flair"].oedema)
+
+
+def test_without_effects_a_scan_changes_nothing():
+    none = ScannerRanges(thick=0, blur=(0, 0), misplaced=0, ghost=0, bias=(0, 0), gamma=0, noise=(0, 0))
+    image = torch.rand(BOX.shape) + 0.5
+    assert torch.allclose(scan(Draws(0, 0), image, BOX, none), image, atol=1e-5)
+
+
+def test_thick_slices_average_along_their_axis_only():
+    ramp = torch.arange(16.0).expand(24, 20, 16)
+    assert torch.allclose(thick_slices(ramp, 0, 3.0), ramp, atol=1e-5)
+    blurred = thick_slices(torch.eye(16).expand(4, 16, 16), 2, 4.0)
+    assert blurred.max() < 0.5
+    assert blurred.sum(dim=2).mean() == pytest.approx(1, rel=0.05)
+
+
+def test_a_shift_moves_by_parts_of_a_voxel():
+    line = torch.zeros(8, 4, 4)
+    line[3] = 1
+    moved = shifted(line, 0, 1.25)[:, 0, 0]
+    assert moved.tolist() == pytest.approx([0, 0, 0, 0, 0.75, 0.25, 0, 0])
+
+
+def test_a_never_enhancing_cohort_can_be_asked_for():
+    defaults = Randomisation()
+    plain = replace(defaults, tumour=replace(defaults.tumour, kinds=(0.0, 0.0, 1.0), specks=0.0))
+    assert not any((draw_random_phantom(6, n, spacing=4.0, ranges=plain).classes == ET).any() for n in range(3))
