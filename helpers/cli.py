@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "predict": "segment one case or a folder of cases",
     "evaluate": "score predictions against references",
     "serve": "answer segmentation requests over HTTP, as an endpoint does",
+    "rehearse": "start a local AWS in which SageMaker jobs and endpoints really run",
     "run": "execute the notebooks and write an index page",
 }
 """Verb and what it does; each lives in ``helpers.commands.<verb>``, imported only when it is called."""
