@@ -12,30 +12,37 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as multiprocessing
-from safetensors.torch import save_file
 
 from helpers.data.augment import training_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings
+from helpers.evaluation.cleanup import CleanUp
+from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network
 from helpers.training.loss import segmentation_loss
 
 NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
 """Without a block after the last upsampling, which costs a third of the time of a step."""
 WARMUP = 60
+CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1)
 SAVE_EVERY = 180.0
 """Seconds."""
 
 
-def batches(arguments: argparse.Namespace, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Image and regions of every batch that this process trains on; the processes take turns in one stream."""
+def phantom_stream(arguments: argparse.Namespace) -> PhantomStream:
+    """What all processes train on."""
     settings = StreamSettings(seed=arguments.seed, patches_per_case=12, tumour_share=0.6)
     patch = (arguments.patch,) * 3
-    stream = PhantomStream(settings, patch=patch, count=10**9, batch=2, transforms=training_transforms(patch))
-    step = rank
+    return PhantomStream(settings, patch=patch, count=10**9, batch=2, transforms=training_transforms(patch))
+
+
+def batches(arguments: argparse.Namespace, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Image and regions of every batch that this process trains on; the processes take turns in one stream."""
+    stream, step = phantom_stream(arguments), rank
     while True:
         samples = [stream[2 * step + place] for place in range(2)]
         image = torch.stack([sample["image"] for sample in samples])
@@ -68,17 +75,26 @@ def work(rank: int, network: torch.nn.Module, arguments: argparse.Namespace, beg
                     kept.lerp_(new, 1 - min(arguments.average, (1 + step) / (10 + step)))
             if time.time() - saved > SAVE_EVERY:
                 saved = time.time()
-                save(average, arguments.out, step, saved - began, recent)
+                save(average, arguments, step, saved - began, recent)
     if rank == 0:
-        save(average, arguments.out, step, time.time() - began, recent)
+        save(average, arguments, step, time.time() - began, recent)
 
 
-def save(network: torch.nn.Module, folder: Path, step: int, seconds: float, loss: float) -> None:
-    """Write the averaged weights as they are now."""
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
-    temporary = folder / ".weights"
-    save_file(tensors, temporary)
-    temporary.replace(folder / "average.safetensors")
+def save(network: torch.nn.Module, arguments: argparse.Namespace, step: int, seconds: float, loss: float) -> None:
+    """Write the averaged weights as they are now, with their card."""
+    stream = phantom_stream(arguments)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    card = ModelCard(
+        NETWORK,
+        ARGUMENTS,
+        dict(stream.preprocessing),
+        stream.patch,
+        cleanup=asdict(CLEANUP),
+        cohort_hash=stream.fingerprint,
+        training={**settings, "batch": stream.batch, "steps": (step + 1) * arguments.processes, "seconds": round(seconds)},
+        metrics={"loss": round(loss, 4)},
+    )
+    save_checkpoint(arguments.out / "best.safetensors", network, card)
     print(f"{seconds:.0f} s, {step + 1} steps of the first process, loss {loss:.3f}", flush=True)
 
 
