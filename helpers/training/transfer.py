@@ -22,7 +22,7 @@ from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.datamodule import PatchDataset
 from helpers.training.loss import segmentation_loss
 
-RATES: dict[str, float] = {"released": 5e-4, "scratch": 3e-3}
+RATES: dict[str, float] = {"released": 2e-4, "scratch": 3e-3}
 """Highest learning rate by where the training starts: what has been learnt is to be moved, not to be overwritten."""
 
 
