@@ -86,7 +86,7 @@ def test_torchrun_starts_the_same_command(tmp_path, capsys):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launch, "-m", "helpers", *words, "--out", str(tmp_path / "two")]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("step     4 of 4") == 1 and ended.stdout.count("4 steps in") == 1
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
