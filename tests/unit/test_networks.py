@@ -1,24 +1,63 @@
 """Networks by name: shapes, arguments, sizes."""
 
+import json
+
 import pytest
 import torch
+from monai.networks.nets import DynUNet
 
 from helpers.data.files import DataError
-from helpers.models.networks import NETWORKS, build_network, check_patch, describe_network, input_multiple
+from helpers.evaluation.inference import window_size
+from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch, describe_network, input_multiple
+from helpers.training.loss import segmentation_loss
 
-SMALL = {"unet": {"channels": (4, 8, 16)}, "segresnet": {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)}}
+SMALL = {
+    "unet": {"channels": (4, 8, 16)},
+    "attention_unet": {"channels": (4, 8, 16)},
+    "segresnet": {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)},
+    "dynunet": {"filters": (4, 8, 16)},
+    "unetr": {"img_size": 32, "feature_size": 4, "hidden_size": 24, "num_heads": 2},
+    "swin_unetr": {},
+}
+
+
+def shape_for(name, spatial_dims):
+    edge = input_multiple(name, **SMALL[name])
+    return (edge if NETWORKS[name].one_size else 2 * edge, *(edge,) * (spatial_dims - 1))
+
+
+@pytest.mark.parametrize("spatial_dims", [3, 2])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_grid_comes_back_and_every_weight_learns(name, spatial_dims):
+    arguments = {**SMALL[name], "spatial_dims": spatial_dims, "in_channels": 2, "out_channels": 5}
+    network, shape = build_network(name, **arguments), shape_for(name, spatial_dims)
+    check_patch(shape, name, **arguments)
+    image = channels_last(torch.randn(2, 2, *shape))
+    loss = segmentation_loss()(network.train()(image), torch.rand(2, 5, *shape) > 0.5)
+    loss.backward()
+    for key, parameter in network.named_parameters():
+        assert not parameter.requires_grad or torch.isfinite(parameter.grad).all(), key
+    with torch.no_grad():
+        assert network.eval()(image).shape == (2, 5, *shape)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_four_contrasts_in_three_regions_out(name):
-    network = build_network(name, **SMALL.get(name, {})).eval()
-    edge = input_multiple(name, **SMALL.get(name, {}))
+def test_a_card_rebuilds_the_network_in_any_dimension(name, tmp_path):
+    arguments = {**SMALL[name], "spatial_dims": 2, "in_channels": 1, "out_channels": 2}
+    network = build_network(name, **arguments).eval()
+    card = ModelCard(network=name, arguments=arguments, preprocessing={"spacing": [1, 1, 1]}, patch=shape_for(name, 2))
+    save_checkpoint(tmp_path / "best.safetensors", network, card)
+    assert json.loads((tmp_path / "best.json").read_text())["arguments"]["spatial_dims"] == 2
+    again, _ = load_checkpoint(tmp_path / "best.safetensors")
+    image = torch.randn(1, 1, *shape_for(name, 2))
     with torch.no_grad():
-        assert network(torch.zeros(1, 4, 2 * edge, edge, edge)).shape == (1, 3, 2 * edge, edge, edge)
+        torch.testing.assert_close(again(image), network(image))
 
 
 def test_multiple_follows_the_depth():
     assert input_multiple("unet") == 8
+    assert input_multiple("unet", spatial_dims=2) == 16
     assert input_multiple("unet", channels=[4, 8, 16, 32, 64]) == 16
     assert input_multiple("swin_unetr") == 32
 
@@ -26,10 +65,15 @@ def test_multiple_follows_the_depth():
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("vnet", {}, "unet, segresnet, swin_unetr"),
+        ("vnet", {}, "unet, attention_unet, segresnet, dynunet, unetr, swin_unetr"),
         ("unet", {"filters": 8}, "no argument filters; it takes channels"),
         ("swin_unetr", {"feature_size": 20}, "multiple of 12"),
+        ("unetr", {"img_size": 40}, "multiple of 16"),
+        ("attention_unet", {"norm": "group"}, "instance, batch"),
         ("unet", {"channels": (16,)}, "unet cannot be built"),
+        ("dynunet", {"filters": (16, 32)}, "at least three levels"),
+        ("unet", {"spatial_dims": 4}, "take 2 or 3"),
+        ("unet", {"dropout": 2.0}, "unet cannot be built"),
     ],
 )
 def test_wrong_requests_are_explained(name, arguments, words):
@@ -47,11 +91,61 @@ def test_same_random_state_same_weights():
 
 def test_patches_that_cannot_be_trained_on():
     check_patch((64, 32, 32), "swin_unetr")
+    check_patch((64, 32), "swin_unetr", spatial_dims=2)
     for name, patch in (("swin_unetr", (32, 32, 32)), ("unet", (8, 8, 8)), ("unet", (60, 64, 64)), ("unet", (0, 64, 64))):
         with pytest.raises(DataError, match="multiples of"):
             check_patch(patch, name)
+    with pytest.raises(DataError, match="2 dimensions cannot train on patches of 64x64x64"):
+        check_patch((64, 64, 64), "unet", spatial_dims=2)
+    with pytest.raises(DataError, match="edges of 32 voxels, not 32x32x64"):
+        check_patch((32, 32, 64), "unetr", img_size=32)
     with pytest.raises(ValueError):  # what the rule protects from
         build_network("unet", channels=(4, 8, 16)).train()(torch.zeros(1, 4, 4, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(20, 33, 70), (32, 32, 32), (45, 48, 49)])
+def test_windows_of_prediction_are_the_one_size_that_unetr_takes(shape):
+    assert window_size(shape, (32, 32, 32), input_multiple("unetr", img_size=32)) == (32, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [(name, {"dropout": 0.5}) for name in NETWORKS]
+    + [("swin_unetr", {"path_dropout": 0.9}), ("swin_unetr", {"attention_dropout": 0.9})],
+)
+def test_dropout_acts_in_training_only(name, arguments):
+    torch.manual_seed(0)
+    network = build_network(name, spatial_dims=2, **SMALL[name], **arguments)
+    image = torch.randn(2, 4, *shape_for(name, 2))
+    runs = [network.train(mode)(image) for mode in (True, True, False, False)]
+    runs = [run[0] if isinstance(run, list) else run for run in runs]
+    assert not torch.equal(runs[0], runs[1]) and torch.equal(runs[2], runs[3])
+
+
+def test_dynunet_supervises_every_level_and_is_monais_in_full_size():
+    network = build_network("dynunet", filters=(4, 8, 16, 16))
+    stock = DynUNet(3, 4, 3, (3,) * 4, (1, 2, 2, 2), (2, 2, 2), filters=(4, 8, 16, 16), deep_supervision=True, deep_supr_num=2)
+    missing, unexpected = network.load_state_dict(stock.state_dict(), strict=False)
+    assert not missing and all(key.startswith("skip_layers.") for key in unexpected)
+    image = torch.randn(1, 4, 16, 16, 16)
+    with torch.no_grad():
+        ours, theirs = network.train()(image), stock.train()(image)
+        torch.testing.assert_close(network.eval()(image), stock.eval()(image))
+    assert [level.shape[2:] for level in ours] == [(16,) * 3, (8,) * 3, (4,) * 3]
+    for level, enlarged in zip(ours, theirs.unbind(1), strict=True):
+        torch.testing.assert_close(torch.nn.functional.interpolate(level, 16), enlarged)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    torch.manual_seed(0)
+    plain = build_network("swin_unetr", spatial_dims=2)
+    saving = build_network("swin_unetr", spatial_dims=2, use_checkpoint=True)
+    saving.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 4, 64, 32)
+    for network in (plain, saving):
+        network(image).square().mean().backward()
+    for ours, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_description_counts_what_can_be_counted_by_hand():
@@ -68,6 +162,7 @@ def test_description_counts_what_can_be_counted_by_hand():
     assert description.parameters == 4 * 3 + 3
     assert description.gflop == pytest.approx(2 * 4 * 3 * 10 * 20 * 30 / 1e9)
     assert network.mix.weight.device.type == "cpu"
+    assert describe_network(build_network("unet", spatial_dims=2, in_channels=1), size=(64, 64), in_channels=1).gflop > 0
 
 
 def test_fused_attention_has_the_same_weights_result_and_count():
