@@ -38,7 +38,7 @@ def show_effects(effects: pd.DataFrame, *, metric: str = "dice", ax: Axes | None
     ax = new_axes(ax, (7.6, 0.42 * len(compared) + 1.3))
     ax.axvline(0, color=MUTED, linewidth=1)
     for place, (name, row) in enumerate(compared.iterrows()):
-        sure = not row["low"] <= 0 <= row["high"]
+        sure = row["low"] > 0 or row["high"] < 0
         colour = INK if not sure else FIRST if row["difference"] > 0 else SECOND
         if np.isfinite(row["low"]):
             ax.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
