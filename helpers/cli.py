@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
     "predict": "segment one case or a folder of cases",
     "evaluate": "score predictions against references",
+    "serve": "answer segmentation requests over HTTP, as an endpoint does",
     "run": "execute the notebooks and write an index page",
 }
 """Verb and what it does; each lives in ``helpers.commands.<verb>``, imported only when it is called."""

@@ -8,15 +8,20 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from helpers.data.augment import training_transforms
 from helpers.data.checks import check_cohort
 from helpers.data.files import DataError
 from helpers.data.layouts import Case, discover
+from helpers.data.phantom.stream import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits, make_splits, save_splits
 from helpers.models.networks import NETWORKS
 from helpers.training.loss import LOSSES
 from helpers.training.settings import DEVICES, PRECISIONS, TrainSettings
 from helpers.training.train import TrainResult, train
+
+STREAM = "phantom-stream"
+"""In place of a cohort's folder."""
 
 HELP: dict[str, str] = {
     "network": "which network",
@@ -52,11 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb: the cohort, the fold, and every field of `TrainSettings`."""
     add_cohort_and_settings(parser)
     parser.add_argument("--fold", type=int, default=0, help="which fold is the validation part")
+    parser.add_argument("--held-out", type=int, default=12, help=f"phantoms that validate a training on --cohort {STREAM}")
 
 
 def add_cohort_and_settings(parser: argparse.ArgumentParser) -> None:
     """Declare what every command that trains needs: the cohort, and every field of `TrainSettings`."""
-    parser.add_argument("--cohort", type=Path, required=True, help="folder of the cohort")
+    parser.add_argument(
+        "--cohort", type=Path, required=True, help=f"folder of the cohort; for train also {STREAM}: endless new phantoms"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the split, prepared cases and the model")
     parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
     parser.add_argument("--spacing", type=float, default=2.0, help="spacing in mm of the grid to train on")
@@ -83,6 +91,8 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
 def run(arguments: argparse.Namespace) -> int:
     """Train and say how good the network is on the validation part."""
     settings = settings_of(arguments)
+    if str(arguments.cohort) == STREAM:
+        return _run_stream(arguments, settings)
     _, manifest, prepared = open_cohort(arguments, settings)
     if not 0 <= arguments.fold < len(manifest.folds):
         raise DataError(f"--fold is {arguments.fold}; the split of {arguments.out} has folds 0 to {len(manifest.folds) - 1}")
@@ -132,6 +142,23 @@ def open_cohort(
     for sentence in prepared.faults.values():
         print(f"not prepared: {sentence}")
     return {case.identifier: case for case in usable}, manifest, prepared.paths
+
+
+def _run_stream(arguments: argparse.Namespace, settings: TrainSettings) -> int:
+    """Train on phantoms that are made while the network learns, and validate on others that it never sees."""
+    spacing = int(arguments.spacing) if float(arguments.spacing).is_integer() else arguments.spacing
+    stream = PhantomStream(
+        StreamSettings(spacing=spacing, seed=settings.seed, tumour_share=settings.tumour_share),
+        patch=settings.patch,
+        count=settings.batch * settings.steps,
+        batch=settings.batch,
+        transforms=training_transforms(settings.patch) if settings.augment else None,
+    )
+    print(f"Making {arguments.held_out} held-out phantoms ...")
+    validation = held_out_phantoms(arguments.out / "held_out", arguments.held_out, spacing=spacing)
+    out = arguments.out / "models" / settings.network
+    _print(train(settings, stream, validation=validation, out=out, report=print))
+    return 0
 
 
 def _print(result: TrainResult) -> None:

@@ -129,6 +129,28 @@ def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, 
     return predict_image(network, tensor, patch=card.patch, multiple=multiple, flips=flips).numpy()
 
 
+def predict_volumes(
+    network: nn.Module, card: ModelCard, image: np.ndarray, affine: np.ndarray, *, identifier: str = "", flips: bool = False
+) -> np.ndarray:
+    """Region probabilities, float32 (3, X, Y, Z), of an image in memory, in its own grid.
+
+    Parameters
+    ----------
+    network, card
+        As `helpers.models.checkpoints.load_checkpoint` returns them.
+    image : array (4, X, Y, Z)
+        Order of `MODALITIES`, any grid and units, 0 outside the brain.
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+.
+    identifier : str
+        Name for the errors.
+    flips : bool
+        As in `predict_image`.
+    """
+    prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=identifier)
+    return to_native(predict_prepared(network, card, prepared.image, flips=flips), prepared, mode="linear")
+
+
 def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, flips: bool = False) -> Probabilities:
     """Region probabilities of one case in its own grid.
 
@@ -147,8 +169,7 @@ def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, fl
         If a modality is missing or unreadable, or the modalities do not share one grid.
     """
     image, affine = read_image(case)
-    prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=case.identifier)
-    native = to_native(predict_prepared(network, card, prepared.image, flips=flips), prepared, mode="linear")
+    native = predict_volumes(network, card, image, affine, identifier=case.identifier, flips=flips)
     return Probabilities(case.identifier, native, image, affine, case.images[MODALITIES[0]].path)
 
 
