@@ -51,9 +51,7 @@ def main() -> None:
         for name, extra in NETWORKS:
             network = build_network(name, **extra).to(arguments.device)
             size = describe_network(network, size=(arguments.patch,) * 3)
-            data = CaseDataModule(
-                paths, paths, patch=(arguments.patch,) * 3, batch=arguments.batch, steps=arguments.steps, seed=1
-            )
+            data = CaseDataModule(paths, patch=(arguments.patch,) * 3, batch=arguments.batch, steps=arguments.steps, seed=1)
             reading, computing = measure(network, data, arguments.device)
             title = f"{name} {extra or ''}"
             total = reading + computing

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from helpers.data.files import DataError
+from helpers.training.interruption import EXIT_STATUS, Interrupted
 
 VERBS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",
@@ -26,7 +27,10 @@ VERBS: dict[str, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status. A `DataError` becomes one sentence on stderr and status 1."""
+    """Run one verb; returns the exit status.
+
+    A `DataError` becomes one sentence on stderr and status 1, a training that was told to stop one and status 75.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__, allow_abbrev=False)
@@ -49,3 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"{parser.prog} {parsed.verb}: {error}", file=sys.stderr)
         return 1
+    except Interrupted as interruption:
+        print(f"{parser.prog} {parsed.verb}: {interruption}", file=sys.stderr)
+        return EXIT_STATUS

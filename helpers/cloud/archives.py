@@ -11,6 +11,7 @@ import io
 import re
 import struct
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -27,8 +28,8 @@ END_RECORD = struct.Struct("<4s4H2LH")
 TABLE = 256 * 150
 """Bytes of a zip's table of contents, far more than `Limits.members` entries need."""
 DAMAGED = (EOFError, OSError, ValueError, KeyError, IndexError, OverflowError, NotImplementedError, RuntimeError)
-DAMAGED += (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-"""What the libraries raise on damaged files; OSError includes that of gzip."""
+DAMAGED += (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, tokenize.TokenError, SyntaxError)
+"""What the libraries raise on damaged files; OSError includes that of gzip, and NumPy's headers are read as Python."""
 
 
 class Budget:

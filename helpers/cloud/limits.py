@@ -138,7 +138,7 @@ def check_affine(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[flo
 
 
 def _plain(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(edge) for edge in shape)
+    return tuple(int(edge) for edge in shape[:8])
 
 
 def _edges(lengths: np.ndarray) -> str:
