@@ -63,7 +63,7 @@ class Account:
 
 
 def open_account(
-    rehearse: str = "auto", *, region: str = "us-east-1", role: str = "", bucket: str = "", grace: float = 10.0
+    rehearse: str = "auto", *, region: str = "us-east-1", role: str = "", bucket: str = "", grace: float = 2.0
 ) -> Account:
     """Find the account, or start a rehearsal in its place.
 
@@ -77,7 +77,7 @@ def open_account(
     bucket : str
         Name of the bucket; empty for ``brain-tumour-segmentation-<account>-<region>``. It is made where it is missing.
     grace : float
-        Seconds that a rehearsal gives a job to end after SIGTERM.
+        Seconds that a rehearsal gives a job to end after SIGTERM; AWS gives 120.
 
     Raises
     ------

@@ -55,10 +55,7 @@ def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
 
     The SDK packs whole folders, and not always without what its ignore patterns name: so the folder holds only what may go.
 
-    Raises
-    ------
-    DataError
-        If the lock is missing.
+    Raises `DataError` if the lock is missing.
     """
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -72,21 +69,16 @@ def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
 
 
 def pinned_requirements(lock: Path, needed: Iterable[str] = NEEDED) -> str:
-    """Lines ``name==version`` for what the jobs import and all that it needs, as the lock has them.
+    """Lines ``name==version`` for what the jobs import and all that it needs.
 
-    Raises
-    ------
-    DataError
-        If the lock is missing or lacks something that is needed.
+    As the lock has them; what it does not name yet is pinned to what is installed here. Raises `DataError` without a lock.
     """
     if not lock.is_file():
         raise DataError(f"{lock} does not exist; work in a complete copy of the repository")
     lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
     versions = {canonicalize_name(line.partition("==")[0]): line for line in lines}
-    wanted = closure(needed)
-    if missing := [name for name in needed if canonicalize_name(name) not in versions and name in wanted]:
-        raise DataError(f"{lock.name} lacks {', '.join(missing)}; run make lock")
-    return "".join(f"{versions[name]}\n" for name in sorted(wanted) if name in versions)
+    found = {name: versions.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in closure(needed)}
+    return "".join(f"{found[name]}\n" for name in sorted(found))
 
 
 def closure(needed: Iterable[str]) -> set[str]:
