@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
@@ -168,7 +169,7 @@ def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, fl
     DataError
         If a modality is missing or unreadable, or the modalities do not share one grid.
     """
-    image, affine = read_image(case)
+    image, affine = read_image(case, threads=joblib.cpu_count())
     native = predict_volumes(network, card, image, affine, identifier=case.identifier, flips=flips)
     return Probabilities(case.identifier, native, image, affine, case.images[MODALITIES[0]].path)
 
