@@ -1,4 +1,4 @@
-"""After a run: everything it made, by listing, and its deletion. What runs unasked shows `helpers.cloud.costs.still_running`."""
+"""After a run: everything it made, by listing, and its deletion. What runs unasked: `helpers.cloud.costs`."""
 
 from __future__ import annotations
 
