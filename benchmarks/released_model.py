@@ -1,7 +1,7 @@
 """Scores of the released model, the tables of MODEL_CARD.md: ``python -m benchmarks.released_model --cases FOLDER``.
 
 Every case of the folder that has all four images and a reference is segmented from its files and scored in its own grid.
-Besides, phantoms that no training has seen are segmented on the network's grid.
+Besides, phantoms that no training has seen, calibrated and randomised ones, are segmented on the network's grid.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import pandas as pd
 from torch import nn
 
 from helpers.data.layouts import discover
-from helpers.data.phantom.stream import held_out_phantoms
-from helpers.data.prepared import open_prepared
+from helpers.data.phantom import PhantomSettings, draw_random_phantom, make_phantom
+from helpers.data.phantom.stream import HELD_OUT_SEED
+from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.evaluation.cleanup import CleanUp
 from helpers.evaluation.inference import label_map, predict_prepared
 from helpers.evaluation.metrics import score_case
@@ -29,17 +30,19 @@ FIRST = 1000
 """Number of the first phantom scored; those from 0 on choose checkpoints."""
 
 
-def phantom_scores(network: nn.Module, card: ModelCard, count: int, *, first: int = FIRST) -> pd.DataFrame:
+def phantom_scores(network: nn.Module, card: ModelCard, count: int, *, randomised: bool) -> pd.DataFrame:
     """Scores of phantoms that no training has seen, on the grid of the network."""
-    tables = []
-    with tempfile.TemporaryDirectory() as folder:
-        for path in held_out_phantoms(Path(folder), count, spacing=int(card.spacing[0]), first=first):
-            prepared = open_prepared(path).load()
-            probabilities = predict_prepared(network, card, prepared.image)
-            classes = label_map(probabilities, card.spacing, CleanUp(**card.cleanup))
-            table = score_case(classes, prepared.classes, card.spacing)
-            table.insert(0, "case", prepared.identifier)
-            tables.append(table)
+    spacing, recipe, tables = int(card.spacing[0]), PreprocessSettings(**card.preprocessing), []
+    for index in range(FIRST, FIRST + count):
+        if randomised:
+            phantom = draw_random_phantom(HELD_OUT_SEED, index, spacing=spacing)
+        else:
+            phantom = make_phantom(index, PhantomSettings(spacing=spacing, seed=HELD_OUT_SEED))
+        prepared = preprocess_image(phantom.image, phantom.affine, recipe, classes=phantom.classes)
+        classes = label_map(predict_prepared(network, card, prepared.image), card.spacing, CleanUp(**card.cleanup))
+        table = score_case(classes, prepared.classes, card.spacing)
+        table.insert(0, "case", f"phantom {index}")
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -81,9 +84,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             scores, _ = score_cases(network, card, cases, folder=Path(folder), flips=arguments.flips)
         print(markdown(scores, each=True))
-    if arguments.phantoms:
-        print(f"\n{arguments.phantoms} phantoms never seen in training\n")
-        print(markdown(phantom_scores(network, card, arguments.phantoms), each=False))
+    for randomised in (False, True) if arguments.phantoms else ():
+        print(f"\n{arguments.phantoms} {'randomised' if randomised else 'calibrated'} phantoms never seen in training\n")
+        print(markdown(phantom_scores(network, card, arguments.phantoms, randomised=randomised), each=False))
 
 
 if __name__ == "__main__":
