@@ -82,7 +82,8 @@ class Container:
             "TMPDIR": str(home),
             "PYTHONUNBUFFERED": "1",
             "SM_MODEL_DIR": f"{INSIDE}/model",
-            "PIP_DRY_RUN": "1",  # the image is the environment at hand: requirements are checked, never installed
+            "PYTHONPATH": str(machine.programs / "python"),
+            "PIP_DRY_RUN": "1",  # for a pip that was reached past the stand-in
             "PIP_NO_INDEX": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             **machine.environment,
@@ -150,8 +151,11 @@ class Container:
 
 
 def write_programs(folder: Path, repository: Path) -> Path:
-    """Commands that the image brings: ``serve`` and ``train``, both by the Python of this environment."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Commands that the image brings: ``serve`` and ``train``, by the Python of this environment, and a pip that only looks."""
+    pip = folder / "python/pip"
+    pip.mkdir(parents=True)
+    (pip / "__init__.py").touch()
+    shutil.copyfile(Path(__file__).with_name("pip.py"), pip / "__main__.py")
     modules = {"serve": 'helpers.cloud.serve --model-dir "$SM_MODEL_DIR"', "train": "helpers.cloud.rehearsal.toolkit"}
     for name, words in modules.items():
         path = folder / name

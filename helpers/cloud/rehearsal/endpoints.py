@@ -17,11 +17,8 @@ from helpers.cloud.rehearsal.limits import AwsError, invalid
 from helpers.cloud.rehearsal.records import Record
 from helpers.cloud.rehearsal.world import World
 
-PASSED_ON = {
-    "X-Amzn-SageMaker-Custom-Attributes",
-    "X-Amzn-SageMaker-Inference-Id",
-    "X-Amzn-SageMaker-Session-Id",
-}
+ACCEPT = "X-Amzn-SageMaker-Accept"
+PASSED_ON = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Session-Id")
 
 
 @dataclass
@@ -144,8 +141,8 @@ class Endpoints:
             raise AwsError(
                 "ValidationError", f"Request body of {len(body)} bytes exceeds the limit of {limit} bytes.", status=413
             )
-        passed = {key: value for key, value in headers.items() if key in PASSED_ON}
-        passed |= {"Content-Type": headers.get("Content-Type", ""), "Accept": headers.get("Accept", "")}
+        passed = {key: headers.get(key, "") for key in PASSED_ON}
+        passed |= {"Content-Type": headers.get("Content-Type", ""), "Accept": headers.get(ACCEPT) or headers.get("Accept", "")}
         try:
             answer = variant.next().invoke(body, passed, seconds=limits.REALTIME_SECONDS)
         except requests.RequestException as error:
@@ -175,7 +172,7 @@ class Endpoints:
             raise AwsError("ValidationError", "InvocationTimeoutSeconds must lie between 1 and 3600.")
         sent = {
             "Content-Type": headers.get("X-Amzn-SageMaker-Content-Type", ""),
-            "Accept": headers.get("X-Amzn-SageMaker-Accept", ""),
+            "Accept": headers.get(ACCEPT, ""),
             "X-Amzn-SageMaker-Custom-Attributes": headers.get("X-Amzn-SageMaker-Custom-Attributes", ""),
         }
         live.queue.submit(self._answer, live, source, sent, output, failure, seconds)

@@ -22,6 +22,9 @@ CREDENTIALS = (
 )
 """Variables through which AWS credentials reach a program."""
 
+KEY = "rehearsal"
+"""Access key, and secret, of every rehearsal."""
+
 ENDPOINT = "AWS_ENDPOINT_URL"
 """Start of the variables that send calls to another place than AWS."""
 
@@ -62,6 +65,8 @@ def find_account(environment: Mapping[str, str] | None = None, *, home: Path | N
 
 def refuse_real_account(environment: Mapping[str, str] | None = None, *, home: Path | None = None) -> None:
     """Raise `DataError`, with the names, where a real account or another endpoint is set up."""
+    if (os.environ if environment is None else environment).get("AWS_ACCESS_KEY_ID") == KEY:
+        raise DataError("a rehearsal is running here already; end it first, with the close() or stop() of what started it")
     if found := find_account(environment, home=home):
         raise DataError(
             f"a rehearsal does not start where an AWS account or endpoint is set up ({', '.join(found)}), so that no call can "

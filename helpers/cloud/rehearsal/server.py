@@ -22,6 +22,7 @@ from werkzeug.wrappers import Request, Response
 
 from helpers.cloud.rehearsal.containers import INSIDE, PRIVATE, Machine, namespaces_work, write_programs
 from helpers.cloud.rehearsal.control import ControlPlane
+from helpers.cloud.rehearsal.guard import KEY
 from helpers.cloud.rehearsal.limits import AwsError
 from helpers.cloud.rehearsal.proxy import Authority, serve_proxy
 from helpers.cloud.rehearsal.records import ACCOUNT, Records
@@ -68,11 +69,11 @@ class Application:
     def _invoke(self, path: str, request: Request) -> Response:
         _, _, name, road = path.split("/")
         if road == "async-invocations":
-            identifier, output, failure = self.control.endpoints.invoke_later(name, _plain(request))
+            identifier, output, failure = self.control.endpoints.invoke_later(name, request.headers)
             places = {"X-Amzn-SageMaker-OutputLocation": output, "X-Amzn-SageMaker-FailureLocation": failure}
             body = json.dumps({"InferenceId": identifier})
             return Response(body, status=202, headers=places, content_type="application/json")
-        answer, variant = self.control.endpoints.invoke(name, request.get_data(), _plain(request))
+        answer, variant = self.control.endpoints.invoke(name, request.get_data(), request.headers)
         headers = Headers([("X-Amzn-Invoked-Production-Variant", variant)])
         for name in ("X-Amzn-SageMaker-Custom-Attributes",):
             if value := answer.headers.get(name):
@@ -90,14 +91,6 @@ class Application:
             return Response(json.dumps(body), status=error.status, headers=headers, content_type="application/x-amz-json-1.1")
 
 
-def _plain(request: Request) -> dict[str, str]:
-    """Headers by name as AWS spells them; the accepted type may come under a name of SageMaker's own."""
-    found = {name.title().replace("Sagemaker", "SageMaker"): value for name, value in request.headers.items()}
-    if accept := found.get("X-Amzn-SageMaker-Accept"):
-        found["Accept"] = accept
-    return found
-
-
 def _leave(*_: object) -> None:
     os._exit(0)
 
@@ -111,8 +104,8 @@ def main(folder: Path, settings: dict) -> None:
     programs = write_programs(folder / "bin", REPOSITORY)
     private = settings["private"] and Path(INSIDE).is_dir() and namespaces_work(PRIVATE)
     environment = {
-        "AWS_ACCESS_KEY_ID": "rehearsal",
-        "AWS_SECRET_ACCESS_KEY": "rehearsal",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": KEY,
         "AWS_REGION": settings["region"],
         "AWS_DEFAULT_REGION": settings["region"],
         "AWS_EC2_METADATA_DISABLED": "true",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.cloud.rehearsal.containers import PRIVATE, namespaces_work
-from helpers.cloud.rehearsal.guard import ENDPOINT, refuse_real_account
+from helpers.cloud.rehearsal.guard import ENDPOINT, KEY, refuse_real_account
 from helpers.data.files import DataError
 from helpers.workspace import REPOSITORY
 
@@ -87,8 +87,8 @@ class Rehearsal:
         config = folder / "sagemaker.yaml"
         config.write_text("SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n")
         self.environment = {
-            "AWS_ACCESS_KEY_ID": "rehearsal",
-            "AWS_SECRET_ACCESS_KEY": "rehearsal",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": KEY,
             "AWS_REGION": settings.region,
             "AWS_DEFAULT_REGION": settings.region,
             "AWS_ENDPOINT_URL": self.address,

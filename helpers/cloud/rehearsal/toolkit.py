@@ -29,6 +29,9 @@ def main() -> int:
         archive.extractall(code, filter="data")
     words = [word for name, text in values.items() if name not in own for word in (f"--{name}", str(_plain(text)))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    channels = [path for path in (root / "input/data").iterdir() if path.is_dir()]
+    environment |= {f"SM_CHANNEL_{path.name.upper()}": str(path) for path in channels}
+    environment["SM_OUTPUT_DATA_DIR"] = str(root / "output/data")
     done = subprocess.run([sys.executable, own["sagemaker_program"], *words], cwd=code, env=environment, check=False)
     return done.returncode
 

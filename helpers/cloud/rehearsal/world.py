@@ -12,6 +12,7 @@ from pathlib import Path
 import boto3
 
 from helpers.cloud.rehearsal.containers import Machine
+from helpers.cloud.rehearsal.guard import KEY
 from helpers.cloud.rehearsal.objects import Objects
 from helpers.cloud.rehearsal.records import Records
 
@@ -66,8 +67,8 @@ class World:
                 service,
                 region_name=self.region,
                 endpoint_url=self.address,
-                aws_access_key_id="rehearsal",
-                aws_secret_access_key="rehearsal",
+                aws_access_key_id=KEY,
+                aws_secret_access_key=KEY,
             )
 
     @cached_property
