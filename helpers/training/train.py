@@ -15,7 +15,7 @@ from helpers.models.networks import build_network, input_multiple
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.interruption import Interrupted
-from helpers.training.loggers import make_loggers
+from helpers.training.loggers import close_loggers, make_loggers
 from helpers.training.module import SegmentationModule
 from helpers.training.processes import Processes, join_processes
 from helpers.training.recorder import Recorder
@@ -163,8 +163,7 @@ def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: CaseDataM
         status = "success"
     finally:
         session.close()
-        for logger in session.recorder.loggers:
-            logger.finalize(status)
+        close_loggers(session.recorder.loggers, status)
     if session.interrupted and not session.finished:
         raise Interrupted(f"stopped after step {module.step} as told; the same command goes on from {session.path}")
 
