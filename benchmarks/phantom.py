@@ -1,16 +1,18 @@
-"""Seconds to make and write a phantom, at each spacing, on every core: ``python benchmarks/phantom.py``."""
+"""Seconds to make and write a phantom, and randomised phantoms a second, at each spacing: ``python benchmarks/phantom.py``."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import joblib
 import torch
 
-from helpers.data.phantom import PhantomSettings, make_phantom, write_cohort
+from helpers.data.phantom import PhantomSettings, draw_random_phantom, make_phantom, write_cohort
 
 
 def seconds_per_case(spacing: float, count: int, workers: int) -> float:
@@ -21,14 +23,13 @@ def seconds_per_case(spacing: float, count: int, workers: int) -> float:
         return (time.perf_counter() - start) / count
 
 
-def seconds_to_make(spacing: float, device: str) -> float:
+def seconds_to_make(make: Callable[[int], object]) -> float:
     """Median seconds of five cases made, without writing, after one to warm up."""
-    settings = PhantomSettings(spacing=spacing)
-    make_phantom(0, settings, device=device)
+    make(0)
     times = []
     for index in range(1, 6):
         start = time.perf_counter()
-        make_phantom(index, settings, device=device)
+        make(index)
         times.append(time.perf_counter() - start)
     return sorted(times)[2]
 
@@ -41,11 +42,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    print(f"{'spacing':>8} {'device':>7} {'make one, s':>12} {f'cohort of {arguments.count}, s a case':>26}")
+    cohort = f"cohort of {arguments.count}, s a case"
+    print(f"{'spacing':>8} {'device':>7} {'make one, s':>12} {cohort:>26} {'randomised, cases/s':>20}")
     for spacing in (1.0, 2.0, 4.0):
+        settings = PhantomSettings(spacing=spacing)
         for device in devices:
             written = f"{seconds_per_case(spacing, arguments.count, arguments.workers):.2f}" if device == "cpu" else "-"
-            print(f"{spacing:>5.0f} mm {device:>7} {seconds_to_make(spacing, device):>12.2f} {written:>26}")
+            one = seconds_to_make(partial(make_phantom, settings=settings, device=device))
+            randomised = 1 / seconds_to_make(partial(draw_random_phantom, settings.seed, spacing=spacing, device=device))
+            print(f"{spacing:>5.0f} mm {device:>7} {one:>12.2f} {written:>26} {randomised:>20.2f}")
     print(
         f"CPU: one thread to make one; {arguments.workers} processes of one thread each to write a cohort, their start included"
     )

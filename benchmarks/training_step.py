@@ -51,9 +51,7 @@ def main() -> None:
         for name, extra in NETWORKS:
             network = build_network(name, **extra).to(arguments.device)
             size = describe_network(network, size=(arguments.patch,) * 3)
-            data = CaseDataModule(
-                paths, paths, patch=(arguments.patch,) * 3, batch=arguments.batch, steps=arguments.steps, seed=1
-            )
+            data = CaseDataModule(paths, patch=(arguments.patch,) * 3, batch=arguments.batch, steps=arguments.steps, seed=1)
             reading, computing = measure(network, data, arguments.device)
             title = f"{name} {extra or ''}"
             total = reading + computing
@@ -76,7 +74,7 @@ def noise_case(folder: Path) -> Case:
 
 def measure(network: torch.nn.Module, data: CaseDataModule, device: str) -> tuple[float, float]:
     """Median seconds a step for the patches and for everything else, without the first two steps."""
-    loss, optimiser = segmentation_loss(), torch.optim.AdamW(network.parameters())
+    loss, optimiser = segmentation_loss(), torch.optim.AdamW(network.parameters(), fused=True)
     reading, computing = [], []
     batches = iter(data.train_dataloader())
     while True:

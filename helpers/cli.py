@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from helpers.data.files import DataError
+from helpers.training.interruption import EXIT_STATUS, Interrupted
 
 VERBS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",
@@ -19,13 +20,18 @@ VERBS: dict[str, str] = {
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
     "predict": "segment one case or a folder of cases",
     "evaluate": "score predictions against references",
+    "serve": "answer segmentation requests over HTTP, as an endpoint does",
+    "rehearse": "start a local AWS in which SageMaker jobs and endpoints really run",
     "run": "execute the notebooks and write an index page",
 }
 """Verb and what it does; each lives in ``helpers.commands.<verb>``, imported only when it is called."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status. A `DataError` becomes one sentence on stderr and status 1."""
+    """Run one verb; returns the exit status.
+
+    A `DataError` becomes one sentence on stderr and status 1, a training that was told to stop one and status 75.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__, allow_abbrev=False)
@@ -48,3 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"{parser.prog} {parsed.verb}: {error}", file=sys.stderr)
         return 1
+    except Interrupted as interruption:
+        print(f"{parser.prog} {parsed.verb}: {interruption}", file=sys.stderr)
+        return EXIT_STATUS

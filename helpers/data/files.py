@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import zlib
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -50,15 +50,16 @@ def read_volume(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, 
 def read_volumes(path: Path, channels: Sequence[int | None]) -> tuple[list[np.ndarray], np.ndarray]:
     """Read several volumes of a file that is read and decompressed once; else as `read_volume`.
 
-    A compressed file is decompressed to its end, because only there its checksum tells a damaged file from a right one.
+    A compressed file is decompressed to its end, because only there its checksum tells a damaged file from a right one; ISA-L
+    does that about twice as fast as zlib, and compresses what `write_volume` writes many times as fast.
     """
     path = Path(path)
     kind = type(open_volume(path))
     try:
         content = path.read_bytes()
-        image = kind.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
+        image = kind.from_bytes(igzip.decompress(content) if path.suffix == ".gz" else content)
         volumes = [_read_data(image, channel, path) for channel in channels]
-    except (EOFError, OSError, zlib.error, ValueError) as error:
+    except (EOFError, OSError, isal_zlib.error, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is truncated or damaged ({_one_line(error)}); copy or download it again") from error
@@ -130,7 +131,7 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         payload = image.to_bytes()
-        temporary.write_bytes(gzip.compress(payload, compresslevel=1, mtime=0) if path.suffix == ".gz" else payload)
+        temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0) if path.suffix == ".gz" else payload)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ slicing, which loses nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,10 +114,20 @@ def regrid(
     if mode not in ("nearest", "linear"):
         raise ValueError(f"mode is {mode!r}, not 'nearest' or 'linear'")
     axes = _match(array.shape[-3:], affine, to_shape, to_affine)
+    covered = [np.flatnonzero(axis.inside) for axis in axes]
+    if all(len(hits) for hits in covered) and any(len(hits) < n for hits, n in zip(covered, to_shape, strict=True)):
+        part = tuple(slice(int(hits[0]), int(hits[-1]) + 1) for hits in covered)
+        grid = {"to_shape": [cut.stop - cut.start for cut in part]}
+        found = regrid(array, affine, **grid, to_affine=cropped_affine(to_affine, [cut.start for cut in part]), mode=mode)
+        whole = np.zeros((*array.shape[:-3], *to_shape), dtype=found.dtype)  # memory that is not touched costs nothing
+        whole[(..., *part)] = found
+        return whole
     lead = array.ndim - 3
     result = array.transpose(*range(lead), *(lead + axis.source for axis in axes))
     exact = [axis.exact for axis in axes]
-    for number in sorted(range(3), key=lambda n: len(axes[n].positions) / axes[n].length):  # shrink first, grow last
+    # Shrink first, grow last; of about equals, first the axis along which neighbours lie furthest apart in memory.
+    cost = {n: (round(len(axes[n].positions) / axes[n].length, 1), -abs(result.strides[lead + n])) for n in range(3)}
+    for number in sorted(cost, key=cost.get):
         axis = axes[number]
         if exact[number] or mode == "nearest":
             result = _pick(result, axis, lead + number)
@@ -138,9 +149,34 @@ def regrid_classes(classes: np.ndarray, affine: np.ndarray, *, to_shape: Sequenc
     axes = _match(classes.shape, affine, to_shape, to_affine)
     if max(abs(axis.step) for axis in axes) < 1 + EXACT:
         return regrid(classes, affine, to_shape=to_shape, to_affine=to_affine)
-    regions = classes_to_regions(classes).astype(np.float32)
-    shares = regrid(regions, affine, to_shape=to_shape, to_affine=to_affine, mode="linear")
-    return regions_to_classes(shares >= 0.5 - EXACT)
+    whole = np.zeros(tuple(to_shape), dtype=classes.dtype)
+    if not classes.any():
+        return whole
+    part, target = _around_labels(classes, axes)
+    regions = classes_to_regions(classes[part]).astype(np.float32)
+    grid = {"to_shape": [there.stop - there.start for there in target]}
+    grid["to_affine"] = cropped_affine(to_affine, [there.start for there in target])
+    shares = regrid(regions, cropped_affine(affine, [here.start for here in part]), **grid, mode="linear")
+    whole[target] = regions_to_classes(shares >= 0.5 - EXACT)
+    return whole
+
+
+def _around_labels(classes: np.ndarray, axes: list[_Axis]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Part of a label map outside which it is empty, and the part of the target that it reaches: the rest is not computed.
+
+    The part is so much larger than what is labelled that no average at its edge touches a label.
+    """
+    part: list[slice] = [slice(0, 0)] * 3
+    target = []
+    for axis in axes:
+        others = tuple({0, 1, 2} - {axis.source})
+        labelled = np.flatnonzero(classes.any(axis=others))
+        reach = math.ceil(max(abs(axis.step), 1.0)) + 1
+        low, high = labelled[0] - reach, labelled[-1] + reach
+        hit = np.flatnonzero((axis.positions >= low) & (axis.positions <= high))
+        target.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, 0))
+        part[axis.source] = slice(max(int(low) - reach, 0), min(int(high) + reach + 1, axis.length))
+    return tuple(part), tuple(target)
 
 
 def coincide(shape: Sequence[int], affine: np.ndarray, to_shape: Sequence[int], to_affine: np.ndarray) -> bool:
@@ -189,15 +225,31 @@ def _blend(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
     distance = np.abs(np.arange(axis.length) - positions[:, None])
     weights = np.clip(1 - distance / max(abs(axis.step), 1.0), 0, None)
     weights *= axis.inside[:, None] / weights.sum(1, keepdims=True)
-    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if number == array.ndim - 1:
-        return torch.nn.functional.linear(values, torch.from_numpy(weights.astype(np.float32))).numpy()
-    # Few weights of a row are not 0: adding up shifted copies is several times as fast as the matrix product.
-    taps = int((weights > 0).sum(1).max())
-    first = np.minimum((weights > 0).argmax(1), axis.length - taps)
-    blended = torch.zeros(*array.shape[:number], len(first), *array.shape[number + 1 :])
-    shape = (-1, *[1] * (array.ndim - 1 - number))
+    # Work in the order in which the array lies in memory: files count X fastest, and turning a volume around is slow.
+    order = sorted(range(array.ndim), key=lambda n: -abs(array.strides[n]))
+    values = torch.from_numpy(np.ascontiguousarray(array.transpose(order), dtype=np.float32))
+    blended = _weigh(values, torch.from_numpy(weights.astype(np.float32)), order.index(number))
+    return blended.numpy().transpose(np.argsort(order))
+
+
+def _weigh(values: torch.Tensor, weights: torch.Tensor, axis: int) -> torch.Tensor:
+    """Matrix product of weights (n, length) with one axis of an array, made fast for rows of few weights that are not 0."""
+    if axis == values.ndim - 1:
+        return torch.nn.functional.linear(values, weights)
+    used = weights > 0
+    taps = int(used.sum(1).max())
+    first = used.int().argmax(1).clamp(max=values.shape[axis] - taps)
+    shape = (*values.shape[:axis], len(first), *values.shape[axis + 1 :])
+    if axis == 0:  # one slice after the other, which stays in the cache
+        blended = torch.empty(shape)
+        for row, start in enumerate(first.tolist()):
+            torch.mul(values[start], float(weights[row, start]), out=blended[row])
+            for source in range(start + 1, start + taps):
+                blended[row].add_(values[source], alpha=float(weights[row, source]))
+        return blended
+    blended = torch.zeros(shape)
+    rows = torch.arange(len(first))
     for source in (first + tap for tap in range(taps)):
-        weight = torch.from_numpy(weights[np.arange(len(first)), source].astype(np.float32)).view(shape)
-        blended.addcmul_(values.index_select(number, torch.from_numpy(source)), weight)
-    return blended.numpy()
+        weight = weights[rows, source].view(-1, *[1] * (values.ndim - 1 - axis))
+        blended.addcmul_(values.index_select(axis, source), weight)
+    return blended

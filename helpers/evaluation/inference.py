@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
@@ -32,6 +33,9 @@ THRESHOLD = 0.5
 WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
 statistics over the window, so one very much larger than the patch would change what the network sees."""
+
+WINDOWS = 2
+"""Windows that go through the network together. On a CPU, PyTorch's convolutions take twice as long for one alone."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def predict_image(
     for axes in combinations:
         flipped = batch.flip(axes) if axes else batch
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = sliding_window_inference(flipped, window, 1, _Contiguous(network), overlap=overlap, mode="gaussian")
+            logits = sliding_window_inference(flipped, window, WINDOWS, _Contiguous(network), overlap=overlap, mode="gaussian")
         probabilities = logits.float().sigmoid()
         total = total + (probabilities.flip(axes) if axes else probabilities).cpu()
     return (total / len(combinations))[0]
@@ -127,6 +131,28 @@ def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, 
     multiple = input_multiple(card.network, **card.arguments)
     tensor = torch.as_tensor(np.asarray(image, dtype=np.float32))
     return predict_image(network, tensor, patch=card.patch, multiple=multiple, flips=flips).numpy()
+
+
+def predict_volumes(
+    network: nn.Module, card: ModelCard, image: np.ndarray, affine: np.ndarray, *, identifier: str = "", flips: bool = False
+) -> np.ndarray:
+    """Region probabilities, float32 (3, X, Y, Z), of an image in memory, in its own grid.
+
+    Parameters
+    ----------
+    network, card
+        As `helpers.models.checkpoints.load_checkpoint` returns them.
+    image : array (4, X, Y, Z)
+        Order of `MODALITIES`, any grid and units, 0 outside the brain.
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+.
+    identifier : str
+        Name for the errors.
+    flips : bool
+        As in `predict_image`.
+    """
+    prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=identifier)
+    return to_native(predict_prepared(network, card, prepared.image, flips=flips), prepared, mode="linear")
 
 
 def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, flips: bool = False) -> Probabilities:
@@ -146,9 +172,8 @@ def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, fl
     DataError
         If a modality is missing or unreadable, or the modalities do not share one grid.
     """
-    image, affine = read_image(case)
-    prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=case.identifier)
-    native = to_native(predict_prepared(network, card, prepared.image, flips=flips), prepared, mode="linear")
+    image, affine = read_image(case, threads=joblib.cpu_count())
+    native = predict_volumes(network, card, image, affine, identifier=case.identifier, flips=flips)
     return Probabilities(case.identifier, native, image, affine, case.images[MODALITIES[0]].path)
 
 

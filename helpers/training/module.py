@@ -1,21 +1,19 @@
-"""The Lightning module: one training step, one validation case, the optimiser and its schedule."""
+"""The Lightning module: one training step, the optimiser with its schedule, clipping and the guard."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import lightning
-import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import label_map, predict_image
-from helpers.evaluation.metrics import dice
-from helpers.regions import REGIONS, classes_to_regions
+from helpers.training.guard import NonFiniteError, non_finite
 from helpers.training.loss import segmentation_loss
+from helpers.training.processes import Processes
+from helpers.training.settings import TrainSettings
 
 START, END = 0.1, 0.01
 """Learning rate at the first and at the last step, as shares of the highest. Neither is 0: such a step would be wasted."""
@@ -36,92 +34,105 @@ def learning_rate_share(progress: float, warmup: float) -> float:
 class SegmentationModule(lightning.LightningModule):
     """A network in training.
 
-    Logs ``train_loss`` at every step, and after every validation ``dice_TC``, ``dice_WT``, ``dice_ET`` and their mean
-    ``dice_mean``: means over the validation cases of the Dice on the prepared grid, with the rule for empty regions of
-    `helpers.evaluation.metrics`, after the same steps as in prediction.
-
     Parameters
     ----------
     network : Module
-        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z).
-    patch : sequence of 3 int
-        Edges of the training patches; the least window of validation.
-    multiple : int
-        As `helpers.models.networks.input_multiple`.
-    spacing : sequence of 3 float
-        Voxel edges of the prepared grid in mm.
-    cleanup : CleanUp
-        What predicted label maps are treated with before they are scored.
-    steps : int
-        Optimiser steps in all.
-    learning_rate : float
-        The highest.
-    weight_decay : float
-        Of AdamW (Loshchilov and Hutter 2019).
-    warmup : float
-        Share of the training during which the learning rate rises.
-    loss : str
-        Key of `helpers.training.loss.LOSSES`.
-    minutes : float, optional
-        Time limit. The schedule follows whichever of steps and time is further, so that it ends low either way.
+        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision).
+    settings : TrainSettings
+    first : int
+        Steps that were made before, by the training that this one goes on with.
+    elapsed : float
+        Seconds that they took.
+    processes : Processes
+    report : callable, optional
+        Told when a step is left out.
+
+    Attributes
+    ----------
+    step_loss : float
+        Loss of the last step: the mean over all its patches, in all parts and processes.
+    elapsed : float
+        Seconds of training before the step, as all processes agree on it.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        settings: TrainSettings,
         *,
-        patch: Sequence[int],
-        multiple: int,
-        spacing: Sequence[float],
-        cleanup: CleanUp,
-        steps: int,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 1e-5,
-        warmup: float = 0.05,
-        loss: str = "dice+bce",
-        minutes: float | None = None,
+        first: int = 0,
+        elapsed: float = 0.0,
+        processes: Processes | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.loss = network, segmentation_loss(loss)
-        self.patch, self.multiple = tuple(patch), multiple
-        self.spacing, self.cleanup = tuple(spacing), cleanup
-        self.steps, self.minutes = steps, minutes
-        self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
-        self.started: float | None = None
-        self._scores: list[list[float]] = []
+        self.network, self.loss = network, segmentation_loss(settings.loss)
+        self.settings, self.first, self.elapsed = settings, first, elapsed
+        self.processes, self.report = processes or Processes(), report
+        self.step_loss = math.nan
+        self._losses: list[torch.Tensor] = []
+
+    @property
+    def step(self) -> int:
+        """Steps made so far, also before an interruption."""
+        return self.first + self.global_step
 
     @property
     def progress(self) -> float:
         """How much of the training is done, 0 to 1, by steps or by the clock, whichever is further."""
-        by_steps = self.global_step / self.steps
-        if self.minutes is None or self.started is None:
-            return min(by_steps, 1.0)
-        return min(max(by_steps, (time.perf_counter() - self.started) / 60 / self.minutes), 1.0)
+        by_steps = self.step / self.settings.steps
+        by_clock = self.elapsed / 60 / self.settings.minutes if self.settings.minutes else 0.0
+        return min(max(by_steps, by_clock), 1.0)
 
-    def on_fit_start(self) -> None:
-        self.started = time.perf_counter()
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.network(image.contiguous(memory_format=torch.channels_last_3d))
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        layout = torch.channels_last_3d if image.ndim == 5 else torch.channels_last
+        return self.network(image.contiguous(memory_format=layout))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         loss = self.loss(self(batch["image"]), batch["regions"])
-        self.log("train_loss", loss.detach(), batch_size=len(batch["image"]))
+        self._losses.append(loss.detach())  # Lightning divides what it is given by the number of parts
         return loss
 
-    def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
-        probabilities = predict_image(self.network, batch["image"], patch=self.patch, multiple=self.multiple)
-        predicted = classes_to_regions(label_map(probabilities.numpy(), self.spacing, self.cleanup))
-        reference = classes_to_regions(batch["classes"].cpu().numpy())
-        self._scores.append([dice(mask, truth) for mask, truth in zip(predicted, reference, strict=True)])
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_, **__) -> None:
+        """Clip the gradient, or do what the settings say if a number is not finite. Waits for the device, once a step."""
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        norm = get_total_norm(gradients)
+        loss, size = torch.stack([torch.stack(self._losses).mean().float(), norm.float()]).tolist()
+        self._losses.clear()
+        self.step_loss = float(self.processes.total([loss])[0]) / self.processes.world
+        if math.isfinite(self.step_loss) and math.isfinite(size):
+            clip_grads_with_norm_(self.network.parameters(), self.settings.clip, norm)
+        elif not (math.isfinite(self.step_loss) and self._scale_too_large()):
+            self._leave_out(optimizer)
 
-    def on_validation_epoch_end(self) -> None:
-        means = np.mean(self._scores, axis=0)
-        self._scores.clear()
-        self.log_dict({f"dice_{region}": float(value) for region, value in zip(REGIONS, means, strict=True)})
-        self.log("dice_mean", float(means.mean()))
+    def _scale_too_large(self) -> bool:
+        """Whether fp16 overflowed under a loss scale that the scaler will lower by itself, leaving this step out."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler is not None and scaler.get_scale() > 1
 
-    def configure_optimizers(self) -> dict:
-        optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda _: learning_rate_share(self.progress, self.warmup))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def _leave_out(self, optimizer: torch.optim.Optimizer) -> None:
+        culprit = non_finite(self.network, self.step_loss)
+        sentence = f"step {self.step + 1}: {culprit} is not finite"
+        if self.settings.nonfinite == "stop" or "weight" in culprit:
+            raise NonFiniteError(
+                f"{sentence}; lower learning_rate (now {self.settings.learning_rate}), take precision 32-true, or leave out "
+                "single steps with nonfinite=skip"
+            )
+        optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes nothing
+        if self.report:
+            self.report(f"{sentence}; the step was left out")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=self.trainer.precision != "16-mixed",  # the scaler and clipping need the unfused one
+        )
+
+    def set_learning_rate(self) -> float:
+        """Give the optimiser the learning rate for the progress made so far, and return it."""
+        rate = self.settings.learning_rate * learning_rate_share(self.progress, self.settings.warmup)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+        return rate

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import logging
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning
 import pandas as pd
-import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from helpers.data.files import DataError
-from helpers.data.prepared import PreparedFile, PreprocessSettings, open_prepared
-from helpers.models.checkpoints import ModelCard
+from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.models.networks import build_network, input_multiple
-from helpers.training.callbacks import Budget, Recorder
+from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
+from helpers.training.interruption import Interrupted
+from helpers.training.loggers import close_loggers, make_loggers
 from helpers.training.module import SegmentationModule
+from helpers.training.processes import Processes, join_processes
+from helpers.training.recorder import Recorder
+from helpers.training.session import Picture, Session
 from helpers.training.settings import TrainSettings
 from helpers.training.source import PatchSource
+from helpers.training.state import check_identity, identity, read_state
+from helpers.training.trainer import make_trainer, on_gpu, own_random_state, quiet
+from helpers.training.validation import Validation
+
+STATE = "state.pt"
+"""Name of the file that an interrupted training goes on from."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,13 @@ def train(
     split_hash: str = "",
     transforms: Callable | None = None,
     report: Callable[[str], None] | None = None,
+    resume: str | Path = "never",
+    checkpoints: Path | None = None,
+    picture: Picture | None = None,
 ) -> TrainResult:
     """Train a network and keep the weights with the best mean validation Dice.
+
+    Under ``torchrun`` each process calls this alike; the first one alone writes and reports.
 
     Parameters
     ----------
@@ -75,30 +87,95 @@ def train(
         Prepared files with labels (`helpers.data.preprocess.prepare_cohort`) of these two parts of a split. `training` may
         also be a `helpers.training.source.PatchSource`.
     out : Path
-        Folder for ``best.safetensors``, ``best.json`` and ``history.csv``.
+        Folder for ``best.safetensors``, ``best.json``, ``history.csv`` and the curves.
     split_hash : str
         SHA-256 of the split manifest, for the model card.
     transforms : callable, optional
         Random changes in place of `helpers.data.augment.training_transforms`.
     report : callable, optional
         Called with a line of text after every validation, such as `print`.
+    resume : str or Path
+        "never" starts afresh; "auto" goes on from the state in `checkpoints` where there is one; a path goes on from that
+        state. The end is the same as without the interruption: to the bit on a CPU with the same number of threads, and
+        apart from rounding on a GPU or in another number of processes.
+    checkpoints : Path, optional
+        Folder of the state; ``<out>/checkpoints`` if left out.
+    picture : callable, optional
+        Called with a path and a few scored cases whenever the best Dice improves, to draw them.
 
     Raises
     ------
     DataError
-        If a part is empty, both parts share a case, a file has no label, or the files were prepared with different settings.
+        If a part is empty, both parts share a case, a file has no label, the files were prepared with different settings,
+        the state is of another training, or a number is not finite and the settings say to stop.
+    Interrupted
+        After SIGTERM: the state is then on the disk.
     """
-    out = Path(out)
-    card = _card(settings, training, validation, split_hash)
-    out.mkdir(parents=True, exist_ok=True)
-    with _own_random_state(settings.seed), _quiet():
-        module = _module(settings, card)
-        data = _data(settings, training, validation, transforms)
-        recorder = Recorder(out, card, report=report)
-        start = time.perf_counter()
-        _trainer(settings, out, [recorder, Budget()]).fit(module, datamodule=data)
-        seconds = time.perf_counter() - start
-    steps = len(recorder.rows)
+    out, checkpoints = Path(out), Path(checkpoints or Path(out) / "checkpoints")
+    card = model_card(settings, training, validation, split_hash)
+    named = Path(resume) if str(resume) not in ("auto", "never") else checkpoints / STATE
+    with join_processes(gpu=on_gpu(settings)) as processes, own_random_state(settings.seed), quiet():
+        report = report if processes.first else None
+        read = partial(_state, named, settings, card, needed=resume != "auto")
+        state = None if resume == "never" else processes.from_first(read)
+        first = state["step"] if state else 0
+        loggers = make_loggers(settings.logger, out, settings=asdict(settings), first=first) if processes.first else []
+        recorder = Recorder(out, checkpoints, card, loggers=loggers, report=report, writes=processes.first)
+        module = _module(settings, processes, state=state, report=report)
+        _begin(recorder, state, report)
+        if not (state and state["finished"]):
+            data = _data(settings, training, transforms, first=first, processes=processes)
+            session = Session(
+                settings,
+                recorder=recorder,
+                validation=_validation(settings, card, validation, processes),
+                path=checkpoints / STATE,
+                identity=identity(settings, card),
+                processes=processes,
+                state=state,
+                picture=picture,
+            )
+            _fit(make_trainer(settings, out, session, processes), module, data, session)
+    return _result(recorder, module)
+
+
+def _state(path: Path, settings: TrainSettings, card: ModelCard, *, needed: bool) -> dict | None:
+    """The state to go on from, after a look at whether it is of this training."""
+    state = read_state(path)
+    if state:
+        check_identity(state["identity"], identity(settings, card), path)
+    elif needed:
+        raise DataError(f"there is no state {path} to go on from; give the path of a {STATE}, or resume=auto")
+    return state
+
+
+def _begin(recorder: Recorder, state: dict | None, report: Callable[[str], None] | None) -> None:
+    if state is None:
+        if recorder.writes:
+            recorder.clear()
+        return
+    recorder.restore(state["recorder"])
+    if report:
+        report(f"goes on after step {state['step']}" if not state["finished"] else "this training is complete already")
+
+
+def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: CaseDataModule, session: Session) -> None:
+    """Train; whatever happens, give the signal and the terminal back and close the loggers."""
+    status = "failed"
+    try:
+        trainer.fit(module, datamodule=data)
+        status = "success"
+    except SIGTERMException:  # the signal came before the session listened to it
+        session.interrupted = True
+    finally:
+        session.close()
+        close_loggers(session.recorder.loggers, status)
+    if session.interrupted and not session.finished:
+        raise Interrupted(f"stopped after step {module.step} as told; the same command goes on from {session.path}")
+
+
+def _result(recorder: Recorder, module: SegmentationModule) -> TrainResult:
+    steps, seconds = len(recorder.rows), module.elapsed
     return TrainResult(
         checkpoint=recorder.checkpoint,
         history=recorder.history,
@@ -110,120 +187,53 @@ def train(
     )
 
 
-def _module(settings: TrainSettings, card: ModelCard) -> SegmentationModule:
-    return SegmentationModule(
-        build_network(settings.network, **settings.arguments),
-        patch=settings.patch,
-        multiple=input_multiple(settings.network, **settings.arguments),
-        spacing=card.spacing,
-        cleanup=settings.cleanup,
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup=settings.warmup,
-        loss=settings.loss,
-        minutes=settings.minutes or None,
-    )
+def _module(
+    settings: TrainSettings, processes: Processes, *, state: dict | None, report: Callable[[str], None] | None
+) -> SegmentationModule:
+    network = build_network(settings.network, **settings.arguments)
+    if state:
+        network.load_state_dict(state["network"])
+    elif settings.pretrained:
+        _start_from(Path(settings.pretrained), network, settings)
+    made = {"first": state["step"], "elapsed": state["elapsed"]} if state else {}
+    return SegmentationModule(network, settings, processes=processes, report=report, **made)
+
+
+def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None:
+    """Give a network the weights of a checkpoint; raises `DataError` if they are of another network."""
+    trained, card = load_checkpoint(path)
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        own = f"{settings.network} with {dict(settings.arguments)}"
+        raise DataError(f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}") from error
 
 
 def _data(
-    settings: TrainSettings, training: Sequence[Path] | PatchSource, validation: Sequence[Path], transforms: Callable | None
+    settings: TrainSettings,
+    training: Sequence[Path] | PatchSource,
+    transforms: Callable | None,
+    *,
+    first: int,
+    processes: Processes,
 ) -> CaseDataModule:
     return CaseDataModule(
         training,
-        validation,
         patch=settings.patch,
         batch=settings.batch,
         steps=settings.steps,
         seed=settings.seed,
+        first=first,
+        accumulate=settings.accumulate,
         tumour_share=settings.tumour_share,
+        cache=settings.cache,
         workers=settings.workers,
         transforms=transforms,
         augment=settings.augment,
+        processes=processes,
     )
 
 
-def _trainer(settings: TrainSettings, out: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
-    """A trainer that makes one pass over exactly the planned steps and leaves no file of its own."""
-    gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    return lightning.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=1,
-        precision=("bf16-mixed" if gpu else "32-true") if settings.precision == "auto" else settings.precision,
-        max_epochs=1,
-        val_check_interval=min(settings.validate_every, settings.steps),
-        num_sanity_val_steps=0,
-        gradient_clip_val=settings.clip,
-        default_root_dir=out,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def _card(
-    settings: TrainSettings, training: Sequence[Path] | PatchSource, validation: Sequence[Path], split_hash: str
-) -> ModelCard:
-    """The model card before the first step, after a look at what the cases were prepared with."""
-    source = training if isinstance(training, PatchSource) else None
-    paths = [Path(path) for path in (*(() if source else training), *validation)]
-    if not len(training) or not validation:
-        part = "validation" if len(training) else "training"
-        raise DataError(f"the {part} part has no prepared case; look at the faults that preprocessing listed")
-    files = {path: open_prepared(path) for path in paths}
-    if len({file.identifier for file in files.values()}) < len(paths):
-        raise DataError("a case is in both the training and the validation part; make the split again")
-    preprocessing = _common_preprocessing(files, source)
-    names = sorted(path.name for path in files)  # a prepared file's name carries the hash of its contents
-    members = "\n".join([*([source.fingerprint] if source else []), *names])
-    return ModelCard(
-        network=settings.network,
-        arguments=dict(settings.arguments),
-        preprocessing=preprocessing,
-        cleanup=asdict(settings.cleanup),
-        patch=tuple(settings.patch),
-        cohort_hash=hashlib.sha256(members.encode()).hexdigest(),
-        split_hash=split_hash,
-        training_cases=() if source else tuple(sorted(files[Path(path)].identifier for path in training)),
-        training=asdict(settings),
-    )
-
-
-def _common_preprocessing(files: Mapping[Path, PreparedFile], source: PatchSource | None) -> dict:
-    """Settings that all prepared files share, and the source with them; `DataError` where one differs."""
-    by_file = {path: asdict(file.settings) for path, file in files.items()}
-    first = next(iter(by_file))
-    for path, other in by_file.items():
-        if other != by_file[first]:
-            raise DataError(f"{path} was prepared with other settings than {first}; prepare the cohort again")
-    if source is not None:
-        wanted = asdict(PreprocessSettings(**source.preprocessing))
-        if wanted != by_file[first]:
-            raise DataError(f"{first} was prepared with {by_file[first]}, the source of patches with {wanted}; make them agree")
-    return by_file[first]
-
-
-@contextlib.contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    """Seed torch for what happens inside and leave the caller's random state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back Lightning's tips and its warnings about choices that are made on purpose here."""
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _validation(settings: TrainSettings, card: ModelCard, paths: Sequence[Path], processes: Processes) -> Validation:
+    multiple = input_multiple(settings.network, **settings.arguments)
+    return Validation(tuple(paths), settings.patch, multiple, card.spacing, settings.cleanup, processes)

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from helpers.data.phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
+from helpers.data.phantom.anatomy import draw_anatomy, draw_pose, draw_warp
 from helpers.data.phantom.contrast import draw_looks
 from helpers.data.phantom.draws import Box, Draws
+from helpers.data.phantom.mimics import MimicRanges, draw_mimics, strip_skull
 from helpers.data.phantom.randomised import ContrastRanges, draw_random_looks
 from helpers.data.phantom.scanner import ScannerRanges, scan, shifted, thick_slices
+from helpers.data.phantom.template import load_template
 from helpers.data.phantom.tumour import NON_ENHANCING, RING
-from helpers.regions import ET
+from helpers.regions import ET, MODALITIES
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 
@@ -116,3 +119,38 @@ def test_a_never_enhancing_cohort_can_be_asked_for():
     defaults = Randomisation()
     plain = replace(defaults, tumour=replace(defaults.tumour, kinds=(0.0, 0.0, 1.0), specks=0.0))
     assert not any((draw_random_phantom(6, n, spacing=4.0, ranges=plain).classes == ET).any() for n in range(3))
+
+
+def test_mimics_and_remains_of_the_skull_are_no_tumour_and_lie_inside_the_mask():
+    template = load_template()
+    draws = Draws(8, 0, series=1)
+    pose = draw_pose(draws)
+    warp = draw_warp(draws, template, pose, [], 4.0)
+    brain = draw_anatomy(draws, template, warp)
+    wide = MimicRanges(rim=(3.0, 3.0), rim_variation=(0.0, 0.0), lesions=1.0)
+    anatomy, shell = strip_skull(draws, brain, warp.box, wide)
+    assert (shell > 0).any()
+    assert not ((shell > 0) & brain.brain).any()
+    assert not (anatomy.grey + anatomy.white)[shell > 0].any()
+    for stuff in draw_mimics(draws, anatomy, shell, warp.box, wide):
+        assert stuff.share.min() >= 0
+        assert stuff.share.max() <= 1
+        assert set(stuff.look) == set(MODALITIES)
+
+
+def test_a_skull_strip_can_cut_into_the_brain():
+    template = load_template()
+    draws = Draws(8, 1, series=1)
+    warp = draw_warp(draws, template, draw_pose(draws), [], 4.0)
+    brain = draw_anatomy(draws, template, warp)
+    tight = MimicRanges(rim=(-3.0, -3.0), rim_variation=(0.0, 0.0))
+    assert strip_skull(draws, brain, warp.box, tight)[0].brain.sum() < brain.brain.sum()
+
+
+def test_a_resection_leaves_fluid_where_the_core_was_and_some_tumour_around_it():
+    wide = Randomisation()
+    always = replace(wide, tumour=replace(wide.tumour, resected=1.0))
+    for index in range(3):
+        whole = draw_random_phantom(9, index, spacing=4.0)
+        emptied = draw_random_phantom(9, index, spacing=4.0, ranges=always)
+        assert 0 < (emptied.classes > 0).sum() <= (whole.classes > 0).sum()

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from helpers.cli import main
-from helpers.commands.train import add_arguments, settings_of
+from helpers.commands.train import add_arguments, folders_of, settings_of
 from helpers.data.files import DataError
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
@@ -130,11 +130,11 @@ def test_a_region_that_a_case_lacks_is_not_drawn(tmp_path):
 
 def test_patches_do_not_depend_on_workers_or_on_where_one_starts(prepared):
     options = {"patch": (16, 16, 16), "batch": 2, "steps": 4, "seed": 7}
-    batches = [list(CaseDataModule(prepared, prepared, workers=n, **options).train_dataloader()) for n in (0, 2)]
+    batches = [list(CaseDataModule(prepared, workers=n, **options).train_dataloader()) for n in (0, 2)]
     assert len(batches[0]) == 4
     for one, other in zip(*batches, strict=True):
         assert torch.equal(one["image"], other["image"]) and torch.equal(one["regions"], other["regions"])
-    later = CaseDataModule(prepared, prepared, **options).patches[5]
+    later = CaseDataModule(prepared, **options).patches[5]
     assert torch.equal(later["image"], batches[0][2]["image"][1])
     assert not torch.equal(batches[0][0]["image"], batches[0][1]["image"])
 
@@ -149,7 +149,7 @@ def test_every_pass_sees_every_case_once_in_a_new_order(prepared):
 
 
 def test_without_changes_a_patch_is_the_prepared_file(prepared):
-    data = CaseDataModule(prepared, prepared, patch=(64, 64, 64), batch=1, steps=1, seed=1, augment=False)
+    data = CaseDataModule(prepared, patch=(64, 64, 64), batch=1, steps=1, seed=1, augment=False)
     item, whole = data.patches[0], open_prepared(data.patches.path(0)).load()
     slices = tuple(slice((64 - n) // 2, (64 - n) // 2 + n) for n in whole.classes.shape)
     np.testing.assert_array_equal(item["image"][(slice(None), *slices)], np.asarray(whole.image, np.float32))
@@ -197,7 +197,8 @@ def test_history_and_card_tell_what_happened(prepared, tmp_path, capsys):
     assert (card.metrics["step"], card.split_hash, card.patch) == (result.best_step, "abc", (16, 16, 16))
     assert card.training["steps"] == 6 and card.spacing == (1, 1, 1) and len(card.cohort_hash) == 64
     assert len(lines) == 2 and "step     6 of 6" in lines[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "best.safetensors", "history.csv"]
+    expected = ["best.json", "best.safetensors", "checkpoints", "history.csv", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
     assert capsys.readouterr() == ("", "")
 
 
@@ -208,7 +209,7 @@ def test_the_train_loss_is_that_of_the_batch(prepared, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         network = build_network("unet", **SMALL)
-    data = CaseDataModule(prepared[:2], prepared[2:], patch=(16, 16, 16), batch=2, steps=1, seed=settings.seed, augment=False)
+    data = CaseDataModule(prepared[:2], patch=(16, 16, 16), batch=2, steps=1, seed=settings.seed, augment=False)
     batch = next(iter(data.train_dataloader()))
     loss = segmentation_loss()(network(batch["image"]), batch["regions"])
     assert result.history["train_loss"][0] == pytest.approx(loss.item(), rel=1e-4)
@@ -219,7 +220,9 @@ def test_a_time_limit_ends_the_training_with_a_validation(prepared, tmp_path):
     result = train(settings, prepared[:2], validation=prepared[2:], out=tmp_path)
     assert 0 < result.steps < 100_000
     assert result.best_step == result.steps
-    assert result.history["learning_rate"].iloc[-1] < 0.2 * settings.learning_rate, "the schedule follows the clock"
+    shares = result.history["learning_rate"] / settings.learning_rate
+    by_clock = [learning_rate_share(min(seconds, 1.0), settings.warmup) for seconds in [0, *result.history["seconds"][:-1]]]
+    np.testing.assert_allclose(shares, by_clock, err_msg="the schedule follows the clock")
 
 
 class Source:
@@ -240,7 +243,7 @@ def test_patches_may_come_from_a_source(prepared, tmp_path):
     result = train(small_settings(), Source(), validation=prepared[:1], out=tmp_path / "a")
     _, card = load_checkpoint(result.checkpoint)
     assert result.steps == 6 and card.spacing == (1, 1, 1)
-    data = CaseDataModule(Source(), prepared, patch=(16,) * 3, batch=2, steps=3, seed=0)
+    data = CaseDataModule(Source(), patch=(16,) * 3, batch=2, steps=3, seed=0)
     assert [batch["image"][:, 0, 0, 0, 0].tolist() for batch in data.train_dataloader()] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(DataError, match="100 patches"):
         train(small_settings(steps=51), Source(), validation=prepared[:1], out=tmp_path / "b")
@@ -275,7 +278,7 @@ def test_settings_that_cannot_be_are_refused(changes, words):
 
 
 def parse(*words):
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
     return settings_of(parser.parse_args(["--cohort", "c", "--out", "o", *words]))
 
@@ -290,6 +293,40 @@ def test_every_setting_is_an_option():
     for words in (("--augment", "maybe"), ("--arguments", "[1]"), ("--network", "vnet")):
         with pytest.raises(SystemExit):
             parse(*words)
+
+
+def test_hyperparameters_are_read_from_strings():
+    """As SageMaker gives them: every value a string, names with dashes or underscores."""
+    words = {"learning_rate": "0.01", "validate-every": "7", "augment": "False", "patch": "[64, 64, 32]", "minutes": "2"}
+    changed = parse(*(word for name, value in words.items() for word in (f"--{name}", value)))
+    assert (changed.learning_rate, changed.validate_every, changed.augment) == (0.01, 7, False)
+    assert changed.patch == (64, 64, 32) and parse("--patch", "64,64,32").patch == (64, 64, 32)
+    for wrong in (("--learningrate", "1"), ("--learn", "1"), ("--patch", "big"), ("--steps", "1.5")):
+        with pytest.raises(SystemExit):
+            parse(*wrong)
+
+
+def test_help_names_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for item in fields(TrainSettings):
+        assert f"--{item.name.replace('_', '-')} " in text
+        assert item.name in ("arguments", "patch") or f"(default: {getattr(TrainSettings(), item.name)})" in text
+
+
+def test_on_sagemaker_the_model_alone_goes_to_the_model_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SM_CHANNEL_TRAINING", str(tmp_path / "cohort"))
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(["--checkpoints", str(tmp_path / "kept")])
+    folders = folders_of(arguments, "unet")
+    assert (arguments.cohort, folders.model) == (tmp_path / "cohort", tmp_path / "model")
+    assert folders.checkpoints == tmp_path / "kept" and tmp_path / "model" not in folders.work.parents
+    folders = folders_of(parser.parse_args(["--out", str(tmp_path / "out")]), "unet")
+    assert (folders.work, folders.model) == (tmp_path / "out", tmp_path / "out" / "models" / "unet")
+    assert folders.checkpoints == folders.model / "checkpoints"
 
 
 def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
@@ -308,5 +345,14 @@ def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
     ]
     assert main([*words, *small]) == 0
     assert "step     4 of 4" in capsys.readouterr().out
-    _, card = load_checkpoint(tmp_path / "out" / "models" / "unet" / "best.safetensors")
-    assert card.split_hash == load_splits(tmp_path / "out" / "splits.json").sha256
+    out = tmp_path / "out"
+    _, card = load_checkpoint(out / "models" / "unet" / "best.safetensors")
+    assert card.split_hash == load_splits(out / "splits.json").sha256
+    assert (out / "models" / "unet" / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*words, *small]) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert main([*words, *small, "--steps", "8"]) == 1
+    assert "steps 4 there, 8 here" in capsys.readouterr().err
+    write_case(tmp_path / "cohort", "Case_007", seed=7)
+    assert main([*words, *small]) == 1
+    assert "does not know case Case_007" in capsys.readouterr().err

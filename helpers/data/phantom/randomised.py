@@ -68,7 +68,7 @@ WIDE_ANATOMY = AnatomyRanges(
     atrophy=(-0.6, 1.0),
 )
 WIDE_TUMOUR = TumourRanges(
-    kinds=(0.50, 0.20, 0.30),
+    kinds=(0.46, 0.24, 0.30),
     multifocal=0.2,
     radius=((5.0, 27.0), (6.0, 33.0), (8.0, 33.0)),
     stretch=(0.65, 1.5),
@@ -80,6 +80,7 @@ WIDE_TUMOUR = TumourRanges(
     islands=(-1.2, 0.6),
     specks=0.6,
     fade=(0.0, 0.6),
+    resected=0.04,
 )
 CONTRAST, MIMICS, SCANNER = ContrastRanges(), MimicRanges(), ScannerRanges()
 
@@ -149,14 +150,21 @@ def draw_random_image(
     texture = draws.field(box, 3.2) + draws.field(box, draws.uniform(7.0, 14.0), strength=draws.uniform(0.3, 1.0))
     for modality in MODALITIES:
         look = looks[modality]
-        patches = 1 + draws.field(box, 25.0, 2, strength=draws.within(ranges.contrast.patchiness))
-        image = anatomy.white + look.grey * anatomy.grey * patches[0] + look.fluid * anatomy.fluid * patches[1]
+        patches = 1 + draws.field(box, 25.0, 3, strength=draws.within(ranges.contrast.patchiness))
+        cerebellum = 1 + (draws.uniform(0.9, 1.3 if modality == "flair" else 1.1) - 1) * torch.sigmoid(
+            -(anatomy.height + 35) / 4
+        )
+        solid = (anatomy.white * (0.5 + 0.5 * patches[2]) + look.grey * anatomy.grey * patches[0]) * cerebellum
+        image = solid + look.fluid * anatomy.fluid * patches[1]
         image.add_(anatomy.detail * (anatomy.white + anatomy.grey), alpha=_detail(draws, modality))
         image.add_(texture[0], alpha=draws.within(ranges.contrast.texture))
         mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part], grain=grain)
+        if tumour.cavity is not None:
+            image[tumour.part] += tumour.cavity * (look.fluid - image[tumour.part])
         for stuff in mimics:
             image = torch.lerp(image, torch.full_like(image, stuff.look[modality]), stuff.share)
-        channels.append(scan(draws, image, box, ranges.scanner))
+        noise = 1.0 if modality in ("t2", "flair") else 0.5  # T1 has less contrast for the same share of noise
+        channels.append(scan(draws, image, box, ranges.scanner, noise=noise))
     return torch.stack(channels)
 
 

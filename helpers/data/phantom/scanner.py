@@ -54,8 +54,11 @@ class ScannerRanges:
     noise: Range = (0.0, 0.07)
 
 
-def scan(draws: Draws, image: torch.Tensor, box: Box, ranges: ScannerRanges) -> torch.Tensor:
-    """One modality (X, Y, Z), relative to white matter, as an examination would show it; the noise comes last."""
+def scan(draws: Draws, image: torch.Tensor, box: Box, ranges: ScannerRanges, *, noise: float = 1.0) -> torch.Tensor:
+    """One modality (X, Y, Z), relative to white matter, as an examination would show it.
+
+    The noise comes last; `noise` multiplies it.
+    """
     image = image.clamp(min=0.0)
     if draws.chance(ranges.thick):
         axis = 2 if draws.chance(ranges.axial) else draws.integer(2)
@@ -72,7 +75,7 @@ def scan(draws: Draws, image: torch.Tensor, box: Box, ranges: ScannerRanges) -> 
     image = image ** (2.0 ** draws.normal(0, ranges.gamma / 0.693))
     image = image * draws.field(box, draws.uniform(50.0, 110.0), strength=draws.within(ranges.bias), exponential=True)[0]
     low, high = ranges.noise
-    return rician(draws, image, draws.uniform(low**0.5, high**0.5) ** 2)
+    return rician(draws, image, noise * draws.uniform(low**0.5, high**0.5) ** 2)
 
 
 def thick_slices(image: torch.Tensor, axis: int, voxels: float) -> torch.Tensor:

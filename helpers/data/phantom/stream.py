@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 
 from helpers.data.files import DataError
 from helpers.data.patches import draw_patch
-from helpers.data.phantom.cohort import VERSION, phantom_name
-from helpers.data.phantom.generator import Phantom, PhantomSettings, make_phantom
+from helpers.data.phantom.cohort import VERSION
+from helpers.data.phantom.randomised import DEFAULTS, Randomisation, draw_random_phantom
 from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
 from helpers.data.preprocess import preprocess_image
 
@@ -30,8 +30,6 @@ PATCH = 1
 
 HELD_OUT_SEED = 1952
 """Seed of the phantoms that no training may see: those that choose a checkpoint and those that test it."""
-
-Generate = Callable[..., Phantom]
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ class StreamSettings:
         workers whose number divides this makes phantoms that no other worker needs.
     tumour_share : float
         As in `helpers.data.patches.draw_centre`.
+    ranges : Randomisation
+        What is drawn at random, and how widely.
     """
 
     spacing: int = 2
@@ -61,6 +61,7 @@ class StreamSettings:
     pool: int = 2
     lanes: int = 8
     tumour_share: float = 2 / 3
+    ranges: Randomisation = DEFAULTS
 
     def __post_init__(self) -> None:
         if self.seed == HELD_OUT_SEED:
@@ -86,8 +87,6 @@ class PhantomStream(Dataset):
         Patches a step.
     transforms : callable, optional
         As in `helpers.data.patches.draw_patch`.
-    generate : callable
-        ``generate(index, settings: PhantomSettings, device=...)`` makes a phantom.
     device : str
         Where phantoms are made: "cpu", or a CUDA device for a loader without workers.
 
@@ -111,17 +110,16 @@ class PhantomStream(Dataset):
         count: int,
         batch: int = 2,
         transforms: Callable | None = None,
-        generate: Generate = make_phantom,
         device: str = "cpu",
     ) -> None:
         self.settings, self.patch, self.count, self.batch = settings, tuple(patch), count, batch
-        self.transforms, self.generate, self.device = transforms, generate, device
+        self.transforms, self.device = transforms, device
         self._cases: OrderedDict[int, _CaseInMemory] = OrderedDict()
 
     @property
     def fingerprint(self) -> str:
         facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changed": self.transforms is not None}
-        facts |= {"generator": self.generate.__name__, "version": VERSION}
+        facts["version"] = VERSION
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -165,45 +163,57 @@ class PhantomStream(Dataset):
         if number not in self._cases:
             while len(self._cases) >= self.settings.pool * self.settings.lanes:
                 self._cases.popitem(last=False)
-            prepared = prepare_phantom(number, self.settings, generate=self.generate, device=self.device)
-            self._cases[number] = _CaseInMemory(prepared)
+            self._cases[number] = _CaseInMemory(prepare_phantom(number, self.settings, device=self.device))
         self._cases.move_to_end(number)
         return self._cases[number]
 
 
-def prepare_phantom(
-    index: int, settings: StreamSettings | PhantomSettings, *, generate: Generate = make_phantom, device: str = "cpu"
-) -> Prepared:
-    """Make a phantom on a grid of the given spacing and prepare it as prediction prepares a patient's images."""
-    phantom = generate(index, PhantomSettings(spacing=settings.spacing, seed=settings.seed), device=device)
-    preprocessing = PreprocessSettings((float(settings.spacing),) * 3)
-    return preprocess_image(
-        phantom.image, phantom.affine, preprocessing, classes=phantom.classes, identifier=phantom_name(index)
-    )
+def prepare_phantom(index: int, settings: StreamSettings, *, device: str = "cpu") -> Prepared:
+    """Make phantom number `index` of a stream and prepare it as prediction prepares a patient's images."""
+    return _prepare(settings.seed, index, settings.spacing, settings.ranges, device)
 
 
 def held_out_phantoms(
-    folder: Path, count: int, *, spacing: int = 2, first: int = 0, generate: Generate = make_phantom, device: str = "cpu"
+    folder: Path,
+    count: int,
+    *,
+    spacing: int = 2,
+    first: int = 0,
+    ranges: Randomisation = DEFAULTS,
+    device: str = "cpu",
 ) -> list[Path]:
-    """Prepared files of phantoms that no stream ever shows; files that exist are kept.
+    """Make and prepare phantoms that no stream ever shows; the same call writes the same files.
 
     Parameters
     ----------
     folder : Path
-        Where the files are or will be.
+        Gets one prepared file a phantom.
     count, first : int
-        How many, from which number on. Those from 0 on choose checkpoints; tests begin elsewhere.
+        How many, from which number on. Those that choose a checkpoint must not be those that test it.
     spacing : int
-        Voxel edge in mm.
+        Voxel edge in mm: 1, 2 or 4.
+    ranges : Randomisation
+        As in `StreamSettings`.
+    device : str
+        Where they are made.
     """
-    settings = PhantomSettings(spacing=spacing, seed=HELD_OUT_SEED)
-    name = f"{{}}-{generate.__name__}-v{VERSION}-{spacing}mm.safetensors"
-    paths = {number: Path(folder) / name.format(phantom_name(number)) for number in range(first, first + count)}
-    for number, path in paths.items():
-        if not path.is_file():
-            prepared = prepare_phantom(number, settings, generate=generate, device=device)
-            save_prepared(path, replace(prepared, identifier=f"HeldOut_{number:05d}"))
-    return list(paths.values())
+    paths = []
+    for index in range(first, first + count):
+        prepared = _prepare(HELD_OUT_SEED, index, spacing, ranges, device)
+        paths.append(save_prepared(Path(folder) / f"HeldOut-{index:05d}.safetensors", prepared))
+    return paths
+
+
+def _prepare(seed: int, index: int, spacing: int, ranges: Randomisation, device: str) -> Prepared:
+    settings = PreprocessSettings((float(spacing),) * 3)
+    name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over a volume depend on the number of threads in their last digit
+    try:
+        phantom = draw_random_phantom(seed, index, spacing=spacing, device=device, ranges=ranges)
+        return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _CaseInMemory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,8 @@ class TumourRanges:
         Probability of specks of enhancement in a tumour that hardly enhances.
     fade : range
         By how much of its brightness oedema has faded at its edge.
+    resected : float
+        Probability that the middle of the core was taken out; the cavity fills with fluid and is labelled as background.
     """
 
     kinds: tuple[float, float, float] = (0.58, 0.22, 0.20)
@@ -59,6 +61,7 @@ class TumourRanges:
     islands: Range = (-1.0, 0.1)
     specks: float = 0.5
     fade: Range = (0.0, 0.0)
+    resected: float = 0.0
 
 
 CALIBRATED = TumourRanges()
@@ -83,12 +86,16 @@ class Focus:
 
 @dataclass(frozen=True)
 class Tumour:
-    """Label map and the share of each class in every voxel (partial volume), in a part of the drawing box."""
+    """Label map and the share of each class in every voxel (partial volume), in a part of the drawing box.
+
+    `cavity`, where there is one, is 1 in the voxels that a resection has emptied.
+    """
 
     part: tuple[slice, slice, slice]
     classes: torch.Tensor  # uint8
     shares: torch.Tensor  # float32 (3, ...): NCR, ED, ET
     kind: int
+    cavity: torch.Tensor | None = None  # float32 (X, Y, Z)
 
 
 def draw_foci(draws: Draws, template: Template, pose: Pose, ranges: TumourRanges = CALIBRATED) -> list[Focus]:
@@ -138,7 +145,18 @@ def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ran
     fade = draws.within(ranges.fade)
     if fade:
         shares[1] *= 1 - fade * edge.clamp(0, 1)
-    return Tumour(part, classes, shares, foci[0].kind)
+    tumour = Tumour(part, classes, shares, foci[0].kind)
+    # The calibrated cohort, which has none, must not spend a random number on the question.
+    if ranges.resected and draws.chance(ranges.resected):
+        return _resect(tumour, (level < draws.uniform(0.3, 0.75)) & brain)
+    return tumour
+
+
+def _resect(tumour: Tumour, cavity: torch.Tensor) -> Tumour:
+    """Take the core's middle out, except where that would leave no tumour."""
+    if not (tumour.classes * ~cavity).any():
+        return tumour
+    return replace(tumour, classes=tumour.classes * ~cavity, shares=tumour.shares * ~cavity, cavity=cavity.float())
 
 
 def _part(foci: list[Focus], box: Box) -> tuple[tuple[slice, slice, slice], Box]:

@@ -1,0 +1,90 @@
+"""Scores of the released model, the tables of MODEL_CARD.md: ``python -m benchmarks.released_model --cases FOLDER``.
+
+Every case of the folder that has all four images and a reference is segmented from its files and scored in its own grid.
+Besides, phantoms that no training has seen are segmented on the network's grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from helpers.data.layouts import discover
+from helpers.data.phantom.stream import held_out_phantoms
+from helpers.data.prepared import open_prepared
+from helpers.evaluation.cleanup import CleanUp
+from helpers.evaluation.inference import label_map, predict_prepared
+from helpers.evaluation.metrics import score_case
+from helpers.evaluation.statistics import summarise
+from helpers.evaluation.testset import score_cases
+from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.models.released import load_released
+from helpers.regions import REGIONS
+
+FIRST = 1000
+"""Number of the first phantom scored; those from 0 on choose checkpoints."""
+
+
+def phantom_scores(network: nn.Module, card: ModelCard, count: int, *, first: int = FIRST) -> pd.DataFrame:
+    """Scores of phantoms that no training has seen, on the grid of the network."""
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in held_out_phantoms(Path(folder), count, spacing=int(card.spacing[0]), first=first):
+            prepared = open_prepared(path).load()
+            probabilities = predict_prepared(network, card, prepared.image)
+            classes = label_map(probabilities, card.spacing, CleanUp(**card.cleanup))
+            table = score_case(classes, prepared.classes, card.spacing)
+            table.insert(0, "case", prepared.identifier)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def markdown(scores: pd.DataFrame, *, each: bool) -> str:
+    """Dice and HD95 by region, in a line for each case if wanted and one for the mean with its interval."""
+    heads = [f"Dice {region}" for region in REGIONS] + [f"HD95 {region}, mm" for region in REGIONS]
+    lines = ["| Case | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
+    wide = scores.pivot(index="case", columns="region", values=["dice", "hd95"])
+    order = [(metric, region) for metric in ("dice", "hd95") for region in REGIONS]
+    if each:
+        for case, row in wide.iterrows():
+            cells = [f"{row[key]:.{3 if key[0] == 'dice' else 1}f}" for key in order]
+            lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    summary = summarise(scores).set_index(["metric", "region"])
+    cells = []
+    for key in order:
+        row, digits = summary.loc[key], 3 if key[0] == "dice" else 1
+        interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if pd.notna(row["low"]) else ""
+        cells.append(f"{row['mean']:.{digits}f}{interval}")
+    lines.append(f"| mean of {scores['case'].nunique()} [95 %] | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Score and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, help="folder of cases with references")
+    parser.add_argument("--layout", default="auto", help="layout of the folder, such as brats2021, brats2023 or msd")
+    parser.add_argument("--phantoms", type=int, default=24, help="how many unseen phantoms to score; 0 for none")
+    parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
+    parser.add_argument("--flips", action="store_true", help="mean over eight mirrored copies")
+    arguments = parser.parse_args()
+    network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
+    print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
+    if arguments.cases:
+        found = discover(arguments.cases, arguments.layout)
+        cases = [case for case in found if not case.missing and case.label]
+        print(f"\n{len(cases)} cases of {arguments.cases.name} ({len(found) - len(cases)} incomplete ones left out)\n")
+        with tempfile.TemporaryDirectory() as folder:
+            scores, _ = score_cases(network, card, cases, folder=Path(folder), flips=arguments.flips)
+        print(markdown(scores, each=True))
+    if arguments.phantoms:
+        print(f"\n{arguments.phantoms} phantoms never seen in training\n")
+        print(markdown(phantom_scores(network, card, arguments.phantoms), each=False))
+
+
+if __name__ == "__main__":
+    main()

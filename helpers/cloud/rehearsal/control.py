@@ -1,0 +1,159 @@
+"""SageMaker's control plane: requests to records, and jobs and endpoints started as they come.
+
+moto answers for S3, IAM, STS, CloudWatch, autoscaling and what else there is of SageMaker. The calls about jobs, models and
+endpoints are answered here, because in moto a job is over as soon as it is made, and drops what it cannot do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from helpers.cloud.rehearsal import limits
+from helpers.cloud.rehearsal.endpoints import Endpoints
+from helpers.cloud.rehearsal.limits import AwsError
+from helpers.cloud.rehearsal.processing import run_processing
+from helpers.cloud.rehearsal.records import KINDS, Kind, Record
+from helpers.cloud.rehearsal.training import run_training
+from helpers.cloud.rehearsal.transform import run_transform
+from helpers.cloud.rehearsal.tuning import Trials, run_tuning
+from helpers.cloud.rehearsal.world import World
+
+CHECKS: dict[str, Callable[[Mapping], None]] = {
+    "TrainingJob": limits.check_training,
+    "ProcessingJob": limits.check_processing,
+    "TransformJob": limits.check_transform,
+    "HyperParameterTuningJob": limits.check_tuning,
+    "EndpointConfig": limits.check_variants,
+}
+JOBS = ("TrainingJob", "ProcessingJob", "TransformJob", "HyperParameterTuningJob")
+
+
+class ControlPlane:
+    """Answers the calls of ``X-Amz-Target: SageMaker.*`` that it has an operation for.
+
+    Parameters
+    ----------
+    world : World
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world, self.records = world, world.records
+        self.endpoints = Endpoints(world)
+        self.trials = Trials(self.start)
+        self.operations: dict[str, Callable[[dict], dict]] = {
+            "UpdateEndpoint": self._update_endpoint,
+            "ListTrainingJobsForHyperParameterTuningJob": lambda request: {
+                "TrainingJobSummaries": self.trials.summaries(
+                    self.records.get("HyperParameterTuningJob", request["HyperParameterTuningJobName"])
+                )
+            },
+            "AddTags": self._add_tags,
+            "ListTags": self._list_tags,
+        }
+        for kind in KINDS.values():
+            self.operations |= self._operations(kind)
+
+    def _operations(self, kind: Kind) -> dict[str, Callable[[dict], dict]]:
+        plural = f"List{kind.name}s"
+        operations = {
+            f"Create{kind.name}": lambda request: {kind.arn_key: self.start(kind.name, request).arn},
+            f"Describe{kind.name}": lambda request: self.records.get(kind.name, request[kind.key]).describe(),
+            plural: lambda request: {kind.summaries: [one.summary() for one in self._wanted(kind, request)]},
+            f"Delete{kind.name}": lambda request: self._delete(kind, request),
+        }
+        if kind.name in JOBS:
+            operations[f"Stop{kind.name}"] = lambda request: self._stop(kind, request)
+        return operations
+
+    def start(self, kind: str, request: Mapping) -> Record:
+        """Check a request, make its record, and start what it asks for."""
+        CHECKS.get(kind, lambda request: None)(request)
+        if kind == "HyperParameterTuningJob":
+            limits.check_name(request["HyperParameterTuningJobName"], limits.TUNING_NAME)
+        if kind == "TransformJob":
+            self.records.get("Model", request["ModelName"])
+        if kind == "EndpointConfig":
+            for variant in request["ProductionVariants"]:
+                self.records.get("Model", variant["ModelName"])
+        if kind == "Endpoint":
+            self.records.get("EndpointConfig", request["EndpointConfigName"])
+        if kind not in (*JOBS, "Endpoint"):
+            return self.records.create(kind, request)
+        first = "Creating" if kind == "Endpoint" else "InProgress"
+        record = self.records.create(kind, request, **{f"{kind}Status": first})
+        work = {
+            "TrainingJob": lambda: run_training(self.world, record),
+            "ProcessingJob": lambda: run_processing(self.world, record),
+            "TransformJob": lambda: run_transform(self.world, record),
+            "HyperParameterTuningJob": lambda: run_tuning(self.trials, record),
+            "Endpoint": lambda: self.endpoints.start(record),
+        }[kind]
+        threading.Thread(target=_guarded, args=(work, record), daemon=True, name=record.name).start()
+        return record
+
+    def _wanted(self, kind: Kind, request: Mapping) -> list[Record]:
+        found = self.records.list(kind.name)
+        if text := request.get("NameContains"):
+            found = [one for one in found if text in one.name]
+        if status := request.get("StatusEquals"):
+            found = [one for one in found if one.status == status]
+        if since := request.get("CreationTimeAfter"):
+            found = [one for one in found if one.created > since]
+        if request.get("SortOrder", "Descending") == "Descending":
+            found.reverse()
+        return found
+
+    def _stop(self, kind: Kind, request: Mapping) -> dict:
+        record = self.records.get(kind.name, request[kind.key])
+        if record.status not in {"InProgress", "Stopping"}:
+            raise limits.invalid(f"The request was rejected because the {kind.path} is in status {record.status}.")
+        record.update(**{kind.status_key: "Stopping"})
+        record.stop.set()
+        return {}
+
+    def _delete(self, kind: Kind, request: Mapping) -> dict:
+        record = self.records.delete(kind.name, request[kind.key])
+        record.stop.set()
+        if kind.name == "Endpoint":
+            self.endpoints.stop(record)
+        return {}
+
+    def _update_endpoint(self, request: Mapping) -> dict:
+        record = self.records.get("Endpoint", request["EndpointName"])
+        if record.status != "InService":
+            raise limits.invalid(f"Cannot update in-progress endpoint {record.arn}.")
+        self.records.get("EndpointConfig", request["EndpointConfigName"])
+        record.update(EndpointStatus="Updating")
+        work = lambda: self.endpoints.update(record, request["EndpointConfigName"])  # noqa: E731
+        threading.Thread(target=_guarded, args=(work, record), daemon=True).start()
+        return {"EndpointArn": record.arn}
+
+    def _add_tags(self, request: Mapping) -> dict:
+        record = self._tagged(request)
+        added = {tag["Key"]: tag for tag in [*(record.request.get("Tags") or []), *request["Tags"]]}
+        record.request = {**record.request, "Tags": list(added.values())}
+        return {"Tags": record.request["Tags"]}
+
+    def _list_tags(self, request: Mapping) -> dict:
+        return {"Tags": self._tagged(request).request.get("Tags") or []}
+
+    def _tagged(self, request: Mapping) -> Record:
+        record = self.records.by_arn(request["ResourceArn"])
+        if record is None:
+            raise AwsError("ResourceNotFound", "Requested resource not found.")
+        return record
+
+
+def _guarded(work: Callable[[], None], record: Record) -> None:
+    """Do the work of a job; whatever goes wrong ends in the status of its record."""
+    try:
+        work()
+    except Exception as error:
+        reason = error.message if isinstance(error, AwsError) else f"InternalServerError: {type(error).__name__}: {error}"
+        more = {"SecondaryStatus": "Failed"} if record.kind.name == "TrainingJob" else {}
+        end = {"TrainingJob": "TrainingEndTime", "ProcessingJob": "ProcessingEndTime", "TransformJob": "TransformEndTime"}
+        if record.kind.name in end:
+            more[end[record.kind.name]] = time.time()
+        record.update(FailureReason=reason[: limits.FAILURE_CHARACTERS], **{record.kind.status_key: "Failed"}, **more)

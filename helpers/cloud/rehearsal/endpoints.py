@@ -1,0 +1,218 @@
+"""Endpoints: the serving process of a model, and the three roads to it: real time, asynchronous, without server."""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import requests
+
+from helpers.cloud.rehearsal import limits
+from helpers.cloud.rehearsal.hosting import STARTUP_SECONDS, Server, start_server
+from helpers.cloud.rehearsal.limits import AwsError, invalid
+from helpers.cloud.rehearsal.records import Record
+from helpers.cloud.rehearsal.world import World
+
+ACCEPT = "X-Amzn-SageMaker-Accept"
+PASSED_ON = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Session-Id")
+
+
+@dataclass
+class Variant:
+    """Serving processes behind one production variant, asked in turn."""
+
+    config: Mapping
+    servers: list[Server]
+    turn: int = 0
+
+    def next(self) -> Server:
+        """The process that is to have the next request."""
+        self.turn += 1
+        return self.servers[self.turn % len(self.servers)]
+
+
+@dataclass
+class Live:
+    """What serves an endpoint: its configuration, variants, and the queue of asynchronous requests."""
+
+    config: Mapping
+    variants: list[Variant]
+    queue: ThreadPoolExecutor | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def stop(self, grace: float) -> None:
+        """End all of it."""
+        if self.queue:
+            self.queue.shutdown(wait=False, cancel_futures=True)
+        for variant in self.variants:
+            for server in variant.servers:
+                server.container.stop(grace)
+
+
+class Endpoints:
+    """All endpoints that serve.
+
+    Parameters
+    ----------
+    world : World
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._live: dict[str, Live] = {}
+
+    def start(self, record: Record) -> None:
+        """Bring an endpoint to ``InService``."""
+        live = self._build(record, record.request["EndpointConfigName"])
+        if record.stop.is_set():
+            live.stop(self.world.grace)
+            return
+        self._live[record.name] = live
+        self._show(record, live)
+
+    def update(self, record: Record, config: str) -> None:
+        """Start what another configuration asks for, then take it in place of the present one."""
+        live = self._build(record, config)
+        old, self._live[record.name] = self._live[record.name], live
+        record.request = {**record.request, "EndpointConfigName": config}
+        self._show(record, live)
+        old.stop(self.world.grace)
+
+    def stop(self, record: Record) -> None:
+        """End the processes of an endpoint."""
+        if live := self._live.pop(record.name, None):
+            live.stop(self.world.grace)
+
+    def _build(self, record: Record, config: str) -> Live:
+        request = self.world.records.get("EndpointConfig", config).request
+        variants = []
+        group = f"/aws/sagemaker/Endpoints/{record.name}"
+        for variant in request["ProductionVariants"]:
+            model = self.world.records.get("Model", variant["ModelName"]).request
+            seconds = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
+            count = variant.get("InitialInstanceCount", 1)
+            name = variant["VariantName"]
+            servers = [start_server(self.world, model, name, group=group, seconds=seconds) for _ in range(count)]
+            variants.append(Variant(variant, servers))
+        queue = None
+        if wanted := request.get("AsyncInferenceConfig"):
+            each = (wanted.get("ClientConfig") or {}).get("MaxConcurrentInvocationsPerInstance", 1)
+            queue = ThreadPoolExecutor(each * len(variants[0].servers))
+        return Live(request, variants, queue)
+
+    def _show(self, record: Record, live: Live) -> None:
+        shown = []
+        for variant in live.variants:
+            one = {
+                "VariantName": variant.config["VariantName"],
+                "CurrentWeight": variant.config.get("InitialVariantWeight", 1.0),
+            }
+            if serverless := variant.config.get("ServerlessConfig"):
+                one["CurrentServerlessConfig"] = serverless
+            else:
+                one |= dict.fromkeys(("CurrentInstanceCount", "DesiredInstanceCount"), len(variant.servers))
+            shown.append(one)
+        more = {"AsyncInferenceConfig": wanted} if (wanted := live.config.get("AsyncInferenceConfig")) else {}
+        record.update(EndpointStatus="InService", ProductionVariants=shown, **more)
+
+    def _find(self, name: str) -> Live:
+        if name not in self._live:
+            raise AwsError("ValidationError", f"Endpoint {name} not found, or not in service.")
+        return self._live[name]
+
+    def invoke(self, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[requests.Response, str]:
+        """Answer of an endpoint to a request in real time, and the variant that gave it.
+
+        Raises
+        ------
+        AwsError
+            ``ValidationError`` where the request breaks a limit, ``ModelError`` where the container does not answer with 200.
+        """
+        live = self._find(name)
+        if live.queue is not None:
+            raise AwsError("ValidationError", f"Endpoint {name} is asynchronous; use InvokeEndpointAsync.")
+        variant = _choose(live, headers.get("X-Amzn-SageMaker-Target-Variant"))
+        limit = limits.SERVERLESS_BYTES if variant.config.get("ServerlessConfig") else limits.REALTIME_BYTES
+        if len(body) > limit:
+            raise AwsError(
+                "ValidationError", f"Request body of {len(body)} bytes exceeds the limit of {limit} bytes.", status=413
+            )
+        passed = {key: headers.get(key, "") for key in PASSED_ON}
+        passed |= {"Content-Type": headers.get("Content-Type", ""), "Accept": headers.get(ACCEPT) or headers.get("Accept", "")}
+        try:
+            answer = variant.next().invoke(body, passed, seconds=limits.REALTIME_SECONDS)
+        except requests.RequestException as error:
+            late = isinstance(error, requests.Timeout)
+            words = (
+                f"Your invocation {'timed out' if late else 'broke off'} while waiting for a response from container primary."
+            )
+            raise _model_error(name, 0, words) from error
+        if answer.status_code != 200:
+            raise _model_error(name, answer.status_code, answer.text)
+        if len(answer.content) > limit:
+            raise _model_error(name, 0, f"The response of {len(answer.content)} bytes exceeds the limit of {limit} bytes.")
+        return answer, variant.config["VariantName"]
+
+    def invoke_later(self, name: str, headers: Mapping[str, str]) -> tuple[str, str, str]:
+        """Queue an asynchronous request; inference id, and where the answer or else the failure will be."""
+        live = self._find(name)
+        if live.queue is None:
+            raise AwsError("ValidationError", f"Endpoint {name} is not asynchronous; use InvokeEndpoint.")
+        source, identifier = headers["X-Amzn-SageMaker-InputLocation"], str(uuid.uuid4())
+        config = live.config["AsyncInferenceConfig"]["OutputConfig"]
+        base = config.get("S3OutputPath") or source.rpartition("/")[0]
+        output = f"{base.rstrip('/')}/{identifier}.out"
+        failure = f"{(config.get('S3FailurePath') or base).rstrip('/')}/{identifier}-error.out"
+        seconds = float(headers.get("X-Amzn-SageMaker-InvocationTimeoutSeconds") or 15 * 60)
+        if not 0 < seconds <= limits.ASYNC_SECONDS:
+            raise AwsError("ValidationError", "InvocationTimeoutSeconds must lie between 1 and 3600.")
+        sent = {
+            "Content-Type": headers.get("X-Amzn-SageMaker-Content-Type", ""),
+            "Accept": headers.get(ACCEPT, ""),
+            "X-Amzn-SageMaker-Custom-Attributes": headers.get("X-Amzn-SageMaker-Custom-Attributes", ""),
+        }
+        live.queue.submit(self._answer, live, source, sent, output, failure, seconds)
+        return headers.get("X-Amzn-SageMaker-Inference-Id") or identifier, output, failure
+
+    def _answer(self, live: Live, source: str, headers: Mapping, output: str, failure: str, seconds: float) -> None:
+        """One asynchronous request from its object in S3 to the object with the answer, or with the reason of its failure."""
+        try:
+            body = self.world.objects.read(source)
+            if len(body) > limits.ASYNC_BYTES:
+                raise invalid(f"Input of {len(body)} bytes exceeds the limit of {limits.ASYNC_BYTES} bytes.")
+            answer = live.variants[0].next().invoke(body, headers, seconds=seconds)
+        except AwsError as error:
+            self.world.objects.write(failure, error.message.encode())
+        except requests.RequestException as error:
+            self.world.objects.write(failure, f"The container did not answer: {error}".encode())
+        else:
+            if answer.status_code == 200:
+                kind = answer.headers.get("Content-Type", "application/octet-stream")
+                self.world.objects.write(output, answer.content, ContentType=kind)
+            else:
+                self.world.objects.write(failure, _words(answer.status_code, answer.text).encode())
+
+
+def _choose(live: Live, target: str | None) -> Variant:
+    """The variant asked for, or one by chance as the weights say."""
+    if target:
+        found = [one for one in live.variants if one.config["VariantName"] == target]
+        if not found:
+            raise AwsError("ValidationError", f"There is no variant {target}.")
+        return found[0]
+    return random.choices(live.variants, [one.config.get("InitialVariantWeight", 1.0) for one in live.variants])[0]
+
+
+def _words(status: int, said: str) -> str:
+    fault = "client" if 400 <= status < 500 else "server"
+    return f'Received {fault} error ({status}) from primary with message "{said[:1000]}".'
+
+
+def _model_error(name: str, status: int, said: str) -> AwsError:
+    logs = f"/aws/sagemaker/Endpoints/{name}"
+    words = f"{_words(status, said)} See {logs} in CloudWatch for more information."
+    return AwsError("ModelError", words, status=424, OriginalStatusCode=status, OriginalMessage=said[:2000], LogStreamArn=logs)

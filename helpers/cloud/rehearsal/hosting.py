@@ -1,0 +1,72 @@
+"""The serving process of a model: its archive unpacked, ``serve`` started, and ready when it says so."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import requests
+
+from helpers.cloud.rehearsal.containers import Container
+from helpers.cloud.rehearsal.limits import invalid
+from helpers.cloud.rehearsal.logs import Tail
+from helpers.cloud.rehearsal.world import World
+
+STARTUP_SECONDS = 480.0
+"""How long a container may take until it answers /ping, unless the variant says otherwise."""
+
+
+@dataclass
+class Server:
+    """A running serving process."""
+
+    container: Container
+    port: int
+
+    def invoke(self, body: bytes, headers: Mapping[str, str], *, seconds: float) -> requests.Response:
+        """Its answer to one request; raises `requests.RequestException` where there is none in time."""
+        sent = {name: value for name, value in headers.items() if value}
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.post(f"http://127.0.0.1:{self.port}/invocations", data=body, headers=sent, timeout=seconds)
+
+
+def start_server(world: World, model: Mapping, name: str, *, group: str, seconds: float = STARTUP_SECONDS) -> Server:
+    """Start the serving process of a model and wait until it answers /ping with 200.
+
+    Raises
+    ------
+    AwsError
+        If it ends before, or does not answer in time.
+    """
+    described = model.get("PrimaryContainer") or model["Containers"][0]
+    root = world.folder(f"{name}-{uuid.uuid4().hex[:8]}") / "ml"
+    (root / "model").mkdir(parents=True)
+    source = described.get("ModelDataSource", {}).get("S3DataSource") or {}
+    if location := described.get("ModelDataUrl") or source.get("S3Uri"):
+        if source.get("CompressionType") == "None":
+            world.objects.fetch({"S3Uri": location}, root / "model")
+        else:
+            world.objects.unpack(location, root / "model")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**(described.get("Environment") or {}), "SAGEMAKER_BIND_TO_PORT": str(port)}
+    container = Container(world.machine, root, ["serve"], environment=environment, hosts=("localhost",))
+    tail = Tail(world.logs, group, f"{name}/i-{uuid.uuid4().hex[:17]}", container=container)
+    server, deadline = Server(container, port), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not container.running:
+            tail.join()
+            raise invalid(f"The container exited with status {container.status} before it answered /ping: {tail.last}")
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/ping", timeout=2, proxies={"http": ""}).status_code == 200:
+                return server
+        except requests.RequestException:
+            pass
+        time.sleep(0.1)
+    container.kill()
+    raise invalid(f"The primary container for {name} did not pass the ping health check. Look at the CloudWatch logs.")

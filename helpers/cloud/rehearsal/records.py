@@ -1,0 +1,185 @@
+"""What the SageMaker of a rehearsal knows: the requests for jobs, models and endpoints, and what became of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from helpers.cloud.rehearsal.limits import AwsError, check_name, invalid
+
+ACCOUNT = "123456789012"
+"""The account that moto plays."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of resource.
+
+    Attributes
+    ----------
+    name : str
+        As in ``Create<name>``.
+    path : str
+        Of its ARN.
+    summaries : str
+        Key of what ``List<name>s`` answers.
+    shown : tuple of str
+        Fields of a summary besides name, ARN and creation time.
+    missing : str
+        Code of the answer where there is none of a name.
+    """
+
+    name: str
+    path: str
+    summaries: str
+    shown: tuple[str, ...] = ()
+    missing: str = "ResourceNotFound"
+
+    @property
+    def key(self) -> str:
+        """Field that holds the name."""
+        return f"{self.name}Name"
+
+    @property
+    def arn_key(self) -> str:
+        """Field that holds the ARN."""
+        return f"{self.name}Arn"
+
+    @property
+    def status_key(self) -> str:
+        """Field that holds the status."""
+        return f"{self.name}Status"
+
+
+def _job(name: str, path: str, *shown: str) -> Kind:
+    return Kind(name, path, f"{name}Summaries", (f"{name}Status", "LastModifiedTime", *shown))
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        _job("TrainingJob", "training-job", "TrainingEndTime", "SecondaryStatus"),
+        _job("ProcessingJob", "processing-job", "ProcessingEndTime", "FailureReason"),
+        _job("TransformJob", "transform-job", "TransformEndTime", "FailureReason"),
+        Kind(
+            "HyperParameterTuningJob",
+            "hyper-parameter-tuning-job",
+            "HyperParameterTuningJobSummaries",
+            (
+                "HyperParameterTuningJobStatus",
+                "Strategy",
+                "HyperParameterTuningEndTime",
+                "LastModifiedTime",
+                "TrainingJobStatusCounters",
+                "ObjectiveStatusCounters",
+                "ResourceLimits",
+            ),
+        ),
+        Kind("Model", "model", "Models", missing="ValidationException"),
+        Kind("EndpointConfig", "endpoint-config", "EndpointConfigs", missing="ValidationException"),
+        Kind("Endpoint", "endpoint", "Endpoints", ("LastModifiedTime", "EndpointStatus"), missing="ValidationException"),
+    )
+}
+
+
+@dataclass
+class Record:
+    """One resource.
+
+    Attributes
+    ----------
+    kind : Kind
+    name : str
+    request : mapping
+        What made it.
+    facts : dict
+        What came about since: status, times, reasons, as AWS names them.
+    stop : Event
+        Set when somebody asks to stop or delete it.
+    """
+
+    kind: Kind
+    name: str
+    arn: str
+    request: Mapping
+    facts: dict = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    created: float = field(default_factory=time.time)
+
+    def update(self, **facts: object) -> None:
+        """Note facts and the time; one that is None is forgotten."""
+        now = {**self.facts, **facts, "LastModifiedTime": time.time()}
+        self.facts = {name: value for name, value in now.items() if value is not None}
+
+    @property
+    def status(self) -> str:
+        """Its status; empty for what has none."""
+        return self.facts.get(self.kind.status_key, "")
+
+    def describe(self) -> dict:
+        """As ``Describe...`` answers: nothing empty in it, on which the SDK stumbles."""
+        request = {name: value for name, value in self.request.items() if name != "Tags" and value not in (None, {}, [])}
+        return {**request, self.kind.arn_key: self.arn, "CreationTime": self.created, **self.facts}
+
+    def summary(self) -> dict:
+        """As in the answer of ``List...``."""
+        whole = self.describe()
+        wanted = (self.kind.key, self.kind.arn_key, "CreationTime", *self.kind.shown)
+        return {name: whole[name] for name in wanted if name in whole}
+
+
+class Records:
+    """All resources of a rehearsal, by kind and name. Safe to use from several threads."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self._lock = threading.Lock()
+        self._all: dict[tuple[str, str], Record] = {}
+
+    def create(self, kind: str, request: Mapping, **facts: object) -> Record:
+        """Take up a new one; `AwsError` where the name cannot be or is taken."""
+        what = KINDS[kind]
+        name = request[what.key]
+        check_name(name)
+        arn = f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:{what.path}/{name}"
+        record = Record(what, name, arn, dict(request))
+        record.update(**facts)
+        with self._lock:
+            if (kind, name) in self._all:
+                raise AwsError("ResourceInUse", f"Cannot create already existing {what.path} {arn}.")
+            self._all[kind, name] = record
+        return record
+
+    def get(self, kind: str, name: str) -> Record:
+        """The one of that name; `AwsError` where there is none."""
+        record = self._all.get((kind, name))
+        if record is None:
+            what = KINDS[kind]
+            words = (
+                "Requested resource not found."
+                if what.missing == "ResourceNotFound"
+                else f'Could not find {what.path} "{name}".'
+            )
+            raise AwsError(what.missing, words)
+        return record
+
+    def list(self, kind: str) -> list[Record]:
+        """All of a kind, in the order of their making."""
+        with self._lock:
+            return sorted((one for (name, _), one in self._all.items() if name == kind), key=lambda one: one.created)
+
+    def delete(self, kind: str, name: str) -> Record:
+        """Forget one; a job only after its end."""
+        record = self.get(kind, name)
+        if record.status in {"InProgress", "Stopping"}:
+            raise invalid(f"{name} is {record.status}; stop it first.")
+        with self._lock:
+            del self._all[kind, name]
+        return record
+
+    def by_arn(self, arn: str) -> Record | None:
+        """The one of that ARN."""
+        with self._lock:
+            return next((one for one in self._all.values() if one.arn == arn), None)

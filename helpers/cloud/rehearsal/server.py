@@ -1,0 +1,129 @@
+"""The process of a rehearsal: moto and the data plane behind one address on loopback.
+
+Started by `helpers.cloud.rehearsal.session` as ``python -m helpers.cloud.rehearsal.server FOLDER SETTINGS``. When it is ready
+it writes ``ready.json`` into the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from wsgiref.headers import Headers
+
+import requests
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+from helpers.cloud.rehearsal.containers import INSIDE, PRIVATE, Machine, namespaces_work, write_programs
+from helpers.cloud.rehearsal.control import ControlPlane
+from helpers.cloud.rehearsal.guard import KEY
+from helpers.cloud.rehearsal.limits import AwsError
+from helpers.cloud.rehearsal.proxy import Authority, serve_proxy
+from helpers.cloud.rehearsal.records import ACCOUNT, Records
+from helpers.cloud.rehearsal.world import World
+from helpers.workspace import REPOSITORY
+
+TARGET = "SageMaker."
+SCOPE = "/sagemaker/aws4_request"
+INTERRUPT = "/rehearsal/interrupt"
+
+
+class Application:
+    """Everything that comes over HTTP: the calls of the data plane here, all others to moto.
+
+    Parameters
+    ----------
+    world : World
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world, self.control = world, ControlPlane(world)
+        self.moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        """Answer one request (WSGI)."""
+        operation = environ.get("HTTP_X_AMZ_TARGET", "").removeprefix(TARGET)
+        signed = environ.get("HTTP_AUTHORIZATION", "")
+        path = environ.get("PATH_INFO", "")
+        if operation in self.control.operations and SCOPE in signed:
+            answer = self._answer(lambda: self._operate(operation, Request(environ)))
+        elif path.startswith("/endpoints/") and SCOPE in signed:
+            answer = self._answer(lambda: self._invoke(path, Request(environ)))
+        elif path == INTERRUPT and not signed:
+            self.world.interrupt(Request(environ).get_json())
+            answer = Response(status=204)
+        else:
+            return self.moto(environ, start_response)
+        return answer(environ, start_response)
+
+    def _operate(self, operation: str, request: Request) -> Response:
+        result = self.control.operations[operation](request.get_json(force=True) or {})
+        return Response(json.dumps(result), content_type="application/x-amz-json-1.1")
+
+    def _invoke(self, path: str, request: Request) -> Response:
+        _, _, name, road = path.split("/")
+        if road == "async-invocations":
+            identifier, output, failure = self.control.endpoints.invoke_later(name, request.headers)
+            places = {"X-Amzn-SageMaker-OutputLocation": output, "X-Amzn-SageMaker-FailureLocation": failure}
+            body = json.dumps({"InferenceId": identifier})
+            return Response(body, status=202, headers=places, content_type="application/json")
+        answer, variant = self.control.endpoints.invoke(name, request.get_data(), request.headers)
+        headers = Headers([("X-Amzn-Invoked-Production-Variant", variant)])
+        for name in ("X-Amzn-SageMaker-Custom-Attributes",):
+            if value := answer.headers.get(name):
+                headers[name] = value
+        kind = answer.headers.get("Content-Type", "application/octet-stream")
+        return Response(answer.content, headers=list(headers.items()), content_type=kind)
+
+    def _answer(self, work: Callable[[], Response]) -> Response:
+        """The result, or the error as AWS words it."""
+        try:
+            return work()
+        except AwsError as error:
+            body = {"__type": error.code, "message": error.message, "Message": error.message, **error.fields}
+            headers = {"x-amzn-errortype": error.code}
+            return Response(json.dumps(body), status=error.status, headers=headers, content_type="application/x-amz-json-1.1")
+
+
+def _leave(*_: object) -> None:
+    os._exit(0)
+
+
+def main(folder: Path, settings: dict) -> None:
+    """Serve until the process is killed."""
+    signal.signal(signal.SIGTERM, _leave)
+    for part in ("groups", "work"):
+        (folder / part).mkdir()
+    records = Records(settings["region"])
+    programs = write_programs(folder / "bin", REPOSITORY)
+    private = settings["private"] and Path(INSIDE).is_dir() and namespaces_work(PRIVATE)
+    environment = {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": KEY,
+        "AWS_REGION": settings["region"],
+        "AWS_DEFAULT_REGION": settings["region"],
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    machine = Machine(folder, programs, environment, private)
+    world = World(machine, records, settings["grace"], settings["region"], "")
+    http = make_server("127.0.0.1", 0, Application(world), threaded=True, request_handler=MotoRequestHandler)
+    world.address = environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{http.port}"
+    authority = Authority(folder / "certificates")
+    proxy = serve_proxy(authority, http.port)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    requests.get(f"{world.address}/moto-api/data.json", timeout=60, proxies={"http": ""}).raise_for_status()
+    ready = {"address": world.address, "proxy": f"http://127.0.0.1:{proxy}", "authority": str(authority.path)}
+    ready |= {"private": private, "account": ACCOUNT}
+    (folder / "ready.part").write_text(json.dumps(ready), encoding="utf-8")
+    (folder / "ready.part").rename(folder / "ready.json")
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

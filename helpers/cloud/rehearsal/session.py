@@ -1,0 +1,204 @@
+"""Starting and stopping a rehearsal, and the variables through which programs find it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.cloud.rehearsal.containers import PRIVATE, namespaces_work
+from helpers.cloud.rehearsal.guard import ENDPOINT, KEY, refuse_real_account
+from helpers.data.files import DataError
+from helpers.workspace import REPOSITORY
+
+PREFIX = "sagemaker-rehearsal-"
+AS_USER = ("unshare", "--user", "--map-root-user", *PRIVATE[1:])
+PREPARE = """
+set -e
+folder="$1"; shift
+if [ ! -d /opt/ml ]; then
+    mkdir -p "$folder/opt/ml"
+    for entry in /opt/* /opt/.[!.]*; do
+        if [ -d "$entry" ]; then mkdir "$folder$entry"; mount --rbind "$entry" "$folder$entry"
+        elif [ -e "$entry" ]; then : > "$folder$entry"; mount --bind "$entry" "$folder$entry"; fi
+    done
+    mount --rbind "$folder/opt" /opt
+fi || true
+exec "$@"
+"""
+"""Makes /opt/ml in a namespace of its own, where the machine has none: nothing is written to the machine's /opt."""
+
+
+@dataclass(frozen=True)
+class RehearsalSettings:
+    """How a rehearsal runs.
+
+    Attributes
+    ----------
+    region : str
+        That it plays.
+    grace : float
+        Seconds between SIGTERM and SIGKILL for a job that is to end; AWS gives 120.
+    private : bool
+        Whether to give each container its own ``/opt/ml`` where the system allows that.
+    patience : float
+        Seconds in which it must have started.
+    """
+
+    region: str = "us-east-1"
+    grace: float = 120.0
+    private: bool = True
+    patience: float = 60.0
+
+
+class Rehearsal:
+    """A local AWS that runs. Use it as a context manager, or call `stop` at the end; it also ends with this process.
+
+    Attributes
+    ----------
+    environment : dict from str to str
+        Variables that lead a program here, to be set before it makes its first AWS client.
+    address : str
+        Where AWS calls are answered, on loopback.
+    isolation : str
+        One sentence: how far the containers of jobs are apart from this machine.
+    """
+
+    def __init__(self, folder: Path, janitor: subprocess.Popen, ready: dict, settings: RehearsalSettings) -> None:
+        self._folder, self._janitor = folder, janitor
+        self._before: dict[str, str | None] = {}
+        self.address: str = ready["address"]
+        self.isolation = (
+            "each job has its own /opt/ml and its own processes"
+            if ready["private"]
+            else "this system gives no private /opt/ml: jobs find their folders through SM_* variables only, and a program "
+            "that names /opt/ml itself, outside the scripts of the SDK, does not find it"
+        )
+        config = folder / "sagemaker.yaml"
+        config.write_text("SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n")
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": KEY,
+            "AWS_REGION": settings.region,
+            "AWS_DEFAULT_REGION": settings.region,
+            "AWS_ENDPOINT_URL": self.address,
+            "AWS_CA_BUNDLE": ready["authority"],
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "HTTPS_PROXY": ready["proxy"],
+            "https_proxy": ready["proxy"],
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
+        }
+
+    def __enter__(self) -> Rehearsal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def apply(self) -> Rehearsal:
+        """Set the variables in this process; `stop` puts back what was there."""
+        for name, value in self.environment.items():
+            self._before.setdefault(name, os.environ.get(name))
+            os.environ[name] = value
+        return self
+
+    def interrupt(self, job: str = "", *, after: str = "", notice: bool = True) -> None:
+        """Take the spot machines of a training job away, once; it starts again on new ones.
+
+        Parameters
+        ----------
+        job : str
+            Start of its name; empty for whichever managed spot job comes first.
+        after : str
+            Regular expression: wait for a line of its output that matches. Empty for at once.
+        notice : bool
+            Whether SIGTERM announces it, as a rule of AWS; without it everything since the last checkpoint in S3 is lost.
+        """
+        body = json.dumps({"job": job, "after": after, "notice": notice}).encode()
+        request = urllib.request.Request(
+            f"{self.address}/rehearsal/interrupt", data=body, headers={"Content-Type": "application/json"}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(request, timeout=10).close()
+
+    def stop(self) -> None:
+        """End all its processes, remove its files, and put the variables back."""
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._before = {}
+        self._janitor.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._janitor.wait(timeout=15)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def start_rehearsal(settings: RehearsalSettings | None = None) -> Rehearsal:
+    """Start a local AWS and wait until it answers.
+
+    Raises
+    ------
+    DataError
+        Where a real account or endpoint is set up, something that is needed is not installed, or it does not start.
+    """
+    settings = settings or RehearsalSettings()
+    refuse_real_account()
+    for folder in _abandoned():
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    options = json.dumps({"region": settings.region, "grace": settings.grace, "private": settings.private})
+    server = [sys.executable, "-m", "helpers.cloud.rehearsal.server", str(folder), options]
+    first = next((words for words in (PRIVATE, AS_USER) if settings.private and namespaces_work(words)), None)
+    command = [*first, "sh", "-c", PREPARE, "rehearsal", str(folder), *server] if first else server
+    janitor = subprocess.Popen(
+        [sys.executable, "-I", str(Path(__file__).with_name("janitor.py")), str(folder), str(os.getpid()), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + settings.patience
+    while not (folder / "ready.json").is_file():
+        if janitor.poll() is not None or time.monotonic() > deadline:
+            log = folder / "server.log"
+            said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+            janitor.terminate()
+            janitor.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise DataError(f"the rehearsal did not start ({' '.join(said) or 'it ended at once'}); try again")
+        time.sleep(0.02)
+    return Rehearsal(folder, janitor, json.loads((folder / "ready.json").read_text(encoding="utf-8")), settings)
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables without proxies and endpoints, with this package in reach."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and not name.startswith(ENDPOINT)
+    }
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))}
+
+
+def _abandoned() -> Iterator[Path]:
+    """Folders of rehearsals whose janitor was killed: nobody holds the lock any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        lock = folder / "lock"
+        with contextlib.suppress(OSError), lock.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder

@@ -1,0 +1,102 @@
+"""The source code that a job gets: an explicit list, so that no secret, notebook or image of a patient leaves the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from helpers.data.files import DataError
+from helpers.workspace import REPOSITORY
+
+PACKAGE, SUFFIXES = "helpers", (".py", ".json")
+LEFT_OUT = ("helpers/cloud/rehearsal", "helpers/running", "helpers/models/released")
+"""Parts of the package that no job needs."""
+ENTRY = "train.py"
+ENTRY_CODE = """import sys
+
+from helpers.cloud.entry import main
+
+sys.exit(main())
+"""
+NEEDED = (
+    "einops",
+    "joblib",
+    "lightning",
+    "matplotlib",
+    "monai",
+    "nibabel",
+    "nilearn",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "scipy",
+    "tensorboard",
+    "tqdm",
+)
+"""What the jobs import; what these need in turn is found out."""
+IN_IMAGE = re.compile(r"torch|triton|nvidia-.*|cuda-.*|setuptools|pip")
+"""Comes with AWS's image, built for its GPUs, and must not be replaced."""
+
+
+def source_files(repository: Path = REPOSITORY) -> list[Path]:
+    """Files of the package that a job gets, relative to the repository: Python and JSON, nothing else."""
+    found = (path.relative_to(repository) for path in sorted((repository / PACKAGE).rglob("*")) if path.suffix in SUFFIXES)
+    return [path for path in found if not path.as_posix().startswith(LEFT_OUT) and not _hidden(path)]
+
+
+def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
+    """Copy the source into a folder of its own, with its entry point ``train.py`` and ``requirements.txt``.
+
+    The SDK packs whole folders, and not always without what its ignore patterns name: so the folder holds only what may go.
+
+    Raises `DataError` if the lock is missing.
+    """
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in source_files(repository):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(repository / path, target)
+    (folder / ENTRY).write_text(ENTRY_CODE, encoding="utf-8")
+    (folder / "requirements.txt").write_text(pinned_requirements(repository / "requirements.lock"), encoding="utf-8")
+    return folder
+
+
+def pinned_requirements(lock: Path, needed: Iterable[str] = NEEDED) -> str:
+    """Lines ``name==version`` for what the jobs import and all that it needs.
+
+    As the lock has them; what it does not name yet is pinned to what is installed here. Raises `DataError` without a lock.
+    """
+    if not lock.is_file():
+        raise DataError(f"{lock} does not exist; work in a complete copy of the repository")
+    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
+    versions = {canonicalize_name(line.partition("==")[0]): line for line in lines}
+    found = {name: versions.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in closure(needed)}
+    return "".join(f"{found[name]}\n" for name in sorted(found))
+
+
+def closure(needed: Iterable[str]) -> set[str]:
+    """Canonical names of packages and of everything installed that they require, without what the image brings."""
+    waiting, found = [canonicalize_name(name) for name in needed], set()
+    while waiting:
+        name = waiting.pop()
+        if name in found or IN_IMAGE.fullmatch(name):
+            continue
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        parsed = map(Requirement, required)
+        waiting += [canonicalize_name(one.name) for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__pycache__")) for part in path.parts)

@@ -1,0 +1,71 @@
+"""A network as an ONNX file, and that file in place of the network: prediction without PyTorch's own kernels."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.regions import MODALITIES
+
+AXES = ("x", "y", "z")
+
+
+def export_onnx(network: nn.Module, path: Path, *, size: tuple[int, int, int] = (64, 64, 64), fixed: bool = False) -> Path:
+    """Write a network as ONNX.
+
+    Parameters
+    ----------
+    network : Module
+        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), on the CPU.
+    path : Path
+        Target; folders are made.
+    size : tuple of 3 int
+        X, Y, Z of the example that is traced.
+    fixed : bool
+        Only images of `size` will fit, which a runtime may plan better; otherwise batch and all edges are free, as far as the
+        network's structure allows.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = {0: "batch", **{axis + 2: name for axis, name in enumerate(AXES)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no further package says that there is another one
+        torch.onnx.export(
+            network.eval(),
+            (torch.zeros(1, len(MODALITIES), *size),),
+            path,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes=None if fixed else {"image": free, "logits": free},
+            dynamo=False,
+        )
+    return path
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file that takes the place of the network in `helpers.evaluation.inference.predict_image`.
+
+    Parameters
+    ----------
+    path : Path
+        As `export_onnx` writes it.
+    threads : int
+        0 lets ONNX Runtime choose.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 3, X, Y, Z) of an image (B, 4, X, Y, Z) on the CPU."""
+        array = np.ascontiguousarray(image.detach().numpy(), dtype=np.float32)
+        return torch.from_numpy(self.session.run(None, {"image": array})[0])

@@ -1,0 +1,67 @@
+"""The model that comes with the package: trained on randomised phantoms only, never on a patient.
+
+For research and teaching, not for clinical use. ``MODEL_CARD.md`` says how it was made and what it scores.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from helpers.data.files import DataError
+from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, save_checkpoint
+
+RELEASED = Path(__file__).parent / "phantom.safetensors"
+"""Weights in half precision, with their card beside them."""
+
+LIMIT = 6_000_000
+"""Most bytes that the weights may have: every clone of the repository carries them."""
+
+
+def load_released(*, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Load the released model as `helpers.models.checkpoints.load_checkpoint` loads any other.
+
+    Raises
+    ------
+    DataError
+        If this copy of the package came without the weights, or as `load_checkpoint`.
+    """
+    if not RELEASED.is_file():
+        raise DataError("this copy of the package came without its released model; name a checkpoint, or install it again")
+    return load_checkpoint(RELEASED, device=device)
+
+
+def release_checkpoint(path: Path, *, folder: Path = RELEASED.parent) -> Path:
+    """Put a trained checkpoint in the place of the released model, in half precision.
+
+    Parameters
+    ----------
+    path : Path
+        Weights with their card beside them, as a training leaves them.
+    folder : Path
+        Where the released model lies.
+
+    Raises
+    ------
+    DataError
+        If the checkpoint cannot be loaded, or in half precision has more than `LIMIT` bytes. Nothing is changed then.
+    """
+    network, card = load_checkpoint(path)
+    target = Path(folder) / RELEASED.name
+    unfinished = target.with_name(f"unfinished-{target.name}")
+    try:
+        save_checkpoint(unfinished, network, card, half=True)
+        size = unfinished.stat().st_size
+        if size > LIMIT:
+            raise DataError(
+                f"{path} has {size:,} bytes in half precision, at most {LIMIT:,} can be released; train a smaller one"
+            )
+        shutil.move(card_path(unfinished), card_path(target))
+        shutil.move(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+        card_path(unfinished).unlink(missing_ok=True)
+    return target

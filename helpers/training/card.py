@@ -1,0 +1,56 @@
+"""The model card of a training before its first step, after a look at the cases."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from helpers.data.files import DataError
+from helpers.data.prepared import PreparedFile, PreprocessSettings, open_prepared
+from helpers.models.checkpoints import ModelCard
+from helpers.training.settings import TrainSettings
+from helpers.training.source import PatchSource
+
+
+def model_card(
+    settings: TrainSettings, training: Sequence[Path] | PatchSource, validation: Sequence[Path], split_hash: str
+) -> ModelCard:
+    """The model card before the first step, after a look at what the cases were prepared with."""
+    source = training if isinstance(training, PatchSource) else None
+    paths = [Path(path) for path in (*(() if source else training), *validation)]
+    if not len(training) or not validation:
+        part = "validation" if len(training) else "training"
+        raise DataError(f"the {part} part has no prepared case; look at the faults that preprocessing listed")
+    files = {path: open_prepared(path) for path in paths}
+    if len({file.identifier for file in files.values()}) < len(paths):
+        raise DataError("a case is in both the training and the validation part; make the split again")
+    preprocessing = _common_preprocessing(files, source)
+    names = sorted(path.name for path in files)  # a prepared file's name carries the hash of its contents
+    members = "\n".join([*([source.fingerprint] if source else []), *names])
+    return ModelCard(
+        network=settings.network,
+        arguments=dict(settings.arguments),
+        preprocessing=preprocessing,
+        cleanup=asdict(settings.cleanup),
+        patch=tuple(settings.patch),
+        cohort_hash=hashlib.sha256(members.encode()).hexdigest(),
+        split_hash=split_hash,
+        training_cases=() if source else tuple(sorted(files[Path(path)].identifier for path in training)),
+        training=asdict(settings),
+    )
+
+
+def _common_preprocessing(files: Mapping[Path, PreparedFile], source: PatchSource | None) -> dict:
+    """Settings that all prepared files share, and the source with them; `DataError` where one differs."""
+    by_file = {path: asdict(file.settings) for path, file in files.items()}
+    first = next(iter(by_file))
+    for path, other in by_file.items():
+        if other != by_file[first]:
+            raise DataError(f"{path} was prepared with other settings than {first}; prepare the cohort again")
+    if source is not None:
+        wanted = asdict(PreprocessSettings(**source.preprocessing))
+        if wanted != by_file[first]:
+            raise DataError(f"{first} was prepared with {by_file[first]}, the source of patches with {wanted}; make them agree")
+    return by_file[first]

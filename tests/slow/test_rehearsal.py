@@ -1,0 +1,321 @@
+"""The local AWS: real processes behind real API calls. Budget: 45 s on 2 calm cores."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+ROLE = "arn:aws:iam::123456789012:role/Execution"
+ENDED = {"Completed", "Failed", "Stopped"}
+COUNTER = """
+import json, os, pathlib, signal, sys, time
+state = pathlib.Path("/opt/ml/checkpoints/state")
+count = int(state.read_text()) if state.exists() else 0
+print("begins at", count, flush=True)
+def leave(*_):
+    print("told to go", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+while count < 12:
+    count += 1
+    part = state.with_suffix(".part")
+    part.write_text(str(count))
+    part.replace(state)
+    print(f"count={count}", flush=True)
+    time.sleep(0.15)
+pathlib.Path("/opt/ml/model/count").write_text(str(count))
+"""
+
+
+@pytest.fixture(scope="session")
+def sagemaker(rehearsal):
+    return boto3.client("sagemaker")
+
+
+@pytest.fixture(scope="session")
+def s3(rehearsal):
+    return boto3.client("s3")
+
+
+def wait(describe, seconds: float = 60.0) -> dict:
+    """What `describe` says once the job has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        described = describe()
+        status = next(value for key, value in described.items() if key.endswith(("JobStatus", "EndpointStatus")))
+        if status in ENDED | {"InService"}:
+            return described
+        time.sleep(0.1)
+    raise AssertionError(f"it did not end: {described}")
+
+
+def start(client, bucket: str, name: str, code: str, **more: object) -> None:
+    """A training job that runs Python code."""
+    specification = {
+        "TrainingImage": "image",
+        "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["python3", "-c", textwrap.dedent(code)],
+        "MetricDefinitions": more.pop("MetricDefinitions", []),
+    }
+    client.create_training_job(
+        TrainingJobName=name,
+        RoleArn=ROLE,
+        AlgorithmSpecification=specification,
+        OutputDataConfig={"S3OutputPath": f"s3://{bucket}/results"},
+        ResourceConfig={"InstanceType": "ml.g5.xlarge", "InstanceCount": more.pop("count", 1), "VolumeSizeInGB": 10},
+        **{"StoppingCondition": {"MaxRuntimeInSeconds": 60}, **more},
+    )
+
+
+def train(client, bucket: str, name: str, code: str, **more: object) -> dict:
+    start(client, bucket, name, code, **more)
+    return wait(lambda: client.describe_training_job(TrainingJobName=name))
+
+
+def channel(name: str, uri: str, distribution: str = "FullyReplicated", kind: str = "S3Prefix") -> dict:
+    source = {"S3DataType": kind, "S3Uri": uri, "S3DataDistributionType": distribution}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def archive_of(s3, uri: str) -> dict[str, bytes]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
+
+
+def lines_of(rehearsal, group: str, job: str) -> list[str]:
+    logs = boto3.client("logs")
+    streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
+    names = [stream["logStreamName"] for stream in streams]
+    events = [logs.get_log_events(logGroupName=group, logStreamName=name, startFromHead=True)["events"] for name in names]
+    return [event["message"] for stream in events for event in stream]
+
+
+def test_two_machines_share_a_job_and_find_each_other(rehearsal, sagemaker, s3, bucket):
+    for key in ("data/a", "data/b", "data/sub/c", "data-old/d", "list/one"):
+        s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    manifest = json.dumps([{"prefix": f"s3://{bucket}/"}, "data/b", "list/one"])
+    s3.put_object(Bucket=bucket, Key="manifest", Body=manifest)
+    code = """
+    import json, os, pathlib, socket, time
+    root = pathlib.Path("/opt/ml")
+    me = json.loads((root / "input/config/resourceconfig.json").read_text())
+    values = json.loads((root / "input/config/hyperparameters.json").read_text())
+    files = lambda folder: sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    found = {folder.name: files(folder) for folder in (root / "input/data").iterdir()}
+    port = 23456
+    if me["current_host"] == "algo-1":
+        peer, _ = socket.create_server((socket.gethostbyname("algo-1"), port)).accept()
+        heard = peer.recv(100).decode()
+    else:
+        for _ in range(100):
+            try:
+                socket.create_connection(("algo-1", port)).sendall(b"from algo-2")
+                break
+            except OSError:
+                time.sleep(0.1)
+        heard = ""
+    answer = {"found": found, "values": values, "heard": heard, "hosts": me["hosts"], "more": os.environ["MORE"]}
+    (root / "model" / f"{me['current_host']}.json").write_text(json.dumps(answer))
+    print("validation Dice 0.25\\nvalidation Dice 0.75 done")
+    """
+    job = train(
+        sagemaker,
+        bucket,
+        "two-machines",
+        code,
+        count=2,
+        InputDataConfig=[
+            channel("all", f"s3://{bucket}/data"),
+            channel("shard", f"s3://{bucket}/data/", "ShardedByS3Key"),
+            channel("listed", f"s3://{bucket}/manifest", kind="ManifestFile"),
+        ],
+        HyperParameters={"steps": "4"},
+        Environment={"MORE": "yes"},
+        MetricDefinitions=[{"Name": "dice", "Regex": r"Dice ([0-9.]+)"}],
+    )
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    assert [metric["Value"] for metric in job["FinalMetricDataList"]] == [0.75]
+    answers = {name: json.loads(text) for name, text in archive_of(s3, job["ModelArtifacts"]["S3ModelArtifacts"]).items()}
+    one, two = answers["algo-1.json"], answers["algo-2.json"]
+    assert one["found"]["all"] == two["found"]["all"] == ["a", "b", "sub/c"], "data-old is another folder"
+    assert sorted(one["found"]["shard"] + two["found"]["shard"]) == ["a", "b", "sub/c"]
+    assert one["found"]["listed"] == ["data/b", "list/one"]
+    assert (one["heard"], one["values"], one["more"]) == ("from algo-2", {"steps": "4"}, "yes")
+    assert one["hosts"] == ["algo-1", "algo-2"]
+    assert lines_of(rehearsal, "/aws/sagemaker/TrainingJobs", "two-machines").count("validation Dice 0.25") == 2
+
+
+def test_jobs_that_fail_say_why_and_jobs_that_take_too_long_end(sagemaker, bucket):
+    failing = "import pathlib, sys\npathlib.Path('/opt/ml/output/failure').write_text('no such case')\nsys.exit(7)"
+    start(sagemaker, bucket, "fails", failing)
+    start(sagemaker, bucket, "raises", "raise ValueError('no dice')")
+    start(sagemaker, bucket, "empty", "", InputDataConfig=[channel("all", f"s3://{bucket}/nothing-there")])
+    forever = "import time, pathlib\npathlib.Path('/opt/ml/model/part').write_text('x')\ntime.sleep(100)"
+    start(sagemaker, bucket, "overtime", forever, StoppingCondition={"MaxRuntimeInSeconds": 1})
+    start(sagemaker, bucket, "stopped", "import time\ntime.sleep(100)")
+    time.sleep(0.5)
+    sagemaker.stop_training_job(TrainingJobName="stopped")
+    names = ("fails", "raises", "empty", "overtime", "stopped")
+    ended = {name: wait(lambda name=name: sagemaker.describe_training_job(TrainingJobName=name)) for name in names}
+    assert "no such case" in ended["fails"]["FailureReason"] and "exit code: 7" in ended["fails"]["FailureReason"]
+    assert "ValueError: no dice" in ended["raises"]["FailureReason"]
+    assert "No S3 objects found" in ended["empty"]["FailureReason"]
+    assert (ended["overtime"]["TrainingJobStatus"], ended["overtime"]["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
+    assert "ModelArtifacts" in ended["overtime"]
+    assert ended["stopped"]["TrainingJobStatus"] == "Stopped"
+    for name in names:
+        sagemaker.delete_training_job(TrainingJobName=name)
+    left = [job["TrainingJobName"] for job in sagemaker.list_training_jobs()["TrainingJobSummaries"]]
+    assert not set(names) & set(left)
+
+
+@pytest.mark.parametrize("notice", [True, False])
+def test_a_spot_job_goes_on_where_its_checkpoint_was(rehearsal, sagemaker, s3, bucket, notice):
+    name = f"spot-{'notice' if notice else 'sudden'}"
+    rehearsal.interrupt(name, after="count=6", notice=notice)
+    job = train(
+        sagemaker,
+        bucket,
+        name,
+        COUNTER,
+        EnableManagedSpotTraining=True,
+        StoppingCondition={"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60},
+        CheckpointConfig={"S3Uri": f"s3://{bucket}/checkpoints/{name}"},
+    )
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    assert archive_of(s3, job["ModelArtifacts"]["S3ModelArtifacts"])["count"] == b"12"
+    passed = [one["Status"] for one in job["SecondaryStatusTransitions"]]
+    assert passed.count("Interrupted") == 1 and passed.count("Training") == 2
+    said = lines_of(rehearsal, "/aws/sagemaker/TrainingJobs", name)
+    begun = [int(line.rpartition(" ")[2]) for line in said if line.startswith("begins at")]
+    assert begun[0] == 0 and (6 <= begun[1] < 12 if notice else 0 < begun[1] < 12)
+    assert ("told to go" in said) == notice
+    assert all("rehearsal" not in line for line in said)
+
+
+def test_a_lost_shard_fails_alone_and_brings_nothing(sagemaker, s3, bucket):
+    for number in range(4):
+        s3.put_object(Bucket=bucket, Key=f"cases/{number}", Body=b"x")
+    code = (
+        "import pathlib, sys; out = pathlib.Path('/opt/ml/processing/output');"
+        "[(out / p.name).write_text('done') for p in pathlib.Path('/opt/ml/processing/input').iterdir()];"
+        "sys.exit(int(sys.argv[1]))"
+    )
+
+    def process(name: str, status: str, count: int) -> dict:
+        place = {"S3InputMode": "File", "S3DataType": "S3Prefix", "S3DataDistributionType": "ShardedByS3Key"}
+        output = {"S3Uri": f"s3://{bucket}/{name}", "LocalPath": "/opt/ml/processing/output", "S3UploadMode": "EndOfJob"}
+        sagemaker.create_processing_job(
+            ProcessingJobName=name,
+            RoleArn=ROLE,
+            AppSpecification={
+                "ImageUri": "image",
+                "ContainerEntrypoint": ["python3", "-c", code],
+                "ContainerArguments": [status],
+            },
+            ProcessingResources={
+                "ClusterConfig": {"InstanceCount": count, "InstanceType": "ml.m5.xlarge", "VolumeSizeInGB": 10}
+            },
+            ProcessingInputs=[
+                {
+                    "InputName": "cases",
+                    "S3Input": {"S3Uri": f"s3://{bucket}/cases", "LocalPath": "/opt/ml/processing/input", **place},
+                }
+            ],
+            ProcessingOutputConfig={"Outputs": [{"OutputName": "out", "S3Output": output}]},
+        )
+        return wait(lambda: sagemaker.describe_processing_job(ProcessingJobName=name))
+
+    assert process("both", "0", 2)["ProcessingJobStatus"] == "Completed"
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="both/")["KeyCount"] == 4
+    lost = process("lost", "1", 2)
+    assert lost["ProcessingJobStatus"] == "Failed" and "exit code: 1" in lost["FailureReason"]
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="lost/")["KeyCount"] == 0
+
+
+def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(sagemaker, bucket):
+    with pytest.raises(ClientError, match="MaxWaitTimeInSeconds is required"):
+        train(sagemaker, bucket, "no-wait", "", EnableManagedSpotTraining=True)
+    with pytest.raises(ClientError, match="ResourceNotFound"):
+        sagemaker.describe_training_job(TrainingJobName="nowhere")
+    with pytest.raises(ClientError, match="Could not find endpoint-config"):
+        sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="nowhere")
+    with pytest.raises(ClientError, match="not found"):
+        boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName="nowhere", Body=b"")
+
+
+LIFE = """
+import sys, time, boto3
+from helpers.cloud.rehearsal import RehearsalSettings, start_rehearsal
+rehearsal = start_rehearsal(RehearsalSettings(private=sys.argv[1] == "private")).apply()
+boto3.client("sagemaker").create_training_job(
+    TrainingJobName="job", RoleArn="arn:aws:iam::123456789012:role/Execution",
+    AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["sh", "-c", "setsid sleep 86399 & exec sleep 86399"]},
+    OutputDataConfig={"S3OutputPath": "s3://bucket/results"}, StoppingCondition={"MaxRuntimeInSeconds": 60},
+    ResourceConfig={"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 10},
+)
+print(rehearsal._folder, rehearsal._janitor.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that waits for its parent to take note of its end does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def below(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("isolation", ["private", "public"])
+@pytest.mark.parametrize("victim", ["caller", "server"])
+def test_nothing_is_left_when_it_is_killed(rehearsal, isolation, victim):
+    """SIGKILL to the program that started it, or to its server: no process, no mount and no file stays."""
+    hidden = {name: value for name, value in os.environ.items() if name not in rehearsal.environment}
+    command = [sys.executable, "-c", LIFE, isolation]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=hidden) as caller:
+        folder, janitor = caller.stdout.readline().split()
+        deadline = time.monotonic() + 20
+        sleeping = lambda: [one for one in below(int(janitor)) if one.name() == "sleep"]  # noqa: E731
+        while len(sleeping()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        family = [psutil.Process(int(janitor)), *below(int(janitor))]
+        assert len(sleeping()) == 2
+        server = next(one for one in family if one.cmdline()[1:3] == ["-m", "helpers.cloud.rehearsal.server"])
+        os.kill(caller.pid if victim == "caller" else server.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while any(lives(one) for one in family) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        caller.kill()
+    assert [one for one in family if lives(one)] == []
+    assert not Path(folder).exists()
+    assert folder not in Path("/proc/self/mountinfo").read_text() if sys.platform == "linux" else True
+
+
+def test_the_command_runs_a_program_inside(rehearsal):
+    hidden = {name: value for name, value in os.environ.items() if name not in rehearsal.environment}
+    code = "import boto3, sys; boto3.client('s3').create_bucket(Bucket='inside'); sys.exit(5)"
+    command = [sys.executable, "-m", "helpers", "rehearse", "--", sys.executable, "-c", code]
+    assert subprocess.run(command, env=hidden, check=False).returncode == 5
+    refused = subprocess.run(command, env={**hidden, "AWS_PROFILE": "clinic"}, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "AWS_PROFILE" in refused.stderr

@@ -1,0 +1,87 @@
+"""A training that is stopped and started again ends with the same weights: real processes, really killed."""
+
+import random
+import signal
+
+import pytest
+
+from helpers.training.interruption import EXIT_STATUS
+from helpers.training.state import read_state
+from tests.slow.trainings import KillAt, SignalAfter, assert_same_end, context, prepared_cases, run
+
+RECIPES = {
+    "accumulated and averaged": {"accumulate": 2, "averaging": 0.9},
+    "with workers": {"workers": 2, "patience": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return prepared_cases(tmp_path_factory.mktemp("cases"), 6)
+
+
+@pytest.fixture(scope="module")
+def start(paths):
+    """Start a training, wait for its end and return how it ended: 0, `EXIT_STATUS`, or minus the signal that killed it."""
+    server = context()
+
+    def start(out, changes, trap=None) -> int:
+        process = server.Process(target=run, args=(paths, out, changes, trap))
+        process.start()
+        process.join(60)
+        assert process.exitcode is not None, "a training hangs"
+        return process.exitcode
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """Where a training of each recipe lies that nobody stopped."""
+    folders = {recipe: tmp_path_factory.mktemp("whole") for recipe in RECIPES}
+    assert [start(folders[recipe], changes) for recipe, changes in RECIPES.items()] == [0] * len(RECIPES)
+    return folders
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_killed_again_and_again_it_ends_as_if_never_stopped(recipe, start, whole, tmp_path):
+    """At random moments of random steps, 10 times and more each: SIGKILL where nothing can be done, SIGTERM where it can."""
+    changes = RECIPES[recipe]
+    generator = random.Random(recipe)
+    deaths = []
+    for _ in range(10):
+        number = generator.choice((signal.SIGKILL, signal.SIGTERM))
+        trap = SignalAfter(number, generator.randint(1, 5), generator.uniform(0, 0.08))
+        deaths.append(start(tmp_path / "cut", changes, trap))
+        state = read_state(tmp_path / "cut" / "checkpoints" / "state.pt")
+        if deaths[-1] == 0:
+            break
+        assert deaths[-1] in (-signal.SIGKILL, EXIT_STATUS)
+        assert state is None or not state["finished"]
+    assert len(deaths) >= 10
+    assert start(tmp_path / "cut", changes) == 0
+    assert_same_end(whole[recipe], tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("place", "counts"), [("write", (1, 9)), ("written", (1, 3)), ("best", (3, 4)), ("validation", (2, 5, 8))]
+)
+def test_killed_in_the_middle_of_writing_or_validating(place, counts, start, whole, tmp_path):
+    """Half a state on the disk, best weights without a state that names them, some cases scored and others not."""
+    recipe = "accumulated and averaged"
+    changes = RECIPES[recipe]
+    for count in counts:
+        assert start(tmp_path / "cut", changes, KillAt(place, count)) == -signal.SIGKILL
+    assert start(tmp_path / "cut", changes) == 0
+    assert_same_end(whole[recipe], tmp_path / "cut")
+
+
+def test_told_to_stop_while_it_validates_it_validates_again_later(start, whole, tmp_path):
+    recipe = "accumulated and averaged"
+    changes = RECIPES[recipe]
+    for step in (6, 24):
+        assert start(tmp_path / "cut", changes, KillAt("validation", step // 6 * 3 - 1, signal.SIGTERM)) == EXIT_STATUS
+        state = read_state(tmp_path / "cut" / "checkpoints" / "state.pt")
+        assert (state["step"], state["validated"], state["finished"]) == (step, False, False)
+    assert start(tmp_path / "cut", changes) == 0
+    assert_same_end(whole[recipe], tmp_path / "cut")

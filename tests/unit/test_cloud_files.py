@@ -1,0 +1,123 @@
+"""Image and lifecycle scripts, as far as they can be checked without Docker and AWS."""
+
+import fnmatch
+import importlib.util
+import re
+import shutil
+import subprocess
+import tomllib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from packaging.requirements import Requirement
+
+from helpers.workspace import REPOSITORY
+
+CLOUD = REPOSITORY / "cloud"
+DOCKERFILE = (CLOUD / "docker" / "Dockerfile").read_text()
+SCRIPTS = sorted([*CLOUD.glob("*/*.sh"), CLOUD / "docker" / "serve"])
+LIFECYCLE = sorted(CLOUD.glob("lifecycle/*.sh"))
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def copied():
+    """Sources of the Dockerfile's COPY lines."""
+    for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE):
+        yield from [word for word in line.split() if not word.startswith("--")][:-1]
+
+
+def test_everything_that_is_copied_exists_and_reaches_the_builder():
+    patterns = (CLOUD / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    let_in = [line[1:] for line in patterns if line.startswith("!")]
+    assert patterns[1] == "*", "what is not named must stay outside"
+    for source in copied():
+        assert (REPOSITORY / source).exists(), source
+        assert any(fnmatch.fnmatchcase(source, pattern) for pattern in let_in), source
+    assert sorted(let_in) == sorted(set(copied()))
+
+
+def test_the_image_is_on_the_base_that_is_given_and_holds_no_secret():
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${BASE}"]
+    text = "\n".join(path.read_text() for path in CLOUD.rglob("*") if path.is_file())
+    assert not re.search(r"\d{12}|AKIA|ASIA|aws_secret|(?i:password *=)", text)
+    assert not re.search(r"^(ARG|ENV).*(KEY|TOKEN|SECRET)", DOCKERFILE, re.MULTILINE)
+    assert "SERVE_HOST=0.0.0.0" in DOCKERFILE
+
+
+def test_the_commands_of_the_image_are_modules_that_exist():
+    assert "exec python3 -m helpers.cloud.serve" in (CLOUD / "docker" / "serve").read_text()
+    compile((CLOUD / "docker" / "train").read_text(), "train", "exec")
+    for module in (
+        "helpers.cloud.serve",
+        "helpers.cloud.entry",
+        *re.findall(r"import (helpers[\w.]+), (helpers[\w.]+)", DOCKERFILE)[0],
+    ):
+        assert importlib.util.find_spec(module), module
+
+
+def test_the_image_installs_what_the_package_asks_for():
+    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    known = {Requirement(line).name for line in asked}
+    lines = [line for line in (CLOUD / "docker" / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines == sorted(lines) and set(lines) <= known
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound(path):
+    shell = path.read_text().splitlines()[0].removeprefix("#!/bin/")
+    subprocess.run([shell, "-n", str(path)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--shell", shell, str(path)], check=True)
+
+
+@pytest.mark.parametrize("path", LIFECYCLE, ids=lambda path: path.name)
+def test_lifecycle_scripts_keep_the_limits(path):
+    text = path.read_text()
+    assert len(text) <= 16_384
+    assert "set -euo pipefail" in text and "/home/$USER_NAME/SageMaker" in text
+
+
+def test_the_set_up_runs_in_the_background(tmp_path):
+    """The script itself, with commands that only say what they were given; the set-up would take minutes."""
+    text = (CLOUD / "lifecycle" / "on-create.sh").read_text()
+    home, tools = tmp_path / "home" / "SageMaker", tmp_path / "bin"
+    home.mkdir(parents=True)
+    tools.mkdir()
+    waits = f"for _ in $(seq 200); do [ -f {tmp_path}/go ] && break; sleep 0.1; done; touch {tmp_path}/ended"
+    for name, body in {"chown": "exit 0", "sudo": waits}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    script = text.replace("HOME_FOLDER=/home/$USER_NAME/SageMaker", f"HOME_FOLDER={home}")
+    subprocess.run(
+        ["bash", "-c", script], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=20, stdin=subprocess.DEVNULL
+    )
+    assert not (tmp_path / "ended").exists(), "the script waited for the set-up"
+    (tmp_path / "go").touch()
+    assert (home / "set-up.sh").stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(home / "set-up.sh")], check=True)
+
+
+def idle_stop():
+    found = importlib.util.spec_from_file_location("idle_stop", CLOUD / "lifecycle" / "idle_stop.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def used(minutes, state="idle"):
+    return {"execution_state": state, "last_activity": (NOW - timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")}
+
+
+@pytest.mark.parametrize(
+    ("kernels", "terminals", "up", "expected"),
+    [
+        ([], [], 30, 30),
+        ([used(90)], [], 300, 90),
+        ([used(90), used(20)], [], 300, 20),
+        ([used(90, "busy")], [], 300, 0),
+        ([used(90)], [used(5)], 300, 5),
+        ([used(90)], [], 10, 10),
+    ],
+)
+def test_idle_is_what_nobody_has_used(kernels, terminals, up, expected):
+    assert idle_stop().idle_minutes(kernels, terminals, now=NOW, up_minutes=up) == pytest.approx(expected)

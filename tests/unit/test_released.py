@@ -1,0 +1,109 @@
+"""The released model: it agrees with its card and with this package, and it segments what it has never seen."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.cli import main
+from helpers.data.files import DataError
+from helpers.data.phantom.stream import held_out_phantoms
+from helpers.data.prepared import open_prepared
+from helpers.evaluation.cleanup import CleanUp
+from helpers.evaluation.inference import label_map, predict_prepared
+from helpers.evaluation.metrics import score_case
+from helpers.models import released
+from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from helpers.models.networks import build_network
+from helpers.models.released import LIMIT, RELEASED, load_released, release_checkpoint
+from helpers.regions import MODALITIES, REGIONS
+from helpers.workspace import REPOSITORY
+from tests.cases import REAL_CASES, write_case
+
+TINY = {"channels": (4, 8), "num_res_units": 1}
+CARD = ModelCard("unet", TINY, {"spacing": (1.0, 1.0, 1.0), "normalise": "zscore"}, (16, 16, 16))
+needs_weights = pytest.mark.skipif(not RELEASED.is_file(), reason="this copy of the package has no released weights")
+FIRST = 2000
+"""Number of the first phantom of these tests: others than those that chose the weights or stand in the model card."""
+
+
+def test_half_precision_halves_the_file_and_is_loaded_as_32_bit(tmp_path):
+    network = build_network("unet", **TINY)
+    save_checkpoint(tmp_path / "full.safetensors", network, CARD)
+    save_checkpoint(tmp_path / "half.safetensors", network, CARD, half=True)
+    loaded, _ = load_checkpoint(tmp_path / "half.safetensors")
+    for found, wanted in zip(loaded.parameters(), network.parameters(), strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, wanted.half().float())
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_weights_beyond_half_precision_are_refused(tmp_path):
+    network = build_network("unet", **TINY)
+    torch.nn.init.constant_(next(network.parameters()), 1e6)
+    with pytest.raises(DataError, match="half precision"):
+        save_checkpoint(tmp_path / "half.safetensors", network, CARD, half=True)
+
+
+def test_releasing_a_checkpoint_keeps_its_card_and_refuses_large_ones(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "best.safetensors", build_network("unet", **TINY), replace(CARD, metrics={"dice_mean": 0.5}))
+    folder = tmp_path / "released"
+    network, card = load_checkpoint(release_checkpoint(tmp_path / "best.safetensors", folder=folder))
+    assert card.metrics == {"dice_mean": 0.5} and not network.training
+    assert len(list(folder.iterdir())) == 2
+    monkeypatch.setattr(released, "LIMIT", 100)
+    with pytest.raises(DataError, match="at most 100"):
+        release_checkpoint(tmp_path / "best.safetensors", folder=folder)
+    assert len(list(folder.iterdir())) == 2 and load_checkpoint(folder / RELEASED.name)
+
+
+def test_prediction_without_a_checkpoint_takes_the_released_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(released, "RELEASED", tmp_path / "phantom.safetensors")
+    case = write_case(tmp_path / "cohort")
+    words = ["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "seg.nii.gz"), "--device", "cpu"]
+    assert main(words) == 1 and "without its released model" in capsys.readouterr().err
+    save_checkpoint(tmp_path / "phantom.safetensors", build_network("unet", **TINY), CARD)
+    assert main(words) == 0
+    assert main(["evaluate", str(tmp_path / "seg.nii.gz"), str(case.label)]) == 0
+
+
+@needs_weights
+def test_weights_card_and_code_agree():
+    network, card = load_released()
+    assert RELEASED.stat().st_size <= LIMIT <= 6_000_000
+    assert (card.modalities, card.regions) == (MODALITIES, REGIONS)
+    assert json.loads(RELEASED.with_suffix(".json").read_text())["weights_sha256"] == card.weights_sha256
+    assert not card.training_cases  # phantoms that nobody kept: no case of any cohort was among them
+    assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values() if tensor.is_floating_point())
+
+
+@needs_weights
+def test_the_page_for_people_speaks_of_these_weights():
+    _, card = load_released()
+    page = (REPOSITORY / "MODEL_CARD.md").read_text()
+    assert card.weights_sha256 in page
+    assert "not for clinical use" in page
+
+
+@needs_weights
+def test_phantoms_never_seen_are_segmented(tmp_path):
+    network, card = load_released()
+    scores = []
+    for path in held_out_phantoms(tmp_path, 6, spacing=int(card.spacing[0]), first=FIRST):
+        prepared = open_prepared(path).load()
+        classes = label_map(predict_prepared(network, card, prepared.image), card.spacing, CleanUp(**card.cleanup))
+        scores.append(score_case(classes, prepared.classes, card.spacing)["dice"].mean())
+    assert np.mean(scores) >= 0.8
+
+
+@needs_weights
+@pytest.mark.skipif(not REAL_CASES.is_dir(), reason="there are no real cases beside this checkout")
+def test_a_real_case_is_segmented_by_two_commands(tmp_path, capsys):
+    folder = REAL_CASES / "brats2021" / "BraTS2021_01476"
+    out = tmp_path / "seg.nii.gz"
+    assert main(["predict", str(folder), "--out", str(out)]) == 0
+    assert main(["evaluate", str(out), str(folder / f"{folder.name}_seg.nii.gz")]) == 0
+    assert "Dice WT" in capsys.readouterr().out
