@@ -88,8 +88,8 @@ def run_ablation(
     Returns
     -------
     DataFrame
-        ``variant, fold, case, region``, the columns of `helpers.evaluation.metrics.score_case`, and ``checkpoint``, the SHA-256
-        of the weights, which are not kept.
+        ``variant, fold, case, region``, the columns of `helpers.evaluation.metrics.score_case`, ``seconds_per_step``, and
+        ``checkpoint``, the SHA-256 of the weights, which are not kept.
     """
     tables = []
     for name, variant in variants.items():
@@ -99,11 +99,11 @@ def run_ablation(
             table = _train_and_score(replace(changed, validate_every=changed.steps), manifest, files, fold)
             tables.append(table.assign(variant=name, fold=fold))
         if report:
-            mean = pd.concat(tables).query("variant == @name")["dice"].mean()
-            report(f"{variant.question or BASELINE:15} {name if variant.question else '':28} mean Dice {mean:.3f}")
+            mean = pd.concat([table for table in tables if (table["variant"] == name).all()])["dice"].mean()
+            report(f"{variant.question:15} {name:28} mean Dice {mean:.3f}")
     scores = pd.concat(tables, ignore_index=True)
     first = ["variant", "fold", "case", "region"]
-    return scores[first + [column for column in scores if column not in first]]
+    return scores[[*first, *scores.columns.difference(first, sort=False)]]
 
 
 def ablation_table(
@@ -126,7 +126,7 @@ def ablation_table(
     """
     per_case = scores.groupby(["variant", "case"])[metric].mean().unstack("variant")
     rows = {}
-    for name in per_case.columns.intersection(list(variants), sort=False):
+    for name in (name for name in variants if name in per_case):
         row = {"question": variants[name].question, "n": len(per_case), "mean": bootstrap_interval(per_case[name]).mean}
         if name != baseline:
             result = paired_test(per_case[name], per_case[baseline])
@@ -135,7 +135,6 @@ def ablation_table(
         rows[name] = row
     columns = ["question", "n", "mean", "difference", "low", "high", "p"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    table = table.loc[[name for name in variants if name in table.index]]
     return table.assign(p_holm=holm(table["p"]))
 
 
@@ -149,4 +148,4 @@ def _train_and_score(settings: TrainSettings, manifest: SplitManifest, files: Ma
         prepared = open_prepared(path).load()
         classes = label_map(predict_prepared(network, card, prepared.image), card.spacing, settings.cleanup)
         tables.append(score_case(classes, np.asarray(prepared.classes), card.spacing).assign(case=prepared.identifier))
-    return pd.concat(tables).assign(checkpoint=card.weights_sha256)
+    return pd.concat(tables).assign(seconds_per_step=result.seconds_per_step, checkpoint=card.weights_sha256)

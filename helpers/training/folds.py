@@ -13,8 +13,8 @@ from helpers.models.checkpoints import load_card
 from helpers.training.settings import TrainSettings
 from helpers.training.train import train
 
-RECORD = "finished.json"
-"""Written into the folder of a fold when its training is over, with all that would make another training of it."""
+RECORD = "fold.json"
+"""In the folder of a fold: all that would make another training of it, and when it is over the SHA-256 of its weights."""
 
 
 def train_folds(
@@ -26,7 +26,9 @@ def train_folds(
     folds: Sequence[int] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Train on all folds but one, for each fold in turn; a fold that was finished with the same settings and files is skipped.
+    """Train on all folds but one, for each fold in turn.
+
+    A fold that was finished with the same settings and files is skipped, one that was interrupted goes on from its state.
 
     Parameters
     ----------
@@ -69,25 +71,45 @@ def _train_fold(
         "split": manifest.sha256,
         "files": [sorted(Path(path).name for path in part) for part in parts],  # the names carry a hash of the contents
     }
-    checkpoint, record = folder / "best.safetensors", folder / RECORD
-    if _is_finished(record, wanted, checkpoint):
+    checkpoint, path = folder / "best.safetensors", folder / RECORD
+    record = _read(path)
+    same = {**record, "checkpoint": None} == {**wanted, "checkpoint": None}
+    if same and record["checkpoint"] and record["checkpoint"] == _weights_hash(checkpoint):
         if report:
             report(f"fold {fold}: finished before, {checkpoint}")
         return checkpoint
     if report:
         report(f"fold {fold}: training on {len(parts[0])} cases, validating on {len(parts[1])}")
-    record.unlink(missing_ok=True)
-    result = train(settings, parts[0], validation=parts[1], out=folder, split_hash=manifest.sha256, report=report)
-    finished = {**wanted, "checkpoint": load_card(result.checkpoint).weights_sha256}
-    temporary = record.with_suffix(".part")
-    temporary.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(record)
+    _write(path, {**wanted, "checkpoint": None})
+    result = train(
+        settings,
+        parts[0],
+        validation=parts[1],
+        out=folder,
+        split_hash=manifest.sha256,
+        report=report,
+        resume="auto" if same and not record["checkpoint"] else "never",
+    )
+    _write(path, {**wanted, "checkpoint": _weights_hash(result.checkpoint)})
     return result.checkpoint
 
 
-def _is_finished(record: Path, wanted: Mapping, checkpoint: Path) -> bool:
+def _weights_hash(checkpoint: Path) -> str | None:
     try:
-        finished = json.loads(record.read_text(encoding="utf-8"))
-        return finished == {**wanted, "checkpoint": load_card(checkpoint).weights_sha256}
-    except (OSError, json.JSONDecodeError, DataError):
-        return False
+        return load_card(checkpoint).weights_sha256
+    except DataError:
+        return None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def _write(path: Path, record: Mapping) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -6,7 +6,7 @@ The table of a training, ``history.csv``, is written by `helpers.training.record
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ def make_loggers(name: str, out: Path, *, settings: Mapping[str, Any], first: in
     for logger in loggers[1:]:
         logger.log_hyperparams({key: str(value) for key, value in settings.items()})
     return loggers
+
+
+def close_loggers(loggers: Sequence[Logger], status: str) -> None:
+    """Write out what the loggers hold; `status` is "success" or "failed"."""
+    for logger in loggers:
+        logger.finalize(status)
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=int(status != "success"))  # else the next training would go on in its run
 
 
 def _wandb(out: Path) -> Logger:

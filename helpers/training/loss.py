@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import autograd, distributed, nn
 from torch.nn.functional import interpolate
 
 SMOOTH = 1e-5
@@ -65,8 +64,24 @@ def soft_dice_loss(probabilities: torch.Tensor, target: torch.Tensor) -> torch.T
     axes = [axis for axis in range(target.ndim) if axis != 1]
     sums = torch.stack([(probabilities * target).sum(axes), probabilities.sum(axes) + target.sum(axes)])
     if distributed.is_available() and distributed.is_initialized():
-        sums = all_reduce(sums)
+        sums = _SumOverProcesses.apply(sums)
     return (1 - (2 * sums[0] + SMOOTH) / (sums[1] + SMOOTH)).mean()
+
+
+class _SumOverProcesses(autograd.Function):
+    """A sum over all processes that gradients flow through: each process's share has a part in every process's loss."""
+
+    @staticmethod
+    def forward(context: autograd.function.FunctionCtx, share: torch.Tensor) -> torch.Tensor:
+        total = share.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: autograd.function.FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
 
 
 def segmentation_loss(name: str = "dice+bce") -> RegionLoss:

@@ -122,14 +122,17 @@ class SegmentationModule(lightning.LightningModule):
         if self.report:
             self.report(f"{sentence}; the step was left out")
 
-    def configure_optimizers(self) -> dict:
-        scaled = self.trainer.precision == "16-mixed"  # the scaler and clipping need the unfused optimiser
-        optimiser = torch.optim.AdamW(
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
             self.network.parameters(),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
-            fused=not scaled,
+            fused=self.trainer.precision != "16-mixed",  # the scaler and clipping need the unfused one
         )
-        share = lambda _: learning_rate_share(self.progress, self.settings.warmup)  # noqa: E731
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def set_learning_rate(self) -> float:
+        """Give the optimiser the learning rate for the progress made so far, and return it."""
+        rate = self.settings.learning_rate * learning_rate_share(self.progress, self.settings.warmup)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+        return rate

@@ -68,7 +68,7 @@ class Session(lightning.Callback):
         self.path, self.identity, self.processes, self.given, self.picture = path, identity, processes, state, picture
         self.average: AveragedModel | None = None
         self.interrupted = self.finished = self._asked = False
-        self._saved = self._rate = 0.0
+        self._rate = 0.0
         self._handler: Any = None
         self._bar = tqdm(disable=True)
 
@@ -94,7 +94,7 @@ class Session(lightning.Callback):
         part = module.first * self.settings.accumulate + batch_idx
         seed = np.random.SeedSequence((self.settings.seed, NOISE, part, self.processes.rank)).generate_state(1)
         torch.manual_seed(int(seed[0]))  # dropout of a step does not depend on the steps before
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is already that of the next one
+        self._rate = module.set_learning_rate()
 
     def on_train_batch_end(self, trainer, module: SegmentationModule, outputs, batch, batch_idx: int) -> None:
         if (batch_idx + 1) % self.settings.accumulate:

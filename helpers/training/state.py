@@ -30,7 +30,7 @@ FREE = frozenset({"workers", "cache", "save_every", "logger"})
 def identity(settings: TrainSettings, card: ModelCard) -> dict[str, Any]:
     """What must be equal for a training to go on, as JSON knows it."""
     decisive = {name: value for name, value in asdict(settings).items() if name not in FREE}
-    facts = {**decisive, "cohort_hash": card.cohort_hash, "split_hash": card.split_hash}
+    facts = {**decisive, "cohort_hash": card.cohort_hash, "split_hash": card.split_hash, "training_cases": card.training_cases}
     return json.loads(json.dumps(facts))
 
 
@@ -38,7 +38,7 @@ def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
     """Raise `DataError` naming what differs between a state and the training that is to go on from it."""
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
-        words = {"cohort_hash": "the cases", "split_hash": "the split"}
+        words = {"cohort_hash": "the cases", "split_hash": "the split", "training_cases": "the training part"}
         what = "; ".join(words.get(name) or f"{name} {found.get(name)} there, {wanted[name]} here" for name in differing)
         raise DataError(
             f"{path} is of another training ({what}); give the settings of then or another folder, or start afresh with "

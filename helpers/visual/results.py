@@ -14,7 +14,17 @@ from helpers.evaluation.statistics import paired_test, summarise
 from helpers.regions import REGION_COLOURS, REGION_NAMES, REGIONS
 from helpers.visual.style import FIRST, INK, MUTED, SECOND, new_axes
 
-METRIC_LABELS: dict[str, str] = {"dice": "Dice", "hd95": "HD95 (mm)", "sensitivity": "sensitivity", "precision": "precision"}
+METRIC_LABELS: dict[str, str] = {
+    "dice": "Dice",
+    "lesion_dice": "lesion-wise Dice",
+    "hd95": "HD95 (mm)",
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "volume_error_ml": "volume error (ml)",
+    "volume_error_percent": "volume error (%)",
+}
+SHARES = ("dice", "lesion_dice", "sensitivity", "precision")
+"""Metrics between 0 and 1."""
 
 
 def show_history(history: pd.DataFrame, *, smooth: int = 1) -> Figure:
@@ -103,7 +113,7 @@ def show_scores(scores: pd.DataFrame, *, metric: str = "dice", ax: Axes | None =
         ax.set_yscale("symlog", linthresh=1)
         ax.set_yticks([0, 1, 2, 5, 10, 20, 50, 100, 373], ["0", "1", "2", "5", "10", "20", "50", "100", "373"])
         ax.set_ylim(-0.1, 450)
-    elif metric in METRIC_LABELS:
+    elif metric in SHARES:
         ax.set_ylim(-0.03, 1.03)
     ax.set_title(f"{METRIC_LABELS.get(metric, metric)} of {len(scores) // len(REGIONS)} cases, mean and 95 % interval")
     ax.grid(axis="y")

@@ -16,8 +16,8 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 """For every notebook that has the parameter."""
 
 OWN: dict[str, dict[str, str]] = {
-    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4"},
-    "04_train_swin_unetr": {"MINUTES": "0.05"},
+    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "ABLATION_STEPS": "2", "ABLATION_FOLDS": "1"},
+    "04_train_swin_unetr": {"MINUTES": "0.05", "NETWORK_STEPS": "2"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
 

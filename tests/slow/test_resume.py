@@ -7,7 +7,7 @@ import pytest
 
 from helpers.training.interruption import EXIT_STATUS
 from helpers.training.state import read_state
-from tests.slow.trainings import SignalAfter, assert_same_end, context, prepared_cases, run
+from tests.slow.trainings import KillAt, SignalAfter, assert_same_end, context, prepared_cases, run
 
 RECIPES = {
     "accumulated and averaged": {"accumulate": 2, "averaging": 0.9},
@@ -35,11 +35,18 @@ def start(paths):
     return start
 
 
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """Where a training of each recipe lies that nobody stopped."""
+    folders = {recipe: tmp_path_factory.mktemp("whole") for recipe in RECIPES}
+    assert [start(folders[recipe], changes) for recipe, changes in RECIPES.items()] == [0] * len(RECIPES)
+    return folders
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_killed_again_and_again_it_ends_as_if_never_stopped(recipe, start, tmp_path):
+def test_killed_again_and_again_it_ends_as_if_never_stopped(recipe, start, whole, tmp_path):
     """At random moments of random steps, 10 times and more each: SIGKILL where nothing can be done, SIGTERM where it can."""
     changes = RECIPES[recipe]
-    assert start(tmp_path / "whole", changes) == 0
     generator = random.Random(recipe)
     deaths = []
     for _ in range(10):
@@ -53,4 +60,28 @@ def test_killed_again_and_again_it_ends_as_if_never_stopped(recipe, start, tmp_p
         assert state is None or not state["finished"]
     assert len(deaths) >= 10
     assert start(tmp_path / "cut", changes) == 0
-    assert_same_end(tmp_path / "whole", tmp_path / "cut")
+    assert_same_end(whole[recipe], tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("place", "counts"), [("write", (1, 9)), ("written", (1, 3)), ("best", (3, 4)), ("validation", (2, 5, 8))]
+)
+def test_killed_in_the_middle_of_writing_or_validating(place, counts, start, whole, tmp_path):
+    """Half a state on the disk, best weights without a state that names them, some cases scored and others not."""
+    recipe = "accumulated and averaged"
+    changes = RECIPES[recipe]
+    for count in counts:
+        assert start(tmp_path / "cut", changes, KillAt(place, count)) == -signal.SIGKILL
+    assert start(tmp_path / "cut", changes) == 0
+    assert_same_end(whole[recipe], tmp_path / "cut")
+
+
+def test_told_to_stop_while_it_validates_it_validates_again_later(start, whole, tmp_path):
+    recipe = "accumulated and averaged"
+    changes = RECIPES[recipe]
+    for step in (6, 24):
+        assert start(tmp_path / "cut", changes, KillAt("validation", step // 6 * 3 - 1, signal.SIGTERM)) == EXIT_STATUS
+        state = read_state(tmp_path / "cut" / "checkpoints" / "state.pt")
+        assert (state["step"], state["validated"], state["finished"]) == (step, False, False)
+    assert start(tmp_path / "cut", changes) == 0
+    assert_same_end(whole[recipe], tmp_path / "cut")

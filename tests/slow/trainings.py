@@ -56,17 +56,25 @@ def prepared_cases(folder: Path, count: int) -> list[Path]:
 
 
 def run(paths: list[Path], out: Path, changes: dict[str, Any], trap: Callable[[], None] | None = None) -> None:
-    """Train on all but the last two cases; exits with `EXIT_STATUS` when told to stop. `trap` is called before."""
+    """Train on all but the last three cases; exits with `EXIT_STATUS` when told to stop. `trap` is called before."""
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for the workers; inherited would be the way of the server
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stderr = open(os.environ.get("TRAINING_LOG", os.devnull), "a")  # noqa: PTH123, SIM115
     if trap:
         trap()
     settings = TrainSettings(**{**SMALL, **changes})
     try:
-        train(settings, paths[:-2], validation=paths[-2:], out=out, resume="auto")
+        train(settings, paths[:-3], validation=paths[-3:], out=out, resume="auto")
     except Interrupted:
         sys.exit(EXIT_STATUS)
+
+
+def run_rank(rank: int, world: int, port: int, *arguments: Any) -> None:
+    """`run` as process `rank` of `world`, told so by the environment as ``torchrun`` does."""
+    facts = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    facts |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in facts.items()})
+    run(*arguments)
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,25 @@ class SignalAfter:
 
 
 @dataclass(frozen=True)
+class CountCases:
+    """Write down the name of every case that this process scores."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        original = Validation._score
+
+        def counted(validation, network, path):
+            with self.path.open("a") as stream:
+                stream.write(path.name + "\n")
+            return original(validation, network, path)
+
+        Validation._score = counted
+
+
+@dataclass(frozen=True)
 class KillAt:
-    """SIGKILL the own process at the call number `count` of a function, before or half-way through it.
+    """Kill the own process at the call number `count` of a function, before or half-way through it.
 
     Attributes
     ----------
@@ -102,6 +127,7 @@ class KillAt:
 
     place: str
     count: int
+    number: int = signal.SIGKILL
 
     def __call__(self) -> None:
         owner, name = {
@@ -117,7 +143,7 @@ class KillAt:
             if len(calls) == self.count:
                 if self.place == "write":
                     os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.number)
             return original(*arguments, **options)
 
         setattr(owner, name, deadly)

@@ -1,6 +1,7 @@
 """Cross-validation: nobody is scored by a model that knew them, finished folds are kept, steps are measured, not assumed."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.files import DataError, write_volume
+from helpers.data.files import DataError, read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cleanup import CleanUp
@@ -88,13 +89,26 @@ def test_finished_folds_are_kept_and_what_changed_is_trained_again(cohort, train
     assert train_folds(SETTINGS, MANIFEST, cohort[1], out=out, report=lines.append) == checkpoints
     assert [path.stat().st_mtime_ns for path in checkpoints] == times
     assert all("finished before" in line for line in lines)
-    (checkpoints[0].parent / "finished.json").unlink()  # as after a crash
+    (checkpoints[0].parent / "fold.json").unlink()
     train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
     assert [path.stat().st_mtime_ns != time for path, time in zip(checkpoints, times, strict=True)] == [True, False]
     lines.clear()
     train_folds(replace(SETTINGS, steps=3, validate_every=3), MANIFEST, cohort[1], out=out, folds=[1], report=lines.append)
     assert "training on 2 cases" in lines[0]
     train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
+
+
+def test_an_interrupted_fold_goes_on_from_its_state(cohort, trained, tmp_path):
+    out = tmp_path / "models"
+    shutil.copytree(trained[0], out)
+    record = out / "fold_0" / "fold.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "checkpoint": None}))  # as a crash after the last step
+    before = (out / "fold_0" / "checkpoints" / "state.pt").stat().st_mtime_ns
+    lines = []
+    train_folds(SETTINGS, MANIFEST, cohort[1], out=out, folds=[0], report=lines.append)
+    assert not [line for line in lines if line.startswith("step")], "no step may be made again"
+    assert (out / "fold_0" / "checkpoints" / "state.pt").stat().st_mtime_ns == before
+    assert json.loads(record.read_text())["checkpoint"] == load_card(trained[1][0]).weights_sha256
 
 
 def test_an_ensemble_is_the_mean_of_its_members_probabilities(trained):
@@ -182,3 +196,7 @@ def test_the_command_from_files_to_the_table_of_gains(tmp_path, capsys):
     assert set(scored["case"]) == {name for fold in manifest.folds for name in fold}
     assert set(json.loads((out / "cleanup.json").read_text())) == {"tumour_ml", "enhancing_ml"}
     assert (out / "gains.csv").is_file()
+    case, members = manifest.test[0], [str(path) for path in sorted((out / "ensemble").glob("*.safetensors"))]
+    folder, again = tmp_path / "cohort" / case, tmp_path / "again.nii.gz"
+    assert main(["predict", str(folder), "--flips", "--device", "cpu", "--out", str(again), "--checkpoint", *members]) == 0
+    assert np.array_equal(read_label_values(again)[0], read_label_values(out / "test" / f"{case}.nii.gz")[0])
