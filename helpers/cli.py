@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "check": "look at every file of every case and print what is wrong",
     "download": "fetch a public cohort",
     "preprocess": "turn a cohort into prepared cases",
+    "networks": "print how large each network is, and measure the memory of its training",
     "train": "train a network",
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
     "predict": "segment one case or a folder of cases",

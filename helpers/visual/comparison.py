@@ -101,7 +101,7 @@ def show_reliability(reliability: Mapping[str, pd.DataFrame]) -> Figure:
         As `helpers.evaluation.testset.CohortScores.reliability` holds it. The curve is over the voxels of all cases; the
         expected calibration error in the legend is the mean over cases with its 95 % interval.
     """
-    figure, axes = plt.subplots(1, len(REGIONS), figsize=(10.4, 3.7), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(REGIONS), figsize=(10.4, 4.4), sharey=True, layout="compressed")
     for ax, region in zip(axes, REGIONS, strict=True):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
         for (name, table), colour in zip(reliability.items(), MODEL_COLOURS, strict=False):

@@ -1,0 +1,30 @@
+"""The table of networks: their published settings and counted operations."""
+
+import pytest
+
+from helpers.cli import main
+from helpers.data.files import DataError
+from helpers.models.networks import NETWORKS, build_network, describe_network
+from helpers.models.networks.published import PUBLISHED, arguments_for
+
+
+def test_every_network_has_a_published_setting_that_its_builder_takes():
+    for dimensions in (2, 3):
+        assert set(PUBLISHED[dimensions]) == set(NETWORKS)
+    with pytest.raises(DataError, match="no network 'vnet'"):
+        arguments_for("vnet", spatial_dims=3, edge=64, published=True)
+
+
+@pytest.mark.parametrize(("name", "gflop"), [("unet", 97), ("dynunet", 966)])
+def test_operations_agree_with_an_independent_count(name, gflop):
+    network = build_network(name, **arguments_for(name, spatial_dims=3, edge=128, published=True))
+    assert describe_network(network, size=(128,) * 3).gflop == pytest.approx(gflop, rel=0.005)
+
+
+def test_the_table_lists_each_network_and_setting(capsys):
+    assert main(["networks", "--spatial-dims", "2", "--network", "unet", "unetr", "--edge", "64"]) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[:2] for line in table.splitlines()[1:5]] == [
+        [name, setting] for name in ("unet", "unetr") for setting in ("laptop", "published")
+    ]
+    assert "GFLOP 64²" in table and "peak" not in table

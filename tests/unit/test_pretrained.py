@@ -1,0 +1,87 @@
+"""Weights of other trainings: what fits is taken, what does not is named, and nothing is ever unpickled."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.data.files import DataError
+from helpers.models.networks import build_network
+from helpers.models.pretrained import load_pretrained
+
+CHANNELS = {"channels": (4, 8, 16), "spatial_dims": 2}
+
+
+def unet(**arguments):
+    return build_network("unet", **{**CHANNELS, **arguments})
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3},
+        lambda state: {"model": {f"_orig_mod.network.{key}": value for key, value in state.items()}},
+        lambda state: {"state_dict": {f"network.model.{key}": value for key, value in state.items()}},
+    ],
+    ids=["plain", "data parallel", "compiled", "Lightning"],
+)
+def test_wrapped_weights_arrive(tmp_path, wrap):
+    source, target = unet(), unet()
+    torch.save(wrap(source.state_dict()), tmp_path / "weights.pt")
+    report = load_pretrained(target, tmp_path / "weights.pt")
+    assert report.share == 1 and not report.missing
+    image = torch.randn(1, 4, 16, 16)
+    torch.testing.assert_close(target(image), source(image))
+
+
+def as_self_supervised(encoder):
+    """What ``model_swinvit.pt`` holds: the encoder's names with a prefix, timm's names in the perceptron, and heads."""
+    state = {f"module.{key.replace('mlp.linear', 'mlp.fc')}": value for key, value in encoder.state_dict().items()}
+    return {"state_dict": {**state, "module.rotation_head.weight": torch.zeros(4, 8)}, "optimizer": {"lr": 0.1}}
+
+
+def test_a_self_supervised_encoder_of_one_channel(tmp_path):
+    source = build_network("swin_unetr", spatial_dims=2, in_channels=1).swinViT
+    torch.save(as_self_supervised(source), tmp_path / "model_swinvit.pt")
+    target = build_network("swin_unetr", spatial_dims=2)
+    report = load_pretrained(target, tmp_path / "model_swinvit.pt")
+    embedding = "swinViT.patch_embed.proj.weight"
+    assert report.mismatched == {embedding: ((12, 1, 2, 2), (12, 4, 2, 2))}
+    assert report.unexpected == ("module.rotation_head.weight",)
+    assert set(report.matched) | {embedding} == {name for name in target.state_dict() if name.startswith("swinViT.")}
+    assert all(not name.startswith("swinViT.") for name in report.missing)
+    assert load_pretrained(target, tmp_path / "model_swinvit.pt", inflate=True).inflated == (embedding,)
+    image = torch.randn(1, 1, 64, 32)
+    with torch.no_grad():
+        for ours, theirs in zip(target.swinViT(image.expand(-1, 4, -1, -1)), source(image), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    outcomes = report.table().groupby("outcome").size()
+    assert outcomes["mismatched"] == outcomes["unexpected"] == 1 and outcomes["matched"] == len(report.matched)
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
+    state = unet(channels=(8, 16, 32)).state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "wide.safetensors")
+    target = unet()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(DataError, match=r"wide.safetensors does not fit UNet.*instead of.*50%"):
+        load_pretrained(target, tmp_path / "wide.safetensors")
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("code from a file ran",)
+
+
+def test_files_that_hold_code_or_nothing_are_refused(tmp_path, capsys):
+    (tmp_path / "trap.pt").write_bytes(pickle.dumps({"state_dict": Trap()}, protocol=2))
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    for name in ("trap.pt", "empty.pt", "text.safetensors", "other.pt", "absent.pt"):
+        with pytest.raises(DataError, match=name):
+            load_pretrained(unet(), tmp_path / name)
+    assert capsys.readouterr().out == ""
