@@ -63,7 +63,7 @@ class Account:
 
 
 def open_account(
-    rehearse: str = "auto", *, region: str = "us-east-1", role: str = "", bucket: str = "", grace: float = 2.0
+    rehearse: str = "auto", *, region: str = "us-east-1", role: str = "", bucket: str = "", grace: float = 0.0
 ) -> Account:
     """Find the account, or start a rehearsal in its place.
 

@@ -1,9 +1,10 @@
-"""After a run: everything it made, by listing, and its deletion. What runs unasked: `helpers.cloud.costs`."""
+"""After a run: everything it made, by listing; its deletion; and endpoints that somebody has forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pandas as pd
 
@@ -69,6 +70,24 @@ def stop_jobs(account: Account, run: str) -> list[str]:
                 getattr(sagemaker, f"stop_{kind}")(**{f"{word}Name": one[f"{word}Name"]})
                 stopped.append(one[f"{word}Name"])
     return stopped
+
+
+def forgotten_endpoints(account: Account, *, hours: float = 2.0) -> pd.DataFrame:
+    """Endpoints of the whole account, of this run or any other, that have been up for longer than `hours`.
+
+    Columns are endpoint, status, hours and machines: a machine costs by the second, asked or not.
+    """
+    sagemaker, now = account.client("sagemaker"), datetime.now(UTC)
+    rows = []
+    for page in sagemaker.get_paginator("list_endpoints").paginate():
+        for one in page["Endpoints"]:
+            age = (now - one["CreationTime"]).total_seconds() / 3600
+            if age < hours:
+                continue
+            described = sagemaker.describe_endpoint(EndpointName=one["EndpointName"])
+            machines = sum(each.get("CurrentInstanceCount", 0) for each in described.get("ProductionVariants", []))
+            rows.append((one["EndpointName"], one["EndpointStatus"], round(age, 1), machines))
+    return pd.DataFrame(rows, columns=["endpoint", "status", "hours", "machines"])
 
 
 def _scaling(account: Account, run: str) -> Iterator[Found]:

@@ -20,7 +20,7 @@ HELP: dict[str, dict[str, str]] = {
     "network": {
         "network": "which network",
         "arguments": "arguments of the network as JSON, such as '{\"feature_size\": 24}'",
-        "pretrained": "checkpoint (best.safetensors) of the same network to start from",
+        "pretrained": "weights to start from: best.safetensors of the same network, or a foreign file",
     },
     "optimisation": {
         "batch": "patches a step, in all processes together",

@@ -40,7 +40,8 @@ class TrainSettings:
     patch : tuple of 3 int
         Edges of a patch in voxels.
     pretrained : str
-        Checkpoint of this package with the same network, to start from its weights; empty for none.
+        Weights to start from: a checkpoint of this package with the same network, or a file without a card, of which
+        `helpers.models.pretrained.load_pretrained` takes what fits; empty for none.
     batch : int
         Patches a step, in all processes together.
     accumulate : int

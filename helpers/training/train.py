@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from helpers.data.files import DataError
-from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint
 from helpers.models.networks import build_network, input_multiple
+from helpers.models.pretrained import load_pretrained
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.interruption import Interrupted
@@ -200,7 +201,10 @@ def _module(
 
 
 def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None:
-    """Give a network the weights of a checkpoint; raises `DataError` if they are of another network."""
+    """Give a network the weights of a checkpoint, or of a file without a card; raises `DataError` if they do not fit."""
+    if path.is_file() and not card_path(path).is_file():
+        load_pretrained(network, path)
+        return
     trained, card = load_checkpoint(path)
     try:
         network.load_state_dict(trained.state_dict())

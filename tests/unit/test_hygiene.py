@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers.cloud.account import SECRET
 from helpers.running.normalise import MACHINE_PATH, SIZE_LIMIT, WIDGET_VIEW, normalise
 from helpers.running.parameters import read_parameters
 from helpers.workspace import REPOSITORY
@@ -83,6 +84,19 @@ def test_notebooks_show_nothing_of_the_machine_and_no_noise(path):
     assert "widgets" not in read(path).metadata
     assert not [cell.source for cell in read(path).cells if MACHINE_PATH.search(cell.source)]
     assert path.stat().st_size < SIZE_LIMIT
+
+
+@each_notebook
+def test_notebooks_show_no_account_key_or_address(path):
+    streams = [output.text for cell in code_cells(path) for output in cell.outputs if output.output_type == "stream"]
+    texts = [
+        text
+        for cell in code_cells(path)
+        for output in cell.outputs
+        for kind, text in output.get("data", {}).items()
+        if kind.startswith("text/")
+    ]
+    assert [found[0] for text in streams + texts for found in [SECRET.search(text)] if found] == []
 
 
 @each_notebook

@@ -172,6 +172,8 @@ def test_a_training_may_start_from_the_weights_of_another(prepared, tmp_path):
     assert after.best_dice == pytest.approx(before.best_dice)
     with pytest.raises(DataError, match=r"does not fit unet with .*16"):
         run(prepared, tmp_path / "other", **changes, arguments={"channels": (8, 16)})
+    foreign = before.checkpoint.rename(tmp_path / "foreign.safetensors")
+    assert run(prepared, tmp_path / "again", **{**changes, "pretrained": str(foreign)}).best_dice == after.best_dice
 
 
 def test_tensorboard_shows_every_step(prepared, tmp_path):

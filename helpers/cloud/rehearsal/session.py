@@ -98,6 +98,7 @@ class Rehearsal:
             "https_proxy": ready["proxy"],
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
+            "SAGEMAKER_VALIDATE_ROLE": "false",  # there is nothing to ask: moto does not simulate policies
             "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
         }
 
