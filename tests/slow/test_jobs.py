@@ -11,6 +11,7 @@ from helpers.cloud import cleanup, jobs, shards
 from helpers.cloud.account import Account
 from helpers.cloud.source import stage_source
 from helpers.cloud.storage import delete_objects, download, files_of, list_objects, open_bucket, upload_changed
+from helpers.data.files import DataError
 from tests.cases import write_case
 
 OPTIONS = {"spacing": 1, "patch": 16, "steps": 8, "validate-every": 4, "save-every": 2, "device": "cpu"}
@@ -69,3 +70,28 @@ def test_an_interrupted_training_ends_with_the_same_weights_and_nothing_is_left(
     for run in runs:
         assert len(cleanup.delete_run(account, run)) > 0
         assert cleanup.list_run(account, run) == []
+
+
+def test_a_lost_shard_is_redone_alone(account, cases, folder):
+    """The first attempt of shard 1 dies as a machine does; shard 0 is prepared once."""
+    sagemaker, run = account.client("sagemaker"), "dealt"
+    shards.upload_cohort(account, run, cases, folder=folder / "cohort")
+    code = shards.upload_source(account, run, stage_source(folder / "source"))
+    started = []
+
+    def start(shard, attempt):
+        started.append((shard.number, attempt))
+        name = shards.start_shard(account, run, shard, code=code, attempt=attempt)
+        if (shard.number, attempt) == (1, 0):
+            sagemaker.stop_processing_job(ProcessingJobName=name)
+        return name
+
+    dealt = shards.make_shards(account, run, cases, folder=folder / "cohort", count=2)
+    assert sorted(case for shard in dealt for case in shard.cases) == [case.identifier for case in cases]
+    done = shards.wait_for_shards(account, dealt, start)
+    assert sorted(started) == [(0, 0), (1, 0), (1, 1)] and done == {0: "dealt-shard-000-0", 1: "dealt-shard-001-1"}
+    prepared = download(account.client("s3"), account.uri(run, "prepared"), folder / "prepared")
+    assert len([path for path in prepared if path.suffix == ".safetensors"]) == len(cases)
+    with pytest.raises(DataError, match="dealt out"):
+        shards.make_shards(account, run, cases, folder=folder / "cohort", count=6)
+    cleanup.delete_run(account, run)
