@@ -123,7 +123,8 @@ def execute_notebook(
             papermill.execute_notebook(
                 path,
                 target,
-                parameters=dict(parameters),
+                # papermill writes lists as lists, but tuples as text
+                parameters={name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()},
                 kernel_name="python3",
                 cwd=path.parent,
                 progress_bar=False,

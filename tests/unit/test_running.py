@@ -57,9 +57,10 @@ def series(tmp_path_factory):
         folder / "02_bad.ipynb", "x = 1", "# why\ny = 1 / 0  # sum\nz = 2", "print('never')", title="# 02 · Bad"
     )
     late = write_notebook(folder / "03_late.ipynb", "print('never')", title="# 03 · Late")
-    extra = write_notebook(folder / "extras" / "aside.ipynb", "print('ran')", title="# Aside")
+    sizes = f"{PARAMETERS}\nSIZES = (1, 2)  # any"
+    extra = write_notebook(folder / "extras" / "aside.ipynb", "print(sum(SIZES))", title="# Aside", parameters=sizes)
     out = folder / "out"
-    words = ["run", *map(str, (good, bad, late, extra)), "--out", str(out), "-p", "CASES=8"]
+    words = ["run", *map(str, (good, bad, late, extra)), "--out", str(out), "-p", "CASES=8", "-p", "SIZES=(3, 4)"]
     return folder, out, main(words)
 
 
@@ -92,6 +93,8 @@ def test_parameters_reach_the_kernel(series):
     notebook = nbformat.read(out / "run" / "01_good.ipynb", as_version=4)
     assert notebook.cells[-1].outputs[0].text == "8\n"
     assert json.loads((out / "01_good" / "metrics.json").read_text())["numbers"] == {"cases": 8, "rate": 0.5}
+    aside = nbformat.read(out / "run" / "aside.ipynb", as_version=4)
+    assert aside.cells[-1].outputs[0].text == "7\n", "a tuple must not arrive as text"
 
 
 def test_the_index_links_pages_figures_numbers_and_errors(series):
