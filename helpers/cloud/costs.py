@@ -1,4 +1,4 @@
-"""What a run on SageMaker will cost and what it did cost, as tables.
+"""What a run on SageMaker will cost, what it did cost, and what is still running, as tables.
 
 Estimates are made before anything starts: the expected price, and the most that it can be, with the limits that the job is
 given. Afterwards the descriptions of the jobs say what was billed. Both are products of hours and the prices of
@@ -161,6 +161,36 @@ def per_thousand(seconds: Mapping[str, float], prices: Prices, *, basis: Mapping
         for instance, each in seconds.items()
     ]
     return pd.DataFrame(rows).set_index("instance").sort_values("USD per 1,000 volumes")
+
+
+def still_running(client: Any, prices: Prices) -> pd.DataFrame:
+    """What costs money now: endpoints and notebook instances that are forgotten easily, and jobs, with USD per hour.
+
+    Parameters
+    ----------
+    client : boto3 client of "sagemaker"
+    prices : Prices
+        An instance that it does not have is shown without a price.
+    """
+    rows = []
+    for page in client.get_paginator("list_endpoints").paginate():
+        for found in page["Endpoints"]:
+            described = client.describe_endpoint(EndpointName=found["EndpointName"])
+            config = client.describe_endpoint_config(EndpointConfigName=described["EndpointConfigName"])
+            counts = {v["VariantName"]: v.get("CurrentInstanceCount") for v in described.get("ProductionVariants", [])}
+            for variant in config["ProductionVariants"]:
+                count = counts.get(variant["VariantName"])
+                count = variant.get("InitialInstanceCount", 0) if count is None else count
+                rows.append(("endpoint", found["EndpointName"], variant.get("InstanceType", "serverless"), count))
+    for page in client.get_paginator("list_notebook_instances").paginate(StatusEquals="InService"):
+        rows += [("notebook instance", n["NotebookInstanceName"], n["InstanceType"], 1) for n in page["NotebookInstances"]]
+    for page in client.get_paginator("list_training_jobs").paginate(StatusEquals="InProgress"):
+        for found in page["TrainingJobSummaries"]:
+            resources = client.describe_training_job(TrainingJobName=found["TrainingJobName"])["ResourceConfig"]
+            rows.append(("training job", found["TrainingJobName"], resources["InstanceType"], resources["InstanceCount"]))
+    table = pd.DataFrame(rows, columns=["what", "name", "instance", "count"])
+    table["USD per hour"] = [prices.usd_per_hour.get(row.instance, float("nan")) * row.count for row in table.itertuples()]
+    return table
 
 
 def _with_total(table: pd.DataFrame, sums: tuple[str, str]) -> pd.DataFrame:

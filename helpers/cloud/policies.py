@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ SERVICES = {"sagemaker-runtime": "sagemaker", "sagemaker-metrics": "sagemaker", 
 """Prefix of the actions, where it is not the name of the service."""
 S3_ACTIONS = {
     "HeadBucket": "ListBucket",
+    "ListBuckets": "ListAllMyBuckets",
     "ListObjects": "ListBucket",
     "ListObjectsV2": "ListBucket",
     "HeadObject": "GetObject",
@@ -134,8 +136,11 @@ def refused(calls: list[Call], policy: Mapping[str, Any], place: Place) -> list[
 
 
 @contextmanager
-def record_calls() -> Iterator[list[Call]]:
-    """Write down every call that boto3 clients make, which are created within the block; also those of other libraries."""
+def record_calls(*, into: Path | None = None) -> Iterator[list[Call]]:
+    """Write down every call of the boto3 clients that are created within the block, those of other libraries included.
+
+    With a path, each call is also appended to that file at once, for `read_calls` in another process.
+    """
     import boto3
     from botocore import handlers
 
@@ -143,6 +148,9 @@ def record_calls() -> Iterator[list[Call]]:
 
     def note(params: Mapping[str, Any], model: Any, **_: Any) -> None:
         calls.append(Call(model.service_model.service_name, model.name, dict(params)))
+        if into:
+            with into.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(calls[-1]), default=lambda value: type(value).__name__) + "\n")
 
     hook = ("before-parameter-build", note)
     before, boto3.DEFAULT_SESSION = boto3.DEFAULT_SESSION, None
@@ -152,6 +160,25 @@ def record_calls() -> Iterator[list[Call]]:
     finally:
         handlers.BUILTIN_HANDLERS.remove(hook)
         boto3.DEFAULT_SESSION = before
+
+
+def read_calls(path: Path) -> list[Call]:
+    """The calls that `record_calls` wrote to a file."""
+    return [Call(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def place_of(calls: list[Call], *, account: str, region: str) -> Place:
+    """Bucket, role and prefix of the names, as a run used them."""
+    names = [
+        str(call.parameters[field]).lower()
+        for call in calls
+        for field in KINDS
+        if call.operation.startswith("Create") and field in call.parameters
+    ]
+    buckets = [call.parameters["Bucket"] for call in calls if "Bucket" in call.parameters]
+    roles = [role for call in calls for role in _roles(call.parameters)]
+    prefix = "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+    return Place(account, region, next(iter(buckets), ""), next(iter(roles), ""), prefix)
 
 
 def _resources(prefix: str, call: Call, place: Place) -> list[str]:
@@ -169,7 +196,7 @@ def _resources(prefix: str, call: Call, place: Place) -> list[str]:
         return [f"arn:aws:logs:{here}:log-group:{given['logGroupName']}:log-stream:{given.get('logStreamName', '')}"]
     if prefix == "cloudwatch" and ("AlarmName" in given or call.operation == "DeleteAlarms"):
         return [f"arn:aws:cloudwatch:{here}:alarm:{name}" for name in given.get("AlarmNames", [given.get("AlarmName")])]
-    return ["*"]
+    return [given.get("PolicySourceArn", "*")]
 
 
 def _lists(operation: str) -> bool:

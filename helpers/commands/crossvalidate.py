@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,10 @@ import torch
 
 from helpers.commands import train as train_command
 from helpers.data.files import DataError
+from helpers.evaluation.cleanup import CleanUp
 from helpers.evaluation.crossvalidation import choose_cleanup, gains_table, predict_out_of_fold, score_steps
 from helpers.evaluation.statistics import summarise
+from helpers.models.checkpoints import load_checkpoint, save_checkpoint
 from helpers.training.folds import train_folds
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
@@ -48,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"\nOut of fold, {len(result.files)} cases, mirrored copies, before clean-up", summarise(result.scores, metrics=METRICS)
     )
     print(f"\nClean-up chosen on these: {cleanup.tumour_ml:g} ml of tumour, {cleanup.enhancing_ml:g} ml of enhancing tumour")
+    members = _write_members(out / "ensemble", checkpoints, cleanup)
     if not arguments.no_test:
         test = [cases[name] for name in manifest.test if name in cases]
         if len(test) < len(manifest.test):
@@ -57,8 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
         gains = gains_table(scores)
         _write(out / "gains.csv", gains)
         _show(f"\nTest part, {len(test)} cases, each step against the one before", gains)
-    print(f"\n{out}")
+    print(f"\n{out}\npredict --flips --checkpoint {members}/*.safetensors does the same as the last step")
     return 0
+
+
+def _write_members(folder: Path, checkpoints: Sequence[Path], cleanup: CleanUp) -> Path:
+    """The networks of the folds with the chosen clean-up in their cards."""
+    for fold, path in enumerate(checkpoints):
+        network, card = load_checkpoint(path)
+        save_checkpoint(folder / f"fold_{fold}.safetensors", network, replace(card, cleanup=asdict(cleanup)))
+    return folder
 
 
 def _show(title: str, table: pd.DataFrame) -> None:

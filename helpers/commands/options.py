@@ -20,7 +20,7 @@ HELP: dict[str, dict[str, str]] = {
     "network": {
         "network": "which network",
         "arguments": "arguments of the network as JSON, such as '{\"feature_size\": 24}'",
-        "pretrained": "file of weights to start from; what fits is taken over and the rest named",
+        "pretrained": "checkpoint (best.safetensors) of the same network to start from",
     },
     "optimisation": {
         "batch": "patches a step, in all processes together",

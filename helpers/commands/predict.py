@@ -9,8 +9,8 @@ import torch
 
 from helpers.data.files import DataError
 from helpers.data.layouts import Case, discover
+from helpers.evaluation.ensemble import load_ensemble
 from helpers.evaluation.inference import case_of_files, predict_case, predict_cases, write_prediction
-from helpers.models.checkpoints import load_checkpoint
 from helpers.models.released import load_released
 from helpers.regions import MODALITIES, MODALITY_NAMES
 
@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="weights (.safetensors) with their card (.json) beside them; left out, the model that comes with the package",
+        nargs="+",
+        help="weights (.safetensors) with their card (.json) beside them, several for their mean; left out, "
+        "the model that comes with the package",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each"
@@ -44,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     if single and len(cases) > 1:
         raise DataError(f"{arguments.case} holds {len(cases)} cases; give a folder to --out, not the file {arguments.out}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
-    checkpoint = arguments.checkpoint
-    network, card = load_checkpoint(checkpoint, device=device) if checkpoint else load_released(device=device)
+    checkpoints = arguments.checkpoint
+    network, card = load_ensemble(checkpoints, device=device) if checkpoints else load_released(device=device)
     if single:
         print(write_prediction(arguments.out, predict_case(network, card, cases[0], flips=arguments.flips)))
         return 0

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -155,7 +156,7 @@ def _open_parts(
     arguments: argparse.Namespace, settings: TrainSettings, work: Path, processes: Processes
 ) -> tuple[list[Path], list[Path], str]:
     """Training and validation files and the hash of the split; the first process prepares them for all."""
-    _, manifest, prepared = processes.from_first(lambda: open_cohort(arguments, settings, work=work))
+    _, manifest, prepared = processes.from_first(lambda: open_cohort(arguments, settings, work=work), on_each_machine=True)
     if not 0 <= arguments.fold < len(manifest.folds):
         raise DataError(f"--fold is {arguments.fold}; the split of {work} has folds 0 to {len(manifest.folds) - 1}")
     parts = [set(manifest.part(part, fold=arguments.fold)) for part in ("train", "val")]
@@ -179,8 +180,8 @@ def _open_stream(
     )
     if processes.first:
         print(f"Making {arguments.held_out} held-out phantoms ...")
-    folder = work / "held_out"
-    return stream, processes.from_first(lambda: held_out_phantoms(folder, arguments.held_out, spacing=spacing)), ""
+    make = partial(held_out_phantoms, work / "held_out", arguments.held_out, spacing=spacing)
+    return stream, processes.from_first(make, on_each_machine=True), ""
 
 
 def _draw(path: Path, cases: list) -> None:

@@ -26,10 +26,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Processes:
-    """Number of this process (`rank`) among all (`world`), and how many of them run on this machine (`local_world`)."""
+    """Number of this process among all (`rank` of `world`) and among those of its machine (`local_rank` of `local_world`)."""
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
     local_world: int = 1
 
     @property
@@ -45,12 +46,15 @@ class Processes:
         """The sum of an array of numbers over all processes."""
         return self._reduce(np.asarray(values, np.float64), "SUM")
 
-    def from_first(self, function: Callable[[], Result]) -> Result:
-        """What the first process gets from `function`, which only it calls; its `DataError` is everybody's."""
+    def from_first(self, function: Callable[[], Result], *, on_each_machine: bool = False) -> Result:
+        """What the first process gets from `function`; its `DataError` is everybody's.
+
+        The others do not call it, except, where it writes files that each machine needs, the first of every machine.
+        """
         if self.world == 1:
             return function()
         answer: list = [None, None]
-        if self.first:
+        if self.first or (on_each_machine and self.local_rank == 0):
             try:
                 answer[0] = function()
             except DataError as error:
@@ -78,11 +82,11 @@ def join_processes(*, gpu: bool) -> Iterator[Processes]:
     if "TORCHELASTIC_RUN_ID" not in environment or int(environment["WORLD_SIZE"]) == 1:
         yield Processes()
         return
-    processes = Processes(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+    processes = Processes(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
     met = distributed.is_initialized()
     if not met:
         if gpu:
-            torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+            torch.cuda.set_device(processes.local_rank)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
     try:
         yield processes

@@ -40,7 +40,7 @@ class TrainSettings:
     patch : tuple of 3 int
         Edges of a patch in voxels.
     pretrained : str
-        File of weights to start from (`helpers.models.pretrained.load_pretrained`); empty for none.
+        Checkpoint of this package with the same network, to start from its weights; empty for none.
     batch : int
         Patches a step, in all processes together.
     accumulate : int

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning
 import pandas as pd
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from helpers.data.files import DataError
-from helpers.models.checkpoints import ModelCard
+from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.models.networks import build_network, input_multiple
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
@@ -113,7 +116,8 @@ def train(
     named = Path(resume) if str(resume) not in ("auto", "never") else checkpoints / STATE
     with join_processes(gpu=on_gpu(settings)) as processes, own_random_state(settings.seed), quiet():
         report = report if processes.first else None
-        state = None if resume == "never" else _state(named, settings, card, needed=resume != "auto")
+        read = partial(_state, named, settings, card, needed=resume != "auto")
+        state = None if resume == "never" else processes.from_first(read)
         first = state["step"] if state else 0
         loggers = make_loggers(settings.logger, out, settings=asdict(settings), first=first) if processes.first else []
         recorder = Recorder(out, checkpoints, card, loggers=loggers, report=report, writes=processes.first)
@@ -161,6 +165,8 @@ def _fit(trainer: lightning.Trainer, module: SegmentationModule, data: CaseDataM
     try:
         trainer.fit(module, datamodule=data)
         status = "success"
+    except SIGTERMException:  # the signal came before the session listened to it
+        session.interrupted = True
     finally:
         session.close()
         close_loggers(session.recorder.loggers, status)
@@ -187,8 +193,20 @@ def _module(
     network = build_network(settings.network, **settings.arguments)
     if state:
         network.load_state_dict(state["network"])
+    elif settings.pretrained:
+        _start_from(Path(settings.pretrained), network, settings)
     made = {"first": state["step"], "elapsed": state["elapsed"]} if state else {}
     return SegmentationModule(network, settings, processes=processes, report=report, **made)
+
+
+def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None:
+    """Give a network the weights of a checkpoint; raises `DataError` if they are of another network."""
+    trained, card = load_checkpoint(path)
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        own = f"{settings.network} with {dict(settings.arguments)}"
+        raise DataError(f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}") from error
 
 
 def _data(

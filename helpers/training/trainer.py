@@ -62,6 +62,7 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1x1 convolutions, channels last
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

@@ -1,11 +1,13 @@
 """Every notebook from its first to its last cell on a tiny cohort of phantoms, in order, in one workspace."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from helpers.cloud.policies import load_policy, place_of, read_calls, refused
 from helpers.running.execute import execute_notebooks
 from helpers.running.pages import key_figure, write_pages
 from helpers.running.parameters import assign, find_notebooks, read_parameters
@@ -21,6 +23,10 @@ OWN: dict[str, dict[str, str]] = {
 }
 """Further parameters by notebook name; each must exist in that notebook."""
 
+CALLS = "calls.jsonl"
+ONLY_REHEARSED = {"iam:CreateRole", "iam:GetRole"}
+"""A rehearsal makes its own role; in a real account somebody else does."""
+
 each_notebook = pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
 
 
@@ -35,11 +41,21 @@ def tiny_parameters(folder: Path) -> dict[Path, dict[str, object]]:
     return parameters
 
 
+def record_in_kernels(path: Path) -> None:
+    """Let every kernel write its calls of AWS to a file; the folder of IPython's settings is that of the tests."""
+    startup = Path(os.environ["IPYTHONDIR"]) / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    lines = ("from pathlib import Path", "from helpers.cloud.policies import record_calls")
+    lines += (f"_recording = record_calls(into=Path({str(path)!r}))", "_recording.__enter__()")
+    (startup / "10-calls.py").write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(scope="session")
 def series(tmp_path_factory):
     """All notebooks, run once; the workspace and the run of each by name."""
     folder = tmp_path_factory.mktemp("notebooks")
     workspace = open_workspace("phantom", data=folder / "data", out=folder / "out")
+    record_in_kernels(workspace.root / CALLS)
     runs = execute_notebooks(
         find_notebooks([], REPOSITORY / "notebooks"),
         workspace.root / "run",
@@ -100,3 +116,15 @@ def test_training_leaves_checkpoints_tied_to_its_numbers(series, name):
     assert all(path.with_suffix(".json").is_file() for path in weights)
     assert len(load_metrics(workspace, name)["checkpoint_sha256"]) == 64
     assert list(workspace.predictions.rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem[:2] == "05"])
+def test_every_call_of_aws_is_allowed_by_the_policy(series, name):
+    workspace, runs, _ = series
+    assert runs[name].status == "ok"
+    calls = read_calls(workspace.root / CALLS)
+    place = place_of(calls, account="123456789012", region="us-east-1")
+    assert {"CreateTrainingJob", "CreateEndpoint"} <= {call.operation for call in calls}
+    assert len(place.prefix) >= 4, "the names of a run begin alike, so that a policy can name them"
+    beyond = refused(calls, load_policy("caller", place), place)
+    assert [need for need in beyond if need.partition(" ")[0] not in ONLY_REHEARSED] == []

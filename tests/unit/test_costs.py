@@ -104,3 +104,30 @@ def test_prices_are_refreshed_where_aws_answers(monkeypatch):
     with Stubber(client) as stubber:
         stubber.add_client_error("get_products", "AccessDeniedException")
         assert refresh_prices(PRICES, client=client) == PRICES
+
+
+def test_what_still_runs_is_found():
+    client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
+    arn = "arn:aws:sagemaker:us-east-1:123456789012:x/y"
+    times = {"CreationTime": START, "LastModifiedTime": START}
+    notebook = {
+        "NotebookInstanceName": "n",
+        "NotebookInstanceArn": arn,
+        "NotebookInstanceStatus": "InService",
+        "InstanceType": "ml.x",
+    }
+    endpoint = {"EndpointName": "e", "EndpointArn": arn, "EndpointStatus": "InService", **times}
+    variants = [{"VariantName": "v", "ModelName": "m", "InitialInstanceCount": 2, "InstanceType": "ml.a"}]
+    config = {"EndpointConfigName": "c", "EndpointConfigArn": arn, "ProductionVariants": variants, "CreationTime": START}
+    with Stubber(client) as stubber:
+        stubber.add_response("list_endpoints", {"Endpoints": [endpoint]})
+        stubber.add_response("describe_endpoint", {**endpoint, "EndpointConfigName": "c"})
+        stubber.add_response("describe_endpoint_config", config)
+        stubber.add_response("list_notebook_instances", {"NotebookInstances": [notebook]})
+        stubber.add_response("list_training_jobs", {"TrainingJobSummaries": []})
+        table = costs.still_running(client, PRICES)
+    assert table[["what", "name", "instance", "count"]].to_numpy().tolist() == [
+        ["endpoint", "e", "ml.a", 2],
+        ["notebook instance", "n", "ml.x", 1],
+    ]
+    assert table["USD per hour"][0] == 4.0 and table["USD per hour"].isna()[1]

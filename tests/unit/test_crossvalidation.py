@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.files import DataError, write_volume
+from helpers.data.files import DataError, read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cleanup import CleanUp
@@ -196,3 +196,7 @@ def test_the_command_from_files_to_the_table_of_gains(tmp_path, capsys):
     assert set(scored["case"]) == {name for fold in manifest.folds for name in fold}
     assert set(json.loads((out / "cleanup.json").read_text())) == {"tumour_ml", "enhancing_ml"}
     assert (out / "gains.csv").is_file()
+    case, members = manifest.test[0], [str(path) for path in sorted((out / "ensemble").glob("*.safetensors"))]
+    folder, again = tmp_path / "cohort" / case, tmp_path / "again.nii.gz"
+    assert main(["predict", str(folder), "--flips", "--device", "cpu", "--out", str(again), "--checkpoint", *members]) == 0
+    assert np.array_equal(read_label_values(again)[0], read_label_values(out / "test" / f"{case}.nii.gz")[0])

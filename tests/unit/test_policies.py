@@ -1,13 +1,30 @@
 """The IAM policies: well formed, of least privilege, and what `allowed` says of them is what IAM would say."""
 
+import ast
 import json
 import re
 
 import boto3
+import botocore.session
 import pytest
+from botocore import xform_name
 from botocore.exceptions import ClientError
 
-from helpers.cloud.policies import FOLDER, PLACEHOLDER, Call, Place, allowed, load_policy, needs, record_calls, refused
+from helpers.cloud.policies import (
+    FOLDER,
+    PLACEHOLDER,
+    S3_ACTIONS,
+    Call,
+    Place,
+    allowed,
+    load_policy,
+    needs,
+    place_of,
+    read_calls,
+    record_calls,
+    refused,
+)
+from helpers.workspace import REPOSITORY
 
 ROLE = "arn:aws:iam::111122223333:role/brain-tumour"
 PLACE = Place("111122223333", "eu-central-1", "my-bucket", ROLE, "brain-tumour")
@@ -40,7 +57,13 @@ def test_a_policy_holds_no_account_but_placeholders(name):
 
 
 def test_a_resource_is_open_only_where_aws_has_none_smaller():
-    without = {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData", "pricing:GetProducts", "sts:GetCallerIdentity"}
+    without = {
+        "ecr:GetAuthorizationToken",
+        "cloudwatch:PutMetricData",
+        "pricing:GetProducts",
+        "sts:GetCallerIdentity",
+        "s3:ListAllMyBuckets",
+    }
     for name in FILES:
         for statement in load_policy(name, PLACE)["Statement"]:
             if statement.get("Resource") == "*":
@@ -94,6 +117,8 @@ def test_a_denial_wins_and_an_unknown_condition_is_not_guessed():
             Call("s3", "DeleteObjects", {"Bucket": "b", "Delete": {"Objects": [{"Key": "k"}]}}),
             [("s3:DeleteObject", "arn:aws:s3:::b/k")],
         ),
+        (Call("s3", "ListBuckets", {}), [("s3:ListAllMyBuckets", "*")]),
+        (Call("iam", "SimulatePrincipalPolicy", {"PolicySourceArn": ROLE}), [("iam:SimulatePrincipalPolicy", ROLE)]),
         (Call("sagemaker", "ListEndpoints", {}), [("sagemaker:ListEndpoints", "*")]),
         (
             Call("sagemaker-runtime", "InvokeEndpoint", {"EndpointName": "E"}),
@@ -114,14 +139,14 @@ def test_what_a_call_needs(call, wanted):
     assert [(action, resource) for action, resource, _ in needs(call, PLACE)] == wanted
 
 
-def test_calls_are_recorded_and_checked(monkeypatch):
+def test_calls_are_recorded_and_checked(tmp_path):
     keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "eu-central-1"}
     outside = boto3.client("s3", **keys)
 
     def answer(**_):
         raise ClientError({"Error": {"Code": "Stopped"}}, "before anything is sent")
 
-    with record_calls() as calls:
+    with record_calls(into=tmp_path / "calls") as calls:
         for service, operation, parameters in (
             ("s3", "head_bucket", {"Bucket": "my-bucket"}),
             ("sagemaker", "delete_model", {"ModelName": "brain-tumour-1"}),
@@ -135,4 +160,43 @@ def test_calls_are_recorded_and_checked(monkeypatch):
     with pytest.raises(ClientError):
         outside.list_buckets()
     assert [(call.service, call.operation) for call in calls] == [("s3", "HeadBucket"), *[("sagemaker", "DeleteModel")] * 2]
+    assert read_calls(tmp_path / "calls") == calls
     assert refused(calls, load_policy("caller", PLACE), PLACE) == [f"sagemaker:DeleteModel {SAGEMAKER}:model/theirs"]
+
+
+def test_the_place_of_a_run_is_read_off_its_calls():
+    calls = [
+        Call("s3", "CreateBucket", {"Bucket": "my-bucket"}),
+        Call("sagemaker", "CreateModel", {"ModelName": "Brain-tumour-a", "ExecutionRoleArn": ROLE}),
+        Call("sagemaker", "CreateEndpointConfig", {"EndpointConfigName": "brain-tumour-b"}),
+        Call("sagemaker", "DescribeEndpoint", {"EndpointName": "somebody-elses"}),
+    ]
+    assert place_of(calls, account=PLACE.account, region=PLACE.region) == Place(**{**vars(PLACE), "prefix": "brain-tumour-"})
+
+
+SERVICES = ("s3", "sagemaker", "sagemaker-runtime", "logs", "application-autoscaling", "cloudwatch", "iam", "pricing", "sts")
+TRANSFERS = {"upload_file": "s3:PutObject", "download_file": "s3:GetObject"}
+ONLY_REHEARSED = {"iam:CreateRole", "iam:GetRole"}
+
+
+def operations():
+    """Actions by the name of the method with which boto3 calls them."""
+    loader = botocore.session.get_session().get_component("data_loader")
+    found = {name: {action} for name, action in TRANSFERS.items()}
+    for service in SERVICES:
+        prefix = {"sagemaker-runtime": "sagemaker"}.get(service, service)
+        for operation in loader.load_service_model(service, "service-2")["operations"]:
+            name = S3_ACTIONS.get(operation, operation) if service == "s3" else operation
+            found.setdefault(xform_name(operation), set()).add(f"{prefix}:{name}")
+    return found
+
+
+def test_whatever_the_package_calls_is_allowed():
+    """Every method of a client that is named in the package, as code or as the word for a paginator."""
+    known = operations()
+    granted = {action for name in ("caller", "execution-role") for action in actions(load_policy(name, PLACE))} | ONLY_REHEARSED
+    for path in (REPOSITORY / "helpers" / "cloud").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            word = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
+            if isinstance(word, str) and "_" in word and word in known:
+                assert known[word] & granted, f"{path.name} calls {word}: {known[word]} is in no policy"

@@ -165,6 +165,15 @@ def test_a_finished_training_is_not_done_again_and_other_workers_are_no_other_tr
     assert again.history.equals(first.history) and again.best_dice == first.best_dice and again.checkpoint.is_file()
 
 
+def test_a_training_may_start_from_the_weights_of_another(prepared, tmp_path):
+    before = run(prepared, tmp_path / "before")
+    changes = {"pretrained": str(before.checkpoint), "steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    after = run(prepared, tmp_path / "after", **changes)
+    assert after.best_dice == pytest.approx(before.best_dice)
+    with pytest.raises(DataError, match=r"does not fit unet with .*16"):
+        run(prepared, tmp_path / "other", **changes, arguments={"channels": (8, 16)})
+
+
 def test_tensorboard_shows_every_step(prepared, tmp_path):
     result = run(prepared, tmp_path)
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
