@@ -116,7 +116,7 @@ class SegmentationModule(lightning.LightningModule):
         if self.settings.nonfinite == "stop" or "weight" in culprit:
             raise NonFiniteError(
                 f"{sentence}; lower learning_rate (now {self.settings.learning_rate}), take precision 32-true, or leave out "
-                "single steps with nonfinite=skip"
+                "single steps with --nonfinite skip"
             )
         optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes nothing
         if self.report:

@@ -111,7 +111,7 @@ class Recorder:
         self.out.mkdir(parents=True, exist_ok=True)
         if self.best:
             if not self._kept().is_file():
-                raise DataError(f"{self._kept()} is missing, which the state beside it names; start afresh with resume=never")
+                raise DataError(f"{self._kept()} is missing, which the state beside it names; start afresh with --resume never")
             for source, target in ((self._kept(), self.checkpoint), (card_path(self._kept()), card_path(self.checkpoint))):
                 write_durably(target, source.read_bytes())
             for file in self.checkpoints.glob("best-*"):

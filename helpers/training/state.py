@@ -42,7 +42,7 @@ def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
         what = "; ".join(words.get(name) or f"{name} {found.get(name)} there, {wanted[name]} here" for name in differing)
         raise DataError(
             f"{path} is of another training ({what}); give the settings of then or another folder, or start afresh with "
-            "resume=never"
+            "--resume never"
         )
 
 
@@ -60,9 +60,9 @@ def read_state(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != VERSION:
-            raise DataError(f"{path} is of another version of this package; start afresh with resume=never")
+            raise DataError(f"{path} is of another version of this package; start afresh with --resume never")
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path} is not a state of a training ({error}); start afresh with resume=never") from error
+        raise DataError(f"{path} is not a state of a training ({error}); start afresh with --resume never") from error
     return state
 
 

@@ -145,7 +145,7 @@ def _state(path: Path, settings: TrainSettings, card: ModelCard, *, needed: bool
     if state:
         check_identity(state["identity"], identity(settings, card), path)
     elif needed:
-        raise DataError(f"there is no state {path} to go on from; give the path of a {STATE}, or resume=auto")
+        raise DataError(f"there is no state {path} to go on from; give the path of a {STATE}, or --resume auto")
     return state
 
 

@@ -56,10 +56,13 @@ def prepared_cases(folder: Path, count: int) -> list[Path]:
 
 
 def run(paths: list[Path], out: Path, changes: dict[str, Any], trap: Callable[[], None] | None = None) -> None:
-    """Train on all but the last three cases; exits with `EXIT_STATUS` when told to stop. `trap` is called before."""
+    """Train on all but the last three cases; exits with `EXIT_STATUS` when told to stop. `trap` is called before.
+
+    What the training says goes to a ``.log`` file beside `out`.
+    """
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for the workers; inherited would be the way of the server
-    sys.stdout = sys.stderr = open(os.environ.get("TRAINING_LOG", os.devnull), "a")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stderr = out.with_suffix(".log").open("a")  # what it said, should it fail
     if trap:
         trap()
     settings = TrainSettings(**{**SMALL, **changes})
