@@ -105,25 +105,53 @@ def make_splits(
     sessions: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         sessions[case.patient].append(case.identifier)
+    patients = {case.identifier: case.patient for case in cases}
+    strata = _strata(sessions, facts)
+    return divide(cases[0].layout if cases else "", patients, strata, seed=seed, test_share=test_share, folds=folds)
+
+
+def divide(
+    layout: str,
+    patients: Mapping[str, str],
+    strata: Mapping[str, tuple],
+    *,
+    seed: int,
+    test_share: float = 0.2,
+    folds: int = 5,
+) -> SplitManifest:
+    """Divide identifiers by patient, stratified by anything; raises like `make_splits`, which says how.
+
+    Parameters
+    ----------
+    layout : str
+        Layout of the cohort.
+    patients : mapping from str to str
+        Patient of every identifier.
+    strata : mapping from str to tuple
+        Stratum of every patient; strata must sort.
+    """
+    sessions: dict[str, list[str]] = defaultdict(list)
+    for identifier, patient in patients.items():
+        sessions[patient].append(identifier)
     if len(sessions) < 3:
         raise DataError(f"{len(sessions)} patients cannot be divided into train, val and test; a split needs at least 3")
     if not 0 < test_share < 1 or folds < 2:
         raise ValueError(f"test_share must lie between 0 and 1 and folds be at least 2, not {test_share} and {folds}")
-    ordered = _deal(_strata(sessions, facts), np.random.default_rng(seed))
+    ordered = _deal(strata, np.random.default_rng(seed))
     tested = min(max(1, round(test_share * len(ordered))), len(ordered) - 2)
     places = set(np.floor((np.arange(tested) + 0.5) * len(ordered) / tested).astype(int).tolist())
     rest = [patient for place, patient in enumerate(ordered) if place not in places]
     count = min(folds, len(rest))
 
-    def identifiers(patients: Sequence[str]) -> tuple[str, ...]:
-        return tuple(sorted(case for patient in patients for case in sessions[patient]))
+    def identifiers(chosen: Sequence[str]) -> tuple[str, ...]:
+        return tuple(sorted(case for patient in chosen for case in sessions[patient]))
 
     return SplitManifest(
-        layout=cases[0].layout,
+        layout=layout,
         seed=seed,
         test=identifiers([ordered[place] for place in sorted(places)]),
         folds=tuple(identifiers(rest[number::count]) for number in range(count)),
-        patients={case.identifier: case.patient for case in cases},
+        patients=dict(patients),
     )
 
 
@@ -168,17 +196,21 @@ def _reject_shared_patients(manifest: SplitManifest, path: Path) -> None:
         raise DataError(f"the split {path} has patient {shared[0]} in two parts; make it again with notebook 01_explore_data")
 
 
-def _strata(sessions: Mapping[str, Sequence[str]], facts: Mapping[str, CaseFacts]) -> dict[tuple[bool, int], list[str]]:
-    """Patients by presence of enhancing tumour and third of whole-tumour volume (the largest of a patient's sessions)."""
-    volumes = {patient: max(facts[case].wt_ml for case in cases) for patient, cases in sessions.items()}
-    limits = np.quantile(list(volumes.values()), np.arange(1, VOLUME_STRATA) / VOLUME_STRATA)
-    strata: dict[tuple[bool, int], list[str]] = defaultdict(list)
-    for patient in sorted(sessions):
-        enhancing = any(facts[case].has_et for case in sessions[patient])
-        strata[enhancing, int(np.searchsorted(limits, volumes[patient]))].append(patient)
-    return strata
+def thirds(values: Mapping[str, float]) -> dict[str, tuple[int]]:
+    """Stratum of every patient by a number: the third of all patients in which it lies."""
+    limits = np.quantile(list(values.values()) or [0.0], np.arange(1, VOLUME_STRATA) / VOLUME_STRATA)
+    return {patient: (int(np.searchsorted(limits, value)),) for patient, value in values.items()}
 
 
-def _deal(strata: Mapping[tuple[bool, int], list[str]], generator: np.random.Generator) -> list[str]:
+def _strata(sessions: Mapping[str, Sequence[str]], facts: Mapping[str, CaseFacts]) -> dict[str, tuple[bool, int]]:
+    """Presence of enhancing tumour and third of whole-tumour volume (the largest of a patient's sessions) by patient."""
+    volume = thirds({patient: max(facts[case].wt_ml for case in cases) for patient, cases in sessions.items()})
+    return {patient: (any(facts[case].has_et for case in sessions[patient]), *volume[patient]) for patient in sessions}
+
+
+def _deal(strata: Mapping[str, tuple], generator: np.random.Generator) -> list[str]:
     """All patients in one row, stratum after stratum, shuffled within each."""
-    return [str(patient) for key in sorted(strata) for patient in generator.permutation(strata[key])]
+    members: dict[tuple, list[str]] = defaultdict(list)
+    for patient in sorted(strata):
+        members[strata[patient]].append(patient)
+    return [str(patient) for key in sorted(members) for patient in generator.permutation(members[key])]

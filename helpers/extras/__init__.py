@@ -1,0 +1,1 @@
+"""Further roads over the same helpers: other organs, other layouts, other questions."""
