@@ -20,6 +20,7 @@ import pandas as pd
 from helpers.data.augment import training_transforms
 from helpers.data.layouts import discover
 from helpers.data.phantom.anatomy import AnatomyRanges
+from helpers.data.phantom.core import CoreRanges
 from helpers.data.phantom.mimics import MimicRanges
 from helpers.data.phantom.randomised import ContrastRanges, Randomisation
 from helpers.data.phantom.scanner import ScannerRanges
@@ -32,19 +33,21 @@ from helpers.training.settings import TrainSettings
 from helpers.training.train import train
 
 PLAIN_CONTRAST = ContrastRanges(free=0.0, looseness=(1.0, 1.0), texture=(0.012, 0.012), grain=(1.0, 1.0), patchiness=(0.0, 0.0))
+PLAIN_CORE = CoreRanges(mixed=0.0, bloody=0.0, dark_oedema=0.0, alike=0.0, faint=0.0)
 PLAIN_MIMICS = MimicRanges(rim=(0.0, 0.0), rim_variation=(0.0, 0.0), remains=(9.0, 9.0), lesions=0.0, caps=(0.0, 0.3))
 PLAIN_SCANNER = ScannerRanges(
-    thick=0.0, blur=(0.0, 0.0), misplaced=0.0, ghost=0.0, bias=(0.03, 0.12), gamma=0.0, noise=(0.03, 0.05)
+    thick=0.0, blur=(0.0, 0.0), misplaced=0.0, ghost=0.0, bias=(0.03, 0.12), gamma=0.0, slope=0.0, noise=(0.03, 0.05)
 )
 
 
 def rungs() -> dict[str, Randomisation]:
     """Settings of every rung, from the ranges of the calibrated cohort to those of the released model."""
     full = Randomisation()
-    ladder = {"calibrated": Randomisation(AnatomyRanges(), TumourRanges(), PLAIN_CONTRAST, PLAIN_MIMICS, PLAIN_SCANNER)}
+    ladder = {"calibrated": Randomisation(AnatomyRanges(), TumourRanges(), PLAIN_CONTRAST, PLAIN_CORE, PLAIN_MIMICS, PLAIN_SCANNER)}
     for name, field in (
         ("+ other brains and tumours", "anatomy"),
         ("+ any contrast", "contrast"),
+        ("+ cores of several tissues, oedema like core", "core"),
         ("+ mimics and skull-strip errors", "mimics"),
         ("+ any scanner", "scanner"),
     ):

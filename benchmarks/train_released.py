@@ -2,7 +2,8 @@
 
 Each core runs a process of one thread with a stream of its own; all of them update the same weights, without waiting for each
 other (Hogwild: Niu et al. 2011). On a busy machine that is about twice as fast as two threads that wait after every layer. The
-learning rate falls along half a cosine over the time limit, and what is kept is a moving average of the weights.
+learning rate falls along half a cosine over the time limit, and what is kept is a moving average of the weights. The network
+computes in bfloat16, which cores with AVX-512 BF16 do in two thirds of the time of float32.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network
 from helpers.training.loss import segmentation_loss
 
-NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
-"""Without a block after the last upsampling, which costs a third of the time of a step."""
+NETWORK, ARGUMENTS = "unet", {"channels": (20, 40, 80, 128, 128)}
+"""Its first layer halves the grid, so a step costs half of one of a SegResNet that works at full resolution."""
 WARMUP = 60
 CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1)
 SAVE_EVERY = 180.0
@@ -64,7 +65,9 @@ def work(rank: int, network: torch.nn.Module, arguments: argparse.Namespace, beg
         for group in optimiser.param_groups:
             group["lr"] = arguments.learning_rate * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * share) + 0.01)
         optimiser.zero_grad()
-        value = loss(network(image), regions)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(image)
+        value = loss(logits.float(), regions)
         value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
@@ -111,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
-    network = build_network(NETWORK, **ARGUMENTS).share_memory()
+    network = build_network(NETWORK, **ARGUMENTS).to(memory_format=torch.channels_last_3d).share_memory()
     began = time.time()
     multiprocessing.start_processes(work, (network, arguments, began), nprocs=arguments.processes, start_method="spawn")
 

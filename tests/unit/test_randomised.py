@@ -95,7 +95,7 @@ def test_without_looseness_contrasts_are_the_calibrated_ones():
 
 
 def test_without_effects_a_scan_changes_nothing():
-    none = ScannerRanges(thick=0, blur=(0, 0), misplaced=0, ghost=0, bias=(0, 0), gamma=0, noise=(0, 0))
+    none = ScannerRanges(thick=0, blur=(0, 0), misplaced=0, ghost=0, bias=(0, 0), slope=0, gamma=0, noise=(0, 0))
     image = torch.rand(BOX.shape) + 0.5
     assert torch.allclose(scan(Draws(0, 0), image, BOX, none), image, atol=1e-5)
 

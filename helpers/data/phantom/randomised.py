@@ -14,6 +14,7 @@ import torch
 
 from helpers.data.phantom.anatomy import FIELD_OF_VIEW, Anatomy, AnatomyRanges, draw_anatomy, draw_pose, draw_warp
 from helpers.data.phantom.contrast import Look, draw_looks, mix_tumour
+from helpers.data.phantom.core import CoreRanges, draw_core, vary_looks
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.generator import Phantom, brats_affine
 from helpers.data.phantom.mimics import MimicRanges, Stuff, draw_mimics, strip_skull
@@ -22,6 +23,8 @@ from helpers.data.phantom.template import load_template
 from helpers.data.phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour
 from helpers.regions import MODALITIES
 
+CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
+"""Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
 SERIES = 1
 """Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
 
@@ -72,26 +75,28 @@ WIDE_TUMOUR = TumourRanges(
     multifocal=0.2,
     radius=((5.0, 27.0), (6.0, 33.0), (8.0, 33.0)),
     stretch=(0.65, 1.5),
-    reach=((2.0, 26.0), (2.0, 26.0), (1.0, 12.0)),
+    reach=((2.0, 34.0), (2.0, 34.0), (1.0, 18.0)),
     push=(0.0, 0.55),
     rough=(0.4, 2.2),
     rim=(0.35, 0.88),
     gaps=(-2.6, -0.4),
     islands=(-1.2, 0.6),
     specks=0.6,
-    fade=(0.0, 0.6),
+    crossing=0.12,
+    fade=(0.0, 0.45),
     resected=0.04,
 )
-CONTRAST, MIMICS, SCANNER = ContrastRanges(), MimicRanges(), ScannerRanges()
+CONTRAST, CORE, MIMICS, SCANNER = ContrastRanges(), CoreRanges(), MimicRanges(), ScannerRanges()
 
 
 @dataclass(frozen=True)
 class Randomisation:
-    """All ranges of a randomised phantom: anatomy, tumour, contrast, mimics of tumour, scanner."""
+    """All ranges of a randomised phantom: anatomy, tumour, contrast, the tumour's inside, mimics of tumour, scanner."""
 
     anatomy: AnatomyRanges = WIDE_ANATOMY
     tumour: TumourRanges = WIDE_TUMOUR
     contrast: ContrastRanges = CONTRAST
+    core: CoreRanges = CORE
     mimics: MimicRanges = MIMICS
     scanner: ScannerRanges = SCANNER
 
@@ -144,21 +149,23 @@ def draw_random_image(
     draws: Draws, anatomy: Anatomy, tumour: Tumour, mimics: list[Stuff], box: Box, ranges: Randomisation
 ) -> torch.Tensor:
     """Render the four modalities, float32 (4, X, Y, Z), relative to white matter."""
-    looks = draw_random_looks(draws, tumour.kind, ranges.contrast)
+    looks = vary_looks(draws, draw_random_looks(draws, tumour.kind, ranges.contrast), tumour.kind, ranges.core)
+    core = draw_core(draws, tumour, looks, box.spacing, ranges.core)
     grain = draws.within(ranges.contrast.grain)
     channels = []
     texture = draws.field(box, 3.2) + draws.field(box, draws.uniform(7.0, 14.0), strength=draws.uniform(0.3, 1.0))
     for modality in MODALITIES:
         look = looks[modality]
         patches = 1 + draws.field(box, 25.0, 3, strength=draws.within(ranges.contrast.patchiness))
-        cerebellum = 1 + (draws.uniform(0.9, 1.3 if modality == "flair" else 1.1) - 1) * torch.sigmoid(
-            -(anatomy.height + 35) / 4
-        )
+        below = torch.sigmoid(-(anatomy.height + 35) / 4)
+        cerebellum = 1 + (draws.uniform(*CEREBELLUM.get(modality, (0.9, 1.1))) - 1) * below
         solid = (anatomy.white * (0.5 + 0.5 * patches[2]) + look.grey * anatomy.grey * patches[0]) * cerebellum
         image = solid + look.fluid * anatomy.fluid * patches[1]
         image.add_(anatomy.detail * (anatomy.white + anatomy.grey), alpha=_detail(draws, modality))
         image.add_(texture[0], alpha=draws.within(ranges.contrast.texture))
         mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part], grain=grain)
+        for stuff in core:
+            image[tumour.part] += stuff.share * (stuff.look[modality] - image[tumour.part])
         if tumour.cavity is not None:
             image[tumour.part] += tumour.cavity * (look.fluid - image[tumour.part])
         for stuff in mimics:

@@ -35,6 +35,8 @@ class ScannerRanges:
         Strength of those ghosts, as a share of the image.
     bias : range
         Standard deviation of the logarithm of the receive field.
+    slope : float
+        Standard deviation of the slope of that logarithm along each axis, over the length of the volume.
     gamma : float
         Standard deviation of the logarithm of the power that intensities are raised to.
     noise : range
@@ -50,6 +52,7 @@ class ScannerRanges:
     ghost: float = 0.12
     ghosts: Range = (0.02, 0.12)
     bias: Range = (0.02, 0.22)
+    slope: float = 0.2
     gamma: float = 0.15
     noise: Range = (0.0, 0.07)
 
@@ -74,6 +77,9 @@ def scan(draws: Draws, image: torch.Tensor, box: Box, ranges: ScannerRanges, *, 
         image = image + ghost * (draws.within(ranges.ghosts) / 2)
     image = image ** (2.0 ** draws.normal(0, ranges.gamma / 0.693))
     image = image * draws.field(box, draws.uniform(50.0, 110.0), strength=draws.within(ranges.bias), exponential=True)[0]
+    for axis, length in enumerate(image.shape):
+        ramp = torch.linspace(-0.5, 0.5, length, device=image.device) * draws.normal(0, ranges.slope)
+        image = image * ramp.exp().view([-1 if axis == number else 1 for number in range(3)])
     low, high = ranges.noise
     return rician(draws, image, noise * draws.uniform(low**0.5, high**0.5) ** 2)
 

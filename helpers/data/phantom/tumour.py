@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from helpers.data.phantom.anatomy import COARSE, Anatomy, Mass, Pose, place
+from helpers.data.phantom.anatomy import COARSE, MIDDLE, Anatomy, Mass, Pose, place
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.template import Template
 
@@ -43,6 +43,8 @@ class TumourRanges:
         The same for the necrotic islands of solid enhancement.
     specks : float
         Probability of specks of enhancement in a tumour that hardly enhances.
+    crossing : float
+        By how much oedema's reach is used up for every mm beyond the middle between the hemispheres, as a share.
     fade : range
         By how much of its brightness oedema has faded at its edge.
     resected : float
@@ -60,6 +62,7 @@ class TumourRanges:
     gaps: Range = (-2.6, -1.1)
     islands: Range = (-1.0, 0.1)
     specks: float = 0.5
+    crossing: float = 0.0
     fade: Range = (0.0, 0.0)
     resected: float = 0.0
 
@@ -138,6 +141,7 @@ def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ran
     level = core + rough * (0.12 * coarse + 0.08 * medium + 0.04 * fine)
     open_fluid = fluid > 0.6
     inside = (level < 1) & brain & ~(open_fluid & (core > 0.6))
+    beyond = beyond + ranges.crossing * _beyond_the_middle(points, foci[0])
     edge = beyond + 0.35 * coarse + 0.18 * medium + 1.1 * (0.65 - white) + 2.5 * fluid
     oedema = (edge < 1) & brain & ~inside & ~open_fluid & (depth > 0.1)
     enhancing = inside & _enhancement(draws, foci[0].kind, level, medium, fine, ranges)
@@ -171,6 +175,12 @@ def _part(foci: list[Focus], box: Box) -> tuple[tuple[slice, slice, slice], Box]
     part = tuple(slice(round(a / box.spacing), round(b / box.spacing)) for a, b in zip(low, high, strict=True))
     start = tuple(a + b for a, b in zip(box.start, low, strict=True))
     return part, Box(start, tuple(s.stop - s.start for s in part), box.spacing)
+
+
+def _beyond_the_middle(points: torch.Tensor, focus: Focus) -> torch.Tensor:
+    """How far into the other hemisphere, seen from a focus, a point lies, in mm."""
+    side = float(focus.centre[0]) - MIDDLE[0]
+    return ((points[0] - MIDDLE[0]) * (-1.0 if side > 0 else 1.0)).clamp_(min=0)
 
 
 def _length(vectors: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,103 @@
+"""What a core is made of besides its average: cysts, solid tissue that does not enhance, and blood; and how oedema can look alike.
+
+With one intensity for all of a core, a network learns to tell core from oedema by intensity alone. On patients that fails: in
+oedema around a metastasis-like nodule T1 is as low as in necrosis, a diffuse glioma differs hardly from the oedema around it, and
+a necrotic core holds anything from clear fluid to clots. What is left to learn is where a class lies: oedema around what
+enhances, core inside it, and core in the middle of a tumour that does not enhance at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from helpers.data.phantom.contrast import Look
+from helpers.data.phantom.draws import Box, Draws, Range
+from helpers.data.phantom.mimics import Stuff
+from helpers.data.phantom.tumour import NON_ENHANCING, Tumour
+
+T1_WEIGHTED = ("t1", "t1ce")
+
+
+@dataclass(frozen=True)
+class CoreRanges:
+    """How cores and oedema differ from their average.
+
+    Attributes
+    ----------
+    mixed : float
+        Probability that a core holds cysts and solid tissue besides necrosis.
+    bloody : float
+        Probability of blood in it.
+    patches : range
+        Size in mm over which these take turns.
+    dark_oedema : float
+        Probability that oedema around an enhancing tumour is nearly as dark as necrosis on T1.
+    alike : float
+        Probability that a core that does not enhance looks nearly like its oedema.
+    faint : float
+        Probability, in tumours that do not enhance, that both hardly differ from normal tissue.
+    """
+
+    mixed: float = 0.6
+    bloody: float = 0.2
+    patches: Range = (5.0, 16.0)
+    dark_oedema: float = 0.4
+    alike: float = 0.45
+    faint: float = 0.35
+
+
+def vary_looks(draws: Draws, looks: dict[str, Look], kind: int, ranges: CoreRanges) -> dict[str, Look]:
+    """Bring core and oedema closer together, as they are in some patients."""
+    if kind != NON_ENHANCING:
+        if not draws.chance(ranges.dark_oedema):
+            return looks
+        toward = draws.uniform(0.4, 1.1)
+        dark = {name: look.oedema + toward * (look.necrosis - look.oedema) for name, look in looks.items()}
+        return {name: replace(look, oedema=dark[name]) if name in T1_WEIGHTED else look for name, look in looks.items()}
+    if draws.chance(ranges.alike):
+        toward = draws.uniform(0.5, 1.05)
+        alike = {name: look.necrosis + toward * (look.oedema - look.necrosis) for name, look in looks.items()}
+        looks = {name: replace(look, necrosis=alike[name]) for name, look in looks.items()}
+    if draws.chance(ranges.faint):
+        share = draws.uniform(0.35, 0.9)
+        looks = {
+            name: replace(look, necrosis=1 + share * (look.necrosis - 1), oedema=1 + share * (look.oedema - 1))
+            for name, look in looks.items()
+        }
+    return looks
+
+
+def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: float, ranges: CoreRanges) -> list[Stuff]:
+    """Cysts, solid tissue and blood, as shares of every voxel of the tumour's part of the box."""
+    necrosis, _, enhancing = tumour.shares
+    box = Box((0, 0, 0), tuple(necrosis.shape), spacing)
+    stuff = []
+    if tumour.kind != NON_ENHANCING and draws.chance(ranges.mixed):
+        scale = draws.within(ranges.patches)
+        cyst, solid = (torch.sigmoid((field - draws.uniform(-0.3, 1.5)) * 5) * necrosis for field in draws.field(box, scale, 2))
+        stuff += [Stuff(solid, _solid(draws, looks)), Stuff(cyst, _cyst(draws, looks))]
+    if draws.chance(ranges.bloody):
+        clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(0.8, 1.8)) * 5)
+        stuff.append(Stuff(clots * (necrosis + enhancing), _blood(draws)))
+    return stuff
+
+
+def _solid(draws: Draws, looks: dict[str, Look]) -> dict[str, float]:
+    """Tumour that takes up no contrast agent: between grey matter and oedema."""
+    share = draws.uniform(0.0, 1.1)
+    return {name: look.grey + share * (look.oedema - look.grey) for name, look in looks.items()}
+
+
+def _cyst(draws: Draws, looks: dict[str, Look]) -> dict[str, float]:
+    """Fluid with more or less protein in it, which FLAIR suppresses less."""
+    share = draws.uniform(0.4, 1.0)
+    values = {name: look.necrosis + share * (look.fluid - look.necrosis) for name, look in looks.items()}
+    return values | {"flair": draws.uniform(0.5, 1.8)}
+
+
+def _blood(draws: Draws) -> dict[str, float]:
+    """Of any age: bright on T1 before contrast agent already, on T2 mostly dark."""
+    t1 = draws.uniform(0.8, 1.8)
+    return {"t1": t1, "t1ce": t1 * draws.uniform(0.95, 1.1), "t2": draws.uniform(0.3, 1.8), "flair": draws.uniform(0.4, 1.8)}
