@@ -22,7 +22,7 @@ import torch.multiprocessing as multiprocessing
 from helpers.data.augment import training_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings
 from helpers.evaluation.cleanup import CleanUp
-from helpers.models.checkpoints import ModelCard, save_checkpoint
+from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network
 from helpers.training.loss import segmentation_loss
 
@@ -105,6 +105,7 @@ def main() -> None:
     """Read the settings and start the processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="checkpoint whose weights to begin with")
     parser.add_argument("--minutes", type=float, default=55.0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--patch", type=int, default=64, help="edge of a patch in voxels of 2 mm")
@@ -115,6 +116,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     network = build_network(NETWORK, **ARGUMENTS).to(memory_format=torch.channels_last_3d).share_memory()
+    if arguments.init:
+        network.load_state_dict(load_checkpoint(arguments.init)[0].state_dict())
     began = time.time()
     multiprocessing.start_processes(work, (network, arguments, began), nprocs=arguments.processes, start_method="spawn")
 

@@ -43,7 +43,7 @@ class CoreRanges:
     mixed: float = 0.6
     bloody: float = 0.2
     patches: Range = (5.0, 16.0)
-    dark_oedema: float = 0.4
+    dark_oedema: float = 0.5
     alike: float = 0.45
     faint: float = 0.35
 

@@ -25,6 +25,8 @@ from helpers.regions import MODALITIES
 
 CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
 """Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
+FOLIA: Range = (0.0, 0.35)
+"""Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
 SERIES = 1
 """Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
 
@@ -54,7 +56,7 @@ class ContrastRanges:
     free: float = 0.4
     looseness: Range = (1.0, 2.2)
     reversed: float = 0.15
-    unsuppressed: float = 0.05
+    unsuppressed: float = 0.2
     texture: Range = (0.0, 0.04)
     grain: Range = (0.3, 3.0)
     patchiness: Range = (0.0, 0.10)
@@ -81,7 +83,8 @@ WIDE_TUMOUR = TumourRanges(
     rim=(0.35, 0.88),
     gaps=(-2.6, -0.4),
     islands=(-1.2, 0.6),
-    specks=0.6,
+    specks=0.45,
+    infratentorial=0.1,
     crossing=0.12,
     fade=(0.0, 0.45),
     resected=0.04,
@@ -154,13 +157,15 @@ def draw_random_image(
     grain = draws.within(ranges.contrast.grain)
     channels = []
     texture = draws.field(box, 3.2) + draws.field(box, draws.uniform(7.0, 14.0), strength=draws.uniform(0.3, 1.0))
+    below = torch.sigmoid(-(anatomy.height + 35) / 4)
+    folia = anatomy.grey * below * torch.sigmoid(-(anatomy.front + 8) / 4) * draws.within(FOLIA) * (1 + 0.3 * texture[0])
+    grey, fluid = anatomy.grey - folia, anatomy.fluid + folia
     for modality in MODALITIES:
         look = looks[modality]
         patches = 1 + draws.field(box, 25.0, 3, strength=draws.within(ranges.contrast.patchiness))
-        below = torch.sigmoid(-(anatomy.height + 35) / 4)
         cerebellum = 1 + (draws.uniform(*CEREBELLUM.get(modality, (0.9, 1.1))) - 1) * below
-        solid = (anatomy.white * (0.5 + 0.5 * patches[2]) + look.grey * anatomy.grey * patches[0]) * cerebellum
-        image = solid + look.fluid * anatomy.fluid * patches[1]
+        solid = (anatomy.white * (0.5 + 0.5 * patches[2]) + look.grey * grey * patches[0]) * cerebellum
+        image = solid + look.fluid * fluid * patches[1]
         image.add_(anatomy.detail * (anatomy.white + anatomy.grey), alpha=_detail(draws, modality))
         image.add_(texture[0], alpha=draws.within(ranges.contrast.texture))
         mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part], grain=grain)
@@ -209,7 +214,7 @@ def _free_looks(draws: Draws, kind: int, ranges: ContrastRanges) -> dict[str, Lo
     core = bright * uniform(0.5, 1.6) if lesser or draws.chance(0.6) else uniform(-0.5, 0.6)
     flair = [1 + bright * uniform(0.0, 0.5), uniform(0.2, 0.9), 1 + core, 1 + bright, 1 + bright * uniform(0.3, 1.2)]
     if draws.chance(ranges.unsuppressed):
-        flair[1] = uniform(0.9, 1.6)
+        flair[1] = uniform(0.8, 1.6)
     for values in (t1, t1ce, flair):
         if draws.chance(ranges.reversed):
             values[0] = uniform(1.0, 1.25)

@@ -12,6 +12,8 @@ from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.template import Template
 
 RING, SOLID, NON_ENHANCING = 0, 1, 2
+TENTORIUM = (-15.0, -20.0)
+"""What lies behind and below, in mm from the template's middle, is cerebellum and brain stem."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class TumourRanges:
     kinds : three floats
         Weights of a necrotic core in an enhancing rim, of solid enhancement with necrotic islands, and of no (or hardly any)
         enhancement.
+    infratentorial : float
+        Share that is kept of the tumours that would begin in the cerebellum or brain stem, where adults rarely have one.
     multifocal : float
         Probability of one or two satellites.
     radius : three ranges
@@ -63,6 +67,7 @@ class TumourRanges:
     islands: Range = (-1.0, 0.1)
     specks: float = 0.5
     crossing: float = 0.0
+    infratentorial: float = 1.0
     fade: Range = (0.0, 0.0)
     resected: float = 0.0
 
@@ -107,7 +112,7 @@ def draw_foci(draws: Draws, template: Template, pose: Pose, ranges: TumourRanges
     count = 1 + (1 + draws.integer(2) if draws.chance(ranges.multifocal) else 0)
     foci = []
     for number in range(count):
-        seed = template.seeds[draws.integer(len(template.seeds))]
+        seed = _draw_seed(draws, template, ranges)
         radius = draws.within(ranges.radius[kind]) * (1.0 if number == 0 else draws.uniform(0.25, 0.6))
         turn = torch.linalg.qr(torch.tensor(draws.uniform(-1, 1, 9)).view(3, 3))[0]
         axes = torch.tensor(draws.uniform(*ranges.stretch, 3))
@@ -175,6 +180,14 @@ def _part(foci: list[Focus], box: Box) -> tuple[tuple[slice, slice, slice], Box]
     part = tuple(slice(round(a / box.spacing), round(b / box.spacing)) for a, b in zip(low, high, strict=True))
     start = tuple(a + b for a, b in zip(box.start, low, strict=True))
     return part, Box(start, tuple(s.stop - s.start for s in part), box.spacing)
+
+
+def _draw_seed(draws: Draws, template: Template, ranges: TumourRanges) -> torch.Tensor:
+    while True:
+        seed = template.seeds[draws.integer(len(template.seeds))]
+        _, front, height = (seed - template.centre).tolist()
+        if ranges.infratentorial == 1 or height > TENTORIUM[1] or front > TENTORIUM[0] or draws.chance(ranges.infratentorial):
+            return seed
 
 
 def _beyond_the_middle(points: torch.Tensor, focus: Focus) -> torch.Tensor:
