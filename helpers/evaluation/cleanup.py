@@ -1,9 +1,10 @@
-"""What is taken out of a predicted label map before it is written or scored: specks too small to be believed.
+"""What is changed in a predicted label map before it is written or scored: specks too small to be believed, core too far out.
 
 A few false voxels cost little Dice in a region that exists and all of it in one that does not: by the BraTS rule a patient
-without enhancing tumour scores 0 as soon as a single voxel is called enhancing. Both rules below are usual among BraTS
-entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). Their limits are settings, kept in the model
-card, so that validation during training, prediction and serving all do the same.
+without enhancing tumour scores 0 as soon as a single voxel is called enhancing. The two rules about volumes are usual among
+BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The third knows how gliomas grow: where a
+tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1. All limits
+are settings, kept in the model card, so that validation during training, prediction and serving do the same.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from helpers.regions import BACKGROUND, ET, NCR
+from helpers.regions import BACKGROUND, ED, ET, NCR
+
+ENCLOSED_BY = 3
+"""Of the six directions along the axes, those in which enclosed core must meet enhancing tumour."""
 
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Limits in ml; 0 switches a rule off.
+    """Limits of three rules; 0 switches a rule off.
 
     Attributes
     ----------
@@ -27,19 +31,26 @@ class CleanUp:
         A connected piece of whole tumour smaller than this becomes background. The largest piece always stays.
     enhancing_ml : float
         If all enhancing tumour together is smaller than this, it becomes necrotic core.
+    enhancing_share : float
+        If enhancing tumour is at least this share of the core, then core that does not enhance, is not enclosed by what does
+        and lies farther than `near_mm` from it becomes oedema.
+    near_mm : float
+        In mm.
     """
 
     tumour_ml: float = 0.5
     enhancing_ml: float = 0.3
+    enhancing_share: float = 0.0
+    near_mm: float = 4.0
 
     def __post_init__(self) -> None:
-        """Refuse limits that are not volumes."""
-        if min(self.tumour_ml, self.enhancing_ml) < 0:
-            raise ValueError(f"a limit in ml cannot be negative: {self}")
+        """Refuse limits that are no volumes, shares or lengths."""
+        if min(self.tumour_ml, self.enhancing_ml, self.enhancing_share, self.near_mm) < 0:
+            raise ValueError(f"a limit cannot be negative: {self}")
 
 
 def clean_up(classes: np.ndarray, spacing: Sequence[float], settings: CleanUp) -> np.ndarray:
-    """Apply both rules to a label map.
+    """Apply the rules to a label map.
 
     Parameters
     ----------
@@ -71,4 +82,15 @@ def clean_up(classes: np.ndarray, spacing: Sequence[float], settings: CleanUp) -
     enhancing = tumour == ET
     if enhancing.sum() * voxel_ml < settings.enhancing_ml:
         tumour[enhancing] = NCR
+    elif settings.enhancing_share and enhancing.sum() >= settings.enhancing_share * (enhancing.sum() + (tumour == NCR).sum()):
+        tumour[(tumour == NCR) & _far_outside(enhancing, spacing, settings.near_mm)] = ED
     return cleaned
+
+
+def _far_outside(enhancing: np.ndarray, spacing: Sequence[float], near_mm: float) -> np.ndarray:
+    """Voxels that are neither enclosed by enhancing tumour nor near it."""
+    met = np.zeros(enhancing.shape, np.uint8)
+    for axis in range(enhancing.ndim):
+        met += np.maximum.accumulate(enhancing, axis=axis)
+        met += np.flip(np.maximum.accumulate(np.flip(enhancing, axis), axis=axis), axis)
+    return (met < ENCLOSED_BY) & (ndimage.distance_transform_edt(~enhancing, sampling=spacing) > near_mm)

@@ -65,3 +65,23 @@ def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
     assert not clean_up(np.zeros((4, 4, 4), np.uint8), (1, 1, 1), CleanUp()).any()
     with pytest.raises(ValueError, match="negative"):
         CleanUp(tumour_ml=-1.0)
+
+
+def test_core_outside_an_enhancing_tumour_becomes_oedema_and_core_inside_it_stays():
+    tumour, _ = tumour_with_specks()
+    outside = tumour.copy()
+    outside[10:24, 10:24, 22:24] = NCR
+    cleaned = clean_up(outside, (2, 2, 2), CleanUp(0.0, 0.0, enhancing_share=0.1, near_mm=2.0))
+    assert np.array_equal(cleaned, tumour), "the inner core is enclosed by what enhances, the outer one is not"
+    near = clean_up(outside, (2, 2, 2), CleanUp(0.0, 0.0, enhancing_share=0.1, near_mm=100.0))
+    assert np.array_equal(near, outside)
+
+
+def test_core_stays_where_hardly_anything_enhances():
+    classes, _ = tumour_with_specks()
+    classes[classes == ED] = NCR
+    share = (classes == ET).sum() / np.isin(classes, (NCR, ET)).sum()
+    kept = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, enhancing_share=share * 1.01, near_mm=1.0))
+    assert np.array_equal(kept, classes)
+    turned = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, enhancing_share=share * 0.99, near_mm=1.0))
+    assert (turned == ED).any() and np.array_equal(turned == ET, classes == ET)
