@@ -26,6 +26,7 @@ from helpers.data.grids import spacing_of
 from helpers.evaluation.cleanup import CleanUp
 from helpers.evaluation.inference import label_map, predict_volumes
 from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.models.tasks import GLIOMA
 from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
 
 WEIGHTS = "best.safetensors"
@@ -79,7 +80,7 @@ def model_fn(model_dir: str | Path) -> Model:
     DataError
         If there is none, or it is damaged.
     """
-    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
+    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu", task=None)
     return Model(network, card, limits_from())
 
 
@@ -104,6 +105,8 @@ def predict_fn(data: object, model: Model) -> object:
 @predict_fn.register
 def _(data: Volumes, model: Model) -> Answer:
     card = model.card
+    if card.task != GLIOMA.name:
+        raise BadRequest(415, f"this model is for {card.task} and segments no four MRI volumes; send it what it was trained on")
     check_affine(data.affine, data.image.shape[1:], card.spacing, model.limits)
     try:
         native = predict_volumes(model.network, card, data.image, data.affine, identifier=data.identifier)
