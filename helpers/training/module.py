@@ -37,8 +37,11 @@ class SegmentationModule(lightning.LightningModule):
     Parameters
     ----------
     network : Module
-        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision).
+        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision); of another task in its
+        channels and dimensions.
     settings : TrainSettings
+    activation : str
+        Of the network's task, see `helpers.models.tasks`.
     first : int
         Steps that were made before, by the training that this one goes on with.
     elapsed : float
@@ -60,13 +63,14 @@ class SegmentationModule(lightning.LightningModule):
         network: nn.Module,
         settings: TrainSettings,
         *,
+        activation: str = "sigmoid",
         first: int = 0,
         elapsed: float = 0.0,
         processes: Processes | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.loss = network, segmentation_loss(settings.loss)
+        self.network, self.loss = network, segmentation_loss(settings.loss, activation)
         self.settings, self.first, self.elapsed = settings, first, elapsed
         self.processes, self.report = processes or Processes(), report
         self.step_loss = math.nan
