@@ -22,7 +22,8 @@ from helpers.extras.lgg.cohort import SliceFacts, SliceFile, check_slices, find_
 from helpers.extras.lgg.search import LEVELS, SearchSpace, SliceTrial, slice_settings
 from helpers.extras.lgg.slices import SlicePreparation, channel_statistics
 from helpers.training.state import FREE
-from helpers.training.tune import TuneSettings, export_best, work
+from helpers.training.study import export_best
+from helpers.training.tune import TuneSettings, work
 
 NETWORKS = ("unet", "attention_unet")
 

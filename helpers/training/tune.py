@@ -10,13 +10,9 @@ Any number of workers may work on one study. What must not happen twice, beginni
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,14 +20,24 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.data.files import DataError
-from helpers.models.checkpoints import card_path
 from helpers.training.guard import NonFiniteError
+from helpers.training.study import (
+    BEST,
+    STARTUP,
+    check_fixed,
+    ended_trials,
+    is_free,
+    lock,
+    open_study,
+    origin,
+    quiet_optuna,
+    trial_folder,
+)
 
-STUDY, TRIALS, BEST = "study.db", "trials", "best.safetensors"
 TURN, HELD = "turn.lock", "worker.lock"
 
 TAKEN_OVER = 20
@@ -82,7 +88,7 @@ class TuneSettings:
     """
 
     trials: int = 20
-    startup: int = 5
+    startup: int = STARTUP
     seed: int = 2021
 
     def __post_init__(self) -> None:
@@ -90,18 +96,6 @@ class TuneSettings:
         for name in ("trials", "startup"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-
-def open_study(folder: Path, *, startup: int = TuneSettings.startup) -> optuna.Study:
-    """The study of a folder, made where there is none yet."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        storage = RDBStorage(f"sqlite:///{(folder / STUDY).absolute()}", engine_kwargs={"connect_args": {"timeout": 60}})
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=startup)
-        return optuna.create_study(
-            storage=storage, study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
-        )
 
 
 def work(
@@ -135,12 +129,12 @@ def work(
         If the folder holds a study whose trials were trained in another way.
     """
     folder = Path(folder)
-    with _quiet():
-        with _lock(folder / TURN):
+    with quiet_optuna():
+        with lock(folder / TURN):
             study = open_study(folder, startup=settings.startup)
-            _check_fixed(study, fixed or {}, folder)
+            check_fixed(study, fixed or {}, folder)
         while True:
-            with _lock(folder / TURN) as end_turn:
+            with lock(folder / TURN) as end_turn:
                 _recover(study, folder)
                 number = _next(study, settings)
                 if number is not None and number >= 0:
@@ -151,38 +145,6 @@ def work(
                 return study
             if number < 0:
                 time.sleep(PAUSE)
-
-
-def origin(trial: FrozenTrial) -> int:
-    """Number of the trial that this one is, or that it goes on with; it names the folder."""
-    return trial.system_attrs.get("failed_trial", trial.number)
-
-
-def trial_folder(folder: Path, trial: FrozenTrial) -> Path:
-    """Where a trial keeps its weights."""
-    return Path(folder) / TRIALS / f"{origin(trial):04d}"
-
-
-def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that came to an end, complete or ended early, in the order in which they were first begun."""
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return sorted(ended, key=origin)
-
-
-def export_best(study: optuna.Study, folder: Path) -> Path:
-    """Copy weights and card of the best trial to the folder of the search; returns the weights.
-
-    Raises
-    ------
-    DataError
-        If no trial is complete.
-    """
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        raise DataError(f"no trial of {Path(folder) / STUDY} is complete; let the search go on, with more trials")
-    source, target = trial_folder(folder, study.best_trial) / BEST, Path(folder) / BEST
-    shutil.copyfile(source, target)
-    shutil.copyfile(card_path(source), card_path(target))
-    return target
 
 
 def _try(trial: Trial, *, folder: Path, suggest: Suggest, train: Train, begun: Callable[[], None]) -> float:
@@ -197,7 +159,7 @@ def _try(trial: Trial, *, folder: Path, suggest: Suggest, train: Train, begun: C
             trial.report(score, step)
         return trial.should_prune()
 
-    with _lock(own / HELD):
+    with lock(own / HELD):
         begun()
         try:
             score = train(Attempt(parameters, own, watch))
@@ -209,21 +171,10 @@ def _try(trial: Trial, *, folder: Path, suggest: Suggest, train: Train, begun: C
     return score
 
 
-def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> None:
-    """Scores of trainings that differ in more than what was drawn cannot be compared."""
-    wanted = json.loads(json.dumps(dict(fixed)))
-    found = study.user_attrs.setdefault("fixed", wanted)
-    differing = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
-    if differing:
-        what = "; ".join(f"{name} {found.get(name)} there, {wanted.get(name)} here" for name in sorted(differing))
-        raise DataError(f"{folder / STUDY} is a search with other settings ({what}); give those of then, or another folder")
-    study.set_user_attr("fixed", wanted)
-
-
 def _recover(study: optuna.Study, folder: Path) -> None:
     """Give every trial whose worker died, or was told to stop, back to be taken over."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _is_free(trial_folder(folder, trial) / HELD):
+        if is_free(trial_folder(folder, trial) / HELD):
             study.tell(trial.number, state=TrialState.FAIL)
     taken = {number for trial in study.get_trials(deepcopy=False) for number in trial.system_attrs.get("retry_history", ())}
     again = RetryHeartbeatStaleTrialCallback(max_retry=TAKEN_OVER, inherit_intermediate_values=True)
@@ -264,36 +215,3 @@ def _conclude(study: optuna.Study, trial: FrozenTrial, *, folder: Path, report: 
     best = f", best so far {max(complete):.4f}" if complete else ""
     drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
     report(f"trial {origin(trial)}, {len(ended)} ended: {how}{best}; {drawn}")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[Callable[[], None]]:
-    """Hold a lock on a file, waiting for it; yields what gives it back before the end of the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield partial(fcntl.flock, stream, fcntl.LOCK_UN)
-
-
-def _is_free(path: Path) -> bool:
-    """Whether nobody holds the lock on a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back Optuna's log and its notes on functions that may still change."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(level)
