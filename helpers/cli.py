@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "preprocess": "turn a cohort into prepared cases",
     "networks": "print how large each network is, and measure the memory of its training",
     "train": "train a network",
+    "ct": "train Swin UNETR on abdominal CT, or plan that as a job in the cloud",
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
     "predict": "segment one case or a folder of cases",
     "tune": "search the settings of a 2-D network with several workers, and go on after any interruption",
