@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "train": "train a network",
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
     "predict": "segment one case or a folder of cases",
+    "tune": "search the settings of a 2-D network with several workers, and go on after any interruption",
     "evaluate": "score predictions against references",
     "serve": "answer segmentation requests over HTTP, as an endpoint does",
     "rehearse": "start a local AWS in which SageMaker jobs and endpoints really run",

@@ -24,7 +24,7 @@ from helpers.training.loggers import close_loggers, make_loggers
 from helpers.training.module import SegmentationModule
 from helpers.training.processes import Processes, join_processes
 from helpers.training.recorder import Recorder
-from helpers.training.session import Picture, Session
+from helpers.training.session import Picture, Session, Watch
 from helpers.training.settings import TrainSettings
 from helpers.training.source import PatchSource, ValidationSource
 from helpers.training.state import check_identity, identity, read_state
@@ -78,6 +78,7 @@ def train(
     resume: str | Path = "never",
     checkpoints: Path | None = None,
     picture: Picture | None = None,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train a network and keep the weights with the best mean validation Dice.
 
@@ -107,6 +108,8 @@ def train(
         Folder of the state; ``<out>/checkpoints`` if left out.
     picture : callable, optional
         Called with a path and a few scored cases whenever the best Dice improves, to draw them.
+    watch : callable, optional
+        Told the step and the mean Dice after every validation; where it returns True, the training ends there.
 
     Raises
     ------
@@ -139,6 +142,7 @@ def train(
                 processes=processes,
                 state=state,
                 picture=picture,
+                watch=watch,
             )
             _fit(make_trainer(settings, out, session, processes), module, data, session)
     return _result(recorder, module)
