@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.cloud.answers import JSON, NPZ, output_type
 from helpers.cloud.limits import BadRequest, Limits, check_affine, limits_from
 from helpers.cloud.requests import Volumes, decode
+from helpers.cloud.slices import Slice, SliceAnswer, encode_slice, segment_slice
 from helpers.data.files import DataError, write_volume
 from helpers.data.grids import spacing_of
 from helpers.evaluation.cleanup import CleanUp
@@ -30,7 +32,6 @@ from helpers.models.tasks import GLIOMA
 from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
 
 WEIGHTS = "best.safetensors"
-NIFTI, NPZ, JSON = "application/x-nifti", "application/x-npz", "application/json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,23 +117,6 @@ def _(data: Volumes, model: Model) -> Answer:
     return Answer(data.identifier, classes, data.affine, data.like, card.weights_sha256)
 
 
-def output_type(accept: str | None) -> str:
-    """The content type of the answer to an Accept header; a label map as NIfTI where the caller does not care.
-
-    Raises
-    ------
-    BadRequest
-        With status 406 for types that there are not.
-    """
-    wanted = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
-    for kind in wanted:
-        if kind in (NIFTI, NPZ, JSON):
-            return kind
-        if kind in ("*/*", "application/*", ""):
-            return NIFTI
-    raise BadRequest(406, f"an answer as {(accept or '')[:80]!a} is not possible; accept one of {NIFTI}, {NPZ}, {JSON}")
-
-
 @singledispatch
 def output_fn(prediction: object, accept: str | None) -> tuple[bytes, str]:
     """Encode what `predict_fn` returned: the bytes and their content type."""
@@ -158,3 +142,7 @@ def _(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory(prefix="answer-") as folder:
         path = write_volume(Path(folder) / "labels.nii.gz", labels, prediction.affine, like=prediction.like)
         return path.read_bytes(), kind
+
+
+predict_fn.register(Slice, segment_slice)
+output_fn.register(SliceAnswer, encode_slice)
