@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "download": "fetch a public cohort",
     "preprocess": "turn a cohort into prepared cases",
     "networks": "print how large each network is, and measure the memory of its training",
+    "profile": "measure where the time of a network's training goes, and write a report",
     "train": "train a network",
     "ct": "train Swin UNETR on abdominal CT, or plan that as a job in the cloud",
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
