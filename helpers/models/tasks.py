@@ -37,5 +37,10 @@ class Task:
             raise DataError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
 
 
+def scored_regions(regions: tuple[str, ...], activation: str) -> tuple[str, ...]:
+    """Those of the channels of the logits that are scored: all but the background, which would flatter every mean."""
+    return regions[1:] if activation == "softmax" else regions
+
+
 GLIOMA = Task("glioma", MODALITIES, REGIONS)
 """The task of all numbered notebooks: four contrasts in; TC, WT and ET, which lie within each other, out."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, card_path, save_checkpoint
+from helpers.models.tasks import scored_regions
 from helpers.training.state import write_durably
 from helpers.training.validation import dice_columns
 
@@ -52,6 +53,7 @@ class Recorder:
         report: Callable[[str], None] | None = None,
         writes: bool = True,
     ) -> None:
+        self.regions = scored_regions(card.regions, card.activation)
         self.out, self.checkpoints, self.card = Path(out), Path(checkpoints), card
         self.loggers, self.report, self.writes = loggers, report, writes
         self.rows: list[dict[str, float]] = []
@@ -66,7 +68,7 @@ class Recorder:
     @property
     def history(self) -> pd.DataFrame:
         """One row a step with `COLUMNS` and the Dice of every region."""
-        return pd.DataFrame(self.rows, columns=[*COLUMNS, *dice_columns(self.card.regions)])
+        return pd.DataFrame(self.rows, columns=[*COLUMNS, *dice_columns(self.regions)])
 
     @property
     def validations_since_best(self) -> int:
@@ -140,6 +142,6 @@ class Recorder:
         recent = self.rows[since:]
         loss = sum(row["train_loss"] for row in recent) / len(recent)
         row, steps = recent[-1], self.card.training["steps"]
-        dice = "  ".join(f"{name.removeprefix('dice_')} {row[name]:.3f}" for name in dice_columns(self.card.regions))
+        dice = "  ".join(f"{name.removeprefix('dice_')} {row[name]:.3f}" for name in dice_columns(self.regions))
         best = "  best so far" if row is self.best else ""
         return f"step {row['step']:>5} of {steps}  {row['seconds']:5.0f} s  train loss {loss:.3f}  validation Dice {dice}{best}"

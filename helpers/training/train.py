@@ -16,7 +16,7 @@ from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint
 from helpers.models.networks import build_network, input_multiple
 from helpers.models.pretrained import load_pretrained
-from helpers.models.tasks import GLIOMA, Task
+from helpers.models.tasks import GLIOMA, Task, scored_regions
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.interruption import Interrupted
@@ -257,4 +257,4 @@ def _validation(
     if not isinstance(cases, ValidationSource):
         multiple = input_multiple(settings.network, **settings.arguments)
         cases = PreparedCases(tuple(cases), settings.patch, multiple, card.spacing, settings.cleanup)
-    return Validation(cases, card.regions, processes)
+    return Validation(cases, scored_regions(card.regions, card.activation), processes)

@@ -11,13 +11,8 @@ from helpers.extras.ct.checks import check_ct_cohort, check_table
 from helpers.extras.ct.cohort import CtCase, CtCohort, deal_folds, find_ct_cohort, write_dataset_json
 from helpers.extras.ct.organs import NUMBERS, ORGANS
 from helpers.extras.ct.phantom import CtPhantomSettings, make_ct_phantom, write_ct_phantoms
-from helpers.extras.ct.preparation import (
-    CtPreparation,
-    load_prepared_ct,
-    prepare_arrays,
-    prepare_ct,
-    prepare_ct_cohort,
-)
+from helpers.extras.ct.preparation import CtPreparation, prepare_arrays, prepare_ct
+from helpers.extras.ct.prepared import PreparedCtFile, prepare_ct_cohort
 from tests.cases import REAL_CASES
 
 COARSE = CtPhantomSettings(spacing=(5, 5, 6), seed=7)
@@ -203,7 +198,7 @@ def test_prepared_files_are_kept_and_a_bad_scan_spares_the_others(folder, tmp_pa
     times = [path.stat().st_mtime_ns for path in paths.values()]
     again, _ = prepare_ct_cohort(cohort.cases, tmp_path / "prepared", settings)
     assert [path.stat().st_mtime_ns for path in again.values()] == times
-    loaded, made = load_prepared_ct(paths["img0001"]), prepare_ct(cohort.cases[0], settings)
+    loaded, made = PreparedCtFile(paths["img0001"]).load(), prepare_ct(cohort.cases[0], settings)
     assert np.array_equal(loaded.image, made.image)
     assert np.array_equal(loaded.labels, made.labels)
     assert np.allclose(loaded.affine, made.affine)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from helpers.data.files import DataError, read_label_values, read_volume
 from helpers.data.grids import cropped_affine, ras_grid, regrid
 from helpers.data.reading import same_affine
 from helpers.extras.ct.cohort import CtCase
-
-VERSION = 1
-"""Part of every file's hash: raise it when a change here changes what is written."""
 
 
 @dataclass(frozen=True)
@@ -142,73 +128,6 @@ def prepare_arrays(
     if labels is not None:
         labels = np.ascontiguousarray(regrid(labels[box].astype(np.uint8), source, **grid))
     return PreparedCt(identifier, np.ascontiguousarray(scaled)[None], labels, to_affine, affine, tuple(image.shape))
-
-
-def prepare_ct_cohort(
-    cases: Sequence[CtCase], folder: Path, settings: CtPreparation = DEFAULTS, *, workers: int = 2
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """Prepare scans into a folder, one file each, named after a hash of contents and settings: a second run redoes nothing.
-
-    Returns
-    -------
-    paths : dict from identifier to Path
-    faults : dict from identifier to str
-        One sentence for every scan that could not be prepared.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, faults = {}, {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for case, found in zip(cases, pool.map(partial(_prepare, folder, settings), cases), strict=True):
-            (paths if isinstance(found, Path) else faults)[case.identifier] = found
-    return paths, faults
-
-
-def save_prepared_ct(path: Path, prepared: PreparedCt) -> Path:
-    """Write a prepared scan so that the file is either complete or absent."""
-    tensors = {"image": torch.from_numpy(prepared.image)}
-    if prepared.labels is not None:
-        tensors["labels"] = torch.from_numpy(prepared.labels)
-    facts = {
-        "version": VERSION,
-        "identifier": prepared.identifier,
-        "affine": prepared.affine.tolist(),
-        "native_affine": prepared.native_affine.tolist(),
-        "native_shape": list(prepared.native_shape),
-    }
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-        temporary.chmod(0o644)
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_prepared_ct(path: Path) -> PreparedCt:
-    """Read a prepared scan; raises `DataError` if it is damaged or of another version."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts: Mapping[str, Any] = json.loads((file.metadata() or {})["facts"])
-            tensors = {name: file.get_tensor(name).numpy().copy() for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is not a prepared scan ({error}); remove it and prepare the cohort again") from error
-    if facts["version"] != VERSION:
-        raise DataError(f"{path} was prepared by another version; remove it and prepare the cohort again")
-    affines = {name: np.array(facts[name]) for name in ("affine", "native_affine")}
-    shape = tuple(facts["native_shape"])
-    return PreparedCt(facts["identifier"], tensors["image"], tensors.get("labels"), **affines, native_shape=shape)
-
-
-def _prepare(folder: Path, settings: CtPreparation, case: CtCase) -> Path | str:
-    digest = hashlib.blake2b(json.dumps([VERSION, case.identifier, asdict(settings)]).encode(), digest_size=6)
-    try:
-        for file in filter(None, (case.image, case.label)):
-            digest.update(hashlib.blake2b(file.read_bytes()).digest())
-        path = folder / f"{case.identifier}-{digest.hexdigest()}.safetensors"
-        return path if path.is_file() else save_prepared_ct(path, prepare_ct(case, settings))
-    except (DataError, OSError) as error:
-        return str(error)
 
 
 def _foreground(mask: np.ndarray, identifier: str, low: float) -> tuple[slice, ...]:

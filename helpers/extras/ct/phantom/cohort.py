@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ def write_ct_phantoms(folder: Path, count: int, settings: CtPhantomSettings = DE
     count : int
     settings : CtPhantomSettings
     workers : int
-        Processes; 0 or 1 draws in this one.
+        Phantoms at a time.
 
     Raises
     ------
@@ -40,11 +39,8 @@ def write_ct_phantoms(folder: Path, count: int, settings: CtPhantomSettings = DE
     _claim(folder, settings)
     missing = [number for number in range(1, count + 1) if not _label(folder, number).is_file()]
     job = partial(_write, folder, settings)
-    if min(workers, len(missing)) > 1:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(job, missing))
-    else:
-        list(map(job, missing))
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # NumPy and the compression leave Python's lock
+        list(pool.map(job, missing))
     listed = folder / DATASET_JSON
     if missing:
         listed.unlink(missing_ok=True)
