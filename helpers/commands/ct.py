@@ -7,35 +7,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import fields
+import tempfile
 from pathlib import Path
 
 from helpers.commands.options import boolean
+from helpers.commands.train import SAGEMAKER_CHECKPOINTS
 from helpers.data.files import DataError
 from helpers.extras.ct.checks import check_ct_cohort
 from helpers.extras.ct.cohort import DATASET_JSON, CtCohort, find_ct_cohort, write_dataset_json
 from helpers.extras.ct.pipeline import load_pipeline, plan
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.prepared import prepare_ct_cohort
-from helpers.extras.ct.training import FEATURE_SIZES, CtSettings, swin_settings, train_ct
+from helpers.extras.ct.training import FEATURE_SIZES, GENERAL, CtSettings, swin_settings, train_ct
 from helpers.training.processes import join_processes
 from helpers.training.settings import TrainSettings
 from helpers.training.trainer import on_gpu
 
 OWN = ("roi", "randcrop", "randcrop_samples", "positive", "negative", "overlap", "flips")
-GENERAL: dict[str, str] = {
-    "pretrained": "checkpoint to fine-tune, or self-supervised weights such as model_swinvit.pt",
-    "batch": "crops a step, in all processes together",
-    "accumulate": "parts of a batch that go through the network one after the other",
-    "steps": "optimiser steps in all",
-    "learning_rate": "highest learning rate of AdamW; after the warm-up it falls along half a cosine",
-    "weight_decay": "weight decay of AdamW",
-    "warmup": "share of the training during which the learning rate rises",
-    "validate_every": "steps between validations",
-    "minutes": "time limit; 0 means none",
-    "workers": "processes that read crops ahead",
-    "seed": "seed of weights and crops",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError("--data and --out are needed to train; or give --pipeline for the plan of a job")
     preparation = CtPreparation(spacing=arguments.spacing, window=arguments.window)
     own = CtSettings(**{name: getattr(arguments, name) for name in OWN}, preparation=preparation)
-    named = {item.name for item in fields(TrainSettings)} & set(GENERAL)
+    work, model, checkpoints = _folders(arguments.out)
     with join_processes(gpu=on_gpu(TrainSettings())) as processes:
-        cohort, paths = processes.from_first(lambda: _prepare(arguments, preparation), on_each_machine=True)
+        cohort, paths = processes.from_first(lambda: _prepare(arguments, preparation, work), on_each_machine=True)
         settings = swin_settings(
             own,
             feature_size=arguments.feature_size,
@@ -87,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             checkpointing=arguments.checkpointing,
             amp=arguments.amp,
             window_size=arguments.window_size,
-            **{name: getattr(arguments, name) for name in named},
+            **{name: getattr(arguments, name) for name in GENERAL},
         )
         parts = [
             [paths[case.identifier] for case in cohort.part(part, fold=arguments.fold) if case.identifier in paths]
@@ -98,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
             own,
             training=parts[0],
             validation=parts[1],
-            out=arguments.out / "model",
+            out=model,
+            checkpoints=checkpoints,
             organs=cohort.organs,
             resume=arguments.resume,
             report=print,
@@ -108,15 +97,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(arguments: argparse.Namespace, preparation: CtPreparation) -> tuple[CtCohort, dict[str, Path]]:
-    """The cohort with folds, written beside the results, and the prepared files of its usable scans."""
+def _folders(out: Path) -> tuple[Path, Path, Path]:
+    """Folders of the prepared scans, the model and the state; SageMaker uploads all of SM_MODEL_DIR, so only the model is there."""
+    if os.environ.get("SM_MODEL_DIR") != str(out):
+        return out, out / "model", out / "model" / "checkpoints"
+    work = Path(tempfile.gettempdir()) / "abdominal-ct"
+    return work, out, SAGEMAKER_CHECKPOINTS if SAGEMAKER_CHECKPOINTS.is_dir() else work / "checkpoints"
+
+
+def _prepare(arguments: argparse.Namespace, preparation: CtPreparation, work: Path) -> tuple[CtCohort, dict[str, Path]]:
+    """The cohort with folds, written to `work`, and the prepared files of its usable scans."""
     cohort = find_ct_cohort(arguments.data)
     checks = check_ct_cohort(cohort)
     for fault in (fault for check in checks for fault in check.faults):
         print(f"{fault.severity}: {fault}")
-    write_dataset_json(arguments.out / DATASET_JSON, cohort)
+    write_dataset_json(work / DATASET_JSON, cohort)
     usable = [check.case for check in checks if check.usable and check.case.label]
-    paths, faults = prepare_ct_cohort(usable, arguments.out / "prepared", preparation)
+    paths, faults = prepare_ct_cohort(usable, work / "prepared", preparation)
     for sentence in faults.values():
         print(f"not prepared: {sentence}")
     return cohort, paths

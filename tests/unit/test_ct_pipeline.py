@@ -1,6 +1,7 @@
 """The two-step job from a YAML file: what a dry run says, what is refused, and that the command is one that runs."""
 
 import shlex
+import tempfile
 
 import pytest
 import yaml
@@ -48,6 +49,8 @@ def test_a_dry_run_names_both_steps_and_their_costs(capsys):
         ("train.settings.learning_rat", 1e-4, "learning_rat"),
         ("train.machine.procesess", 4, "procesess"),
         ("train.settings.batch", 6, "4 processes"),
+        ("train.settings.device", "cpu", "device"),
+        ("train.amp", "false", "true or false"),
         ("train.machine.hours", 99, "hours"),
         ("train.feature_size", 36, "feature_size"),
         ("download.source", "ftp://somewhere", "https"),
@@ -66,7 +69,7 @@ def test_an_instance_without_a_price_is_named(tmp_path):
         plan(load_pipeline(changed(tmp_path, "train.machine.instance", "ml.unheard.of")))
 
 
-def test_the_command_of_the_plan_trains(tmp_path, capsys):
+def test_the_command_of_the_plan_trains_as_sagemaker_starts_it(tmp_path, capsys, monkeypatch):
     write_ct_phantoms(tmp_path / "data", 2, CtPhantomSettings(spacing=(8, 8, 8), noise=0))
     (tmp_path / "data" / "dataset.json").unlink()
     content = yaml.safe_load(PIPELINE.read_text())["train"]
@@ -78,9 +81,11 @@ def test_the_command_of_the_plan_trains(tmp_path, capsys):
     made = plan(load_pipeline(changed(tmp_path, "train", content)))
     words = shlex.split(made.steps[1].command)
     assert words[:3] == ["python", "-m", "helpers"]
-    folders = {"SM_CHANNEL_TRAINING": str(tmp_path / "data"), "SM_MODEL_DIR": str(tmp_path / "out")}
-    assert cli.main([folders.get(word, word) for word in words[3:]]) == 0
+    monkeypatch.setenv("SM_CHANNEL_TRAINING", str(tmp_path / "data"))
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "out"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli.main(words[3:]) == 0
     assert "best mean validation Dice" in capsys.readouterr().out
-    card = load_card(tmp_path / "out" / "model" / "best.safetensors", task=None)
-    assert len(card.regions) == 14
-    assert (tmp_path / "out" / "dataset.json").is_file()
+    assert len(load_card(tmp_path / "out" / "best.safetensors", task=None).regions) == 14
+    assert len(list((tmp_path / "out").rglob("*.safetensors"))) == 1, "all of this folder is uploaded"
+    assert (tmp_path / "abdominal-ct" / "dataset.json").is_file()

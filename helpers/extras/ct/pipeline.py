@@ -19,7 +19,7 @@ from helpers.cloud.costs import Item, estimate
 from helpers.cloud.prices import Prices, load_prices
 from helpers.data.files import DataError
 from helpers.extras.ct.preparation import CtPreparation
-from helpers.extras.ct.training import CtSettings, swin_settings
+from helpers.extras.ct.training import GENERAL, CtSettings, swin_settings
 from helpers.training.settings import TrainSettings
 
 SPOT_SAVING = 0.6
@@ -119,6 +119,9 @@ class TrainStep:
         """Build what the training would build, so that a wrong setting is found before a machine is paid."""
         if not self.output.startswith("s3://"):
             raise DataError(f"output is {self.output}; give a folder s3://bucket/prefix")
+        for name in ("amp", "checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"{name} is {getattr(self, name)!r}; write true or false, without quotes")
         made = self.training
         if made.batch % (made.accumulate * self.machine.processes):
             raise DataError(f"a batch of {made.batch} cannot be shared by {self.machine.processes} processes")
@@ -127,6 +130,9 @@ class TrainStep:
     def training(self) -> TrainSettings:
         """Settings of the training."""
         own = {"feature_size": self.feature_size, "amp": self.amp, "checkpointing": self.checkpointing}
+        foreign = sorted(set(self.settings) - set(GENERAL))
+        if foreign:
+            raise DataError(f"settings has no field {foreign[0]}; it takes {', '.join(GENERAL)}")
         try:
             return swin_settings(self.ct, **own, window_size=self.window_size, **self.settings)
         except TypeError as error:
@@ -136,14 +142,14 @@ class TrainStep:
 
     @property
     def words(self) -> list[str]:
-        """The command that the machine runs, but for the folders."""
+        """The command that the machine runs; where the scans lie and the model goes, SageMaker's environment says."""
         named = {"feature-size": self.feature_size, "amp": str(self.amp).lower(), "window-size": self.window_size}
         named |= {"checkpointing": str(self.checkpointing).lower(), "roi": self.ct.roi, "randcrop": self.ct.randcrop}
         named |= {"randcrop-samples": self.ct.randcrop_samples, "overlap": self.ct.overlap, "flips": self.ct.flips}
         named |= {"positive": self.ct.positive, "negative": self.ct.negative}
         named |= {"spacing": self.ct.preparation.spacing, "window": self.ct.preparation.window}
         named |= {name.replace("_", "-"): value for name, value in self.settings.items()}
-        words = ["ct", "--data", "SM_CHANNEL_TRAINING", "--out", "SM_MODEL_DIR"]
+        words = ["ct"]
         for name, value in named.items():
             words += [f"--{name}", *(str(part) for part in (value if isinstance(value, tuple | list) else [value]))]
         starter = ["torchrun", "--nproc-per-node", str(self.machine.processes)] if self.machine.processes > 1 else ["python"]

@@ -21,6 +21,21 @@ FEATURE_SIZES = (12, 24, 48)
 PUBLISHED_WINDOW = 7
 """Edge of the attention windows of the published weights, in tokens."""
 
+GENERAL: dict[str, str] = {
+    "pretrained": "checkpoint to fine-tune, or self-supervised weights such as model_swinvit.pt",
+    "batch": "crops a step, in all processes together",
+    "accumulate": "parts of a batch that go through the network one after the other",
+    "steps": "optimiser steps in all",
+    "learning_rate": "highest learning rate of AdamW; after the warm-up it falls along half a cosine",
+    "weight_decay": "weight decay of AdamW",
+    "warmup": "share of the training during which the learning rate rises",
+    "validate_every": "steps between validations",
+    "minutes": "time limit; 0 means none",
+    "workers": "processes that read crops ahead",
+    "seed": "seed of weights and crops",
+}
+"""Fields of `TrainSettings` that a job may set, each an option of ``python -m helpers ct``, and what they are."""
+
 
 @dataclass(frozen=True)
 class CtSettings:
