@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _folders(out: Path) -> tuple[Path, Path, Path]:
-    """Folders of the prepared scans, the model and the state: SageMaker uploads all of SM_MODEL_DIR, which gets the model alone."""
+    """Folders of the prepared scans, the model and the state; SM_MODEL_DIR, all uploaded, gets the model alone."""
     if os.environ.get("SM_MODEL_DIR") != str(out):
         return out, out / "model", out / "model" / "checkpoints"
     work = Path(tempfile.gettempdir()) / "abdominal-ct"
