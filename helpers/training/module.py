@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from helpers.models.window_attention import fuse_attention
 from helpers.training.guard import NonFiniteError, non_finite
 from helpers.training.loss import segmentation_loss
 from helpers.training.processes import Processes
@@ -38,7 +39,7 @@ class SegmentationModule(lightning.LightningModule):
     ----------
     network : Module
         From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision); of another task in its
-        channels and dimensions.
+        channels and dimensions. A Swin UNETR gets `helpers.models.window_attention.fuse_attention`.
     settings : TrainSettings
     activation : str
         Of the network's task, see `helpers.models.tasks`.
@@ -70,6 +71,8 @@ class SegmentationModule(lightning.LightningModule):
         report: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
+        if settings.network == "swin_unetr":
+            fuse_attention(network)  # the same weights and results; fewer matrices are kept for the backward pass
         self.network, self.loss = network, segmentation_loss(settings.loss, activation)
         self.settings, self.first, self.elapsed = settings, first, elapsed
         self.processes, self.report = processes or Processes(), report
