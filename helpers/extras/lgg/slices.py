@@ -74,9 +74,10 @@ class SlicePreparation:
 
     def __call__(self, images: np.ndarray) -> torch.Tensor:
         """From uint8 (N, 3, 256, 256) to float32 (N, 3, edge, edge); black stays exactly 0."""
-        pixels = self._resize(torch.from_numpy(np.ascontiguousarray(images)).float(), "bilinear", antialias=True)
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
         mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
-        return torch.where(pixels > 0, (pixels - mean) / std, 0.0)
+        scaled = torch.where(pixels > 0, (pixels - mean) / std, 0.0)  # before the grid: black would darken the brain's rim
+        return self._resize(scaled, "bilinear", antialias=True)
 
     def masks(self, masks: np.ndarray) -> torch.Tensor:
         """From bool (N, 256, 256) to uint8 (N, 1, edge, edge), nearest neighbour."""
@@ -111,6 +112,19 @@ def channel_statistics(patients: Iterable[Sequence[SliceFile]]) -> tuple[tuple[f
     mean = counts @ values / total
     spread = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.maximum(spread, 1.0).tolist())
+
+
+def contrast_histograms(patients: Iterable[Sequence[SliceFile]], *, bins: int = 64) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By channel, histograms over 0 to 256 of the pixels that are not black: outside and inside the mask."""
+    counts = np.zeros((len(CHANNELS), 2, bins), np.int64)
+    for slices in patients:
+        images, masks = read_patient(slices)
+        for number in range(len(CHANNELS)):
+            channel = images[:, number]
+            for inside in (0, 1):
+                chosen = channel[(masks == inside) & (channel > 0)]
+                counts[number, inside] += np.histogram(chosen, bins, (0, 256))[0]
+    return {name: tuple(pair) for name, pair in zip(CHANNELS, counts, strict=True)}
 
 
 def slice_changes(*, always: bool = False) -> dict[str, Transform]:
