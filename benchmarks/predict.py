@@ -1,6 +1,6 @@
-"""Seconds of each phase from the files of a case to its label map: ``python -m benchmarks.predict``.
+"""Seconds of each stage from the files of a case to its label map: ``python -m benchmarks.predict``.
 
-Phases are timed inside one process that is warm; "command" is the whole of ``python -m helpers predict``, imports included,
+Stages are timed inside one process that is warm; "command" is the whole of ``python -m helpers predict``, imports included,
 with its peak memory. ONNX Runtime computes the same network from an exported file, and the largest difference is printed.
 """
 
@@ -13,55 +13,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from helpers.data.grids import spacing_of
-from helpers.data.layouts import Case, discover
+from helpers.data.layouts import discover
 from helpers.data.phantom import PhantomSettings, write_cohort
-from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
+from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.data.reading import read_image
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import Prediction, label_map, predict_image, window_size, write_prediction
-from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.evaluation.inference import window_size
+from helpers.models.checkpoints import load_checkpoint
 from helpers.models.export import OnnxNetwork, export_onnx
 from helpers.models.networks import input_multiple
 from helpers.models.released import load_released
-from helpers.regions import MODALITIES
-
-PHASES = ("read", "prepare", "network", "native", "label map", "write")
-
-
-def one_case(network: torch.nn.Module, card: ModelCard, case: Case, out: Path, *, threads: int) -> tuple[dict, np.ndarray]:
-    """Seconds of each phase, and the probabilities on the prepared grid."""
-    times: dict[str, float] = {}
-
-    def timed(phase: str, work: Callable) -> object:
-        start = time.perf_counter()
-        result = work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times[phase] = time.perf_counter() - start
-        return result
-
-    multiple = input_multiple(card.network, **card.arguments)
-    image, affine = timed("read", lambda: read_image(case, threads=threads))
-    prepared = timed("prepare", lambda: preprocess_image(image, affine, PreprocessSettings(**card.preprocessing)))
-    tensor = torch.from_numpy(prepared.image.astype(np.float32))
-    found = timed("network", lambda: predict_image(network, tensor, patch=card.patch, multiple=multiple).numpy())
-    native = timed("native", lambda: to_native(found, prepared, mode="linear"))
-    classes = timed("label map", lambda: label_map(native, spacing_of(affine), CleanUp(**card.cleanup)))
-    prediction = Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path)
-    timed("write", lambda: write_prediction(out, prediction))
-    return times, found
+from helpers.profiling.latency import STAGES, Route, predict_by_route
 
 
 def table(title: str, runs: list[dict[str, float]]) -> None:
-    """Print the median of each phase and of the sum."""
-    medians = [statistics.median(run[phase] for run in runs) for phase in PHASES]
+    """Print the median of each stage and of the sum."""
+    medians = [statistics.median(run[stage] for run in runs) for stage in STAGES]
     total = [sum(run.values()) for run in runs]
     cells = " ".join(f"{value:>9.3f}" for value in medians)
     print(f"{title:>14} {cells} {statistics.median(total):>9.3f}   {min(total):.3f} to {max(total):.3f}")
@@ -96,17 +67,17 @@ def main() -> None:
         print(f"{case.identifier}, {card.network} at {card.spacing[0]:g} mm on {device}, {arguments.threads} threads, {window}")
         print(
             f"seconds, median of {arguments.repeats}\n{'':>14} "
-            + " ".join(f"{phase:>9}" for phase in (*PHASES, "sum"))
+            + " ".join(f"{stage:>9}" for stage in (*STAGES, "sum"))
             + "   range"
         )
         answers = {}
         for title, each in runs.items():
-            one_case(each, card, case, folder / "seg.nii.gz", threads=arguments.threads)
             results = [
-                one_case(each, card, case, folder / "seg.nii.gz", threads=arguments.threads) for _ in range(arguments.repeats)
+                predict_by_route(each, card, case, folder / "seg.nii.gz", route=Route(threads=arguments.threads), device=device)
+                for _ in range(1 + arguments.repeats)
             ]
-            table(title, [times for times, _ in results])
-            answers[title] = results[0][1]
+            table(title, [times for times, _, _ in results[1:]])  # the first warms up
+            answers[title] = results[0][2]
         if len(answers) == 2:
             print(f"largest difference of a probability: {np.abs(np.subtract(*answers.values())).max():.1e}")
         words = ["predict", str(next(iter(case.images.values())).path.parent), "--out", str(folder / "seg.nii.gz")]

@@ -16,6 +16,9 @@ from helpers.data.layouts import layout_key
 REPOSITORY = Path(__file__).resolve().parents[1]
 """Folder that holds the package, the notebooks and, by default, ``data`` and ``outputs``."""
 
+OTHER_COHORTS: tuple[str, ...] = ("lgg", "ct")
+"""Cohorts of the extra notebooks, which bring readers of their own and no layout of `helpers.data.layouts`."""
+
 VERSIONED = ("torch", "monai", "lightning", "numpy", "nibabel")
 """Packages whose versions are kept beside every result."""
 
@@ -29,7 +32,7 @@ class Workspace:
     root : Path
         Everything that the notebooks write.
     cohort : str
-        "phantom", "brats2021" or another name of `helpers.data.layouts`.
+        "phantom", "brats2021" or another name of `helpers.data.layouts`, or one of `OTHER_COHORTS`.
     data : Path
         The cohort itself. Only read, except for the phantoms, which the first notebook makes there.
     """
@@ -65,7 +68,7 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Parameters
     ----------
     cohort : str
-        "phantom" or the name of a layout or alias of `helpers.data.layouts`.
+        "phantom", the name of a layout or alias of `helpers.data.layouts`, or one of `OTHER_COHORTS`.
     data : str or Path
         The cohort's folder; empty for ``data/<cohort>`` in the repository.
     out : str or Path
@@ -82,7 +85,8 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
         If the cohort's name is unknown, or its folder does not exist and cannot be made because it holds real patients.
     """
     cohort = cohort.lower()
-    layout_key(cohort)
+    if cohort not in OTHER_COHORTS:
+        layout_key(cohort)
     folder = Path(data).expanduser().absolute() if data else REPOSITORY / "data" / cohort
     if cohort != "phantom" and not folder.is_dir():
         given = "does not exist" if data else "was not given"

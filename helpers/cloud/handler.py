@@ -19,17 +19,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.cloud.answers import JSON, NPZ, output_type
 from helpers.cloud.limits import BadRequest, Limits, check_affine, limits_from
 from helpers.cloud.requests import Volumes, decode
+from helpers.cloud.slices import Slice, SliceAnswer, encode_slice, segment_slice
 from helpers.data.files import DataError, write_volume
 from helpers.data.grids import spacing_of
 from helpers.evaluation.cleanup import CleanUp
 from helpers.evaluation.inference import label_map, predict_volumes
 from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.models.tasks import GLIOMA
 from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
 
 WEIGHTS = "best.safetensors"
-NIFTI, NPZ, JSON = "application/x-nifti", "application/x-npz", "application/json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ def model_fn(model_dir: str | Path) -> Model:
     DataError
         If there is none, or it is damaged.
     """
-    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
+    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu", task=None)
     return Model(network, card, limits_from())
 
 
@@ -104,6 +106,8 @@ def predict_fn(data: object, model: Model) -> object:
 @predict_fn.register
 def _(data: Volumes, model: Model) -> Answer:
     card = model.card
+    if card.task != GLIOMA.name:
+        raise BadRequest(415, f"this model is for {card.task} and segments no four MRI volumes; send it what it was trained on")
     check_affine(data.affine, data.image.shape[1:], card.spacing, model.limits)
     try:
         native = predict_volumes(model.network, card, data.image, data.affine, identifier=data.identifier)
@@ -111,23 +115,6 @@ def _(data: Volumes, model: Model) -> Answer:
         raise BadRequest(422, str(error)) from error
     classes = label_map(native, spacing_of(data.affine), CleanUp(**card.cleanup))
     return Answer(data.identifier, classes, data.affine, data.like, card.weights_sha256)
-
-
-def output_type(accept: str | None) -> str:
-    """The content type of the answer to an Accept header; a label map as NIfTI where the caller does not care.
-
-    Raises
-    ------
-    BadRequest
-        With status 406 for types that there are not.
-    """
-    wanted = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
-    for kind in wanted:
-        if kind in (NIFTI, NPZ, JSON):
-            return kind
-        if kind in ("*/*", "application/*", ""):
-            return NIFTI
-    raise BadRequest(406, f"an answer as {(accept or '')[:80]!a} is not possible; accept one of {NIFTI}, {NPZ}, {JSON}")
 
 
 @singledispatch
@@ -155,3 +142,7 @@ def _(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory(prefix="answer-") as folder:
         path = write_volume(Path(folder) / "labels.nii.gz", labels, prediction.affine, like=prediction.like)
         return path.read_bytes(), kind
+
+
+predict_fn.register(Slice, segment_slice)
+output_fn.register(SliceAnswer, encode_slice)

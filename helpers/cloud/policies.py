@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
@@ -150,7 +150,7 @@ def record_calls(*, into: Path | None = None) -> Iterator[list[Call]]:
         calls.append(Call(model.service_model.service_name, model.name, dict(params)))
         if into:
             with into.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(calls[-1]), default=lambda value: type(value).__name__) + "\n")
+                stream.write(json.dumps(vars(calls[-1]), default=lambda value: type(value).__name__) + "\n")
 
     hook = ("before-parameter-build", note)
     before, boto3.DEFAULT_SESSION = boto3.DEFAULT_SESSION, None

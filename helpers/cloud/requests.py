@@ -2,7 +2,8 @@
 
 ``application/x-npz`` holds the arrays t1, t1ce, t2, flair and affine; ``application/x-tar``, ``application/gzip`` and
 ``application/zip`` an archive of four NIfTI files named by modality as in `helpers.data.layouts`, or plainly ``t1.nii.gz``;
-``application/json`` an object from modality to S3 location. Every decoder ends in the same checks and the same arrays.
+``application/json`` an object from modality to S3 location. Every such decoder ends in the same checks and the same arrays.
+``image/tiff`` is a single slice, see `helpers.cloud.slices`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
+from helpers.cloud.answers import TIFF
 from helpers.cloud.archives import DAMAGED, ENDINGS, Budget, open_zip, place, unpack_tar, unpack_zip
 from helpers.cloud.limits import MB, BadRequest, Limits, check_values, check_volume
+from helpers.cloud.slices import read_tiff
 from helpers.data.files import DataError, open_volume
 from helpers.data.layouts import Case, discover
 from helpers.data.reading import read_image
@@ -166,6 +169,7 @@ DECODERS: dict[str, Decoder] = {
     "application/x-tar": read_tar,
     "application/gzip": read_tar,
     "application/json": read_locations,
+    TIFF: read_tiff,
 }
 """Content types and how they are read. Another kind of request is one more entry here and one more type registered with
 `helpers.cloud.handler.predict_fn`."""

@@ -26,7 +26,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from helpers.cloud.handler import input_fn, model_fn, output_fn, output_type, predict_fn
+from helpers.cloud.answers import KINDS, output_type
+from helpers.cloud.handler import input_fn, model_fn, output_fn, predict_fn
 from helpers.cloud.limits import BadRequest, Limits, limits_from
 
 MEMORY = 1 << 20
@@ -111,7 +112,7 @@ class Server:
 
     def _answer(self, body: BinaryIO, headers: dict[str, str]) -> Response:
         accept = headers.get("accept")
-        output_type(accept)
+        output_type(accept, KINDS)
         data = input_fn(body, headers.get("content-type", ""), limits=self.limits)
         prediction = predict_fn(data, self.model)
         content, kind = output_fn(prediction, accept)

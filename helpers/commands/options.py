@@ -115,7 +115,7 @@ def _reader(default: object) -> Callable[[str], object]:
         return boolean
     if isinstance(default, tuple):
         return whole_numbers
-    return _mapping if isinstance(default, dict) else type(default)
+    return mapping if isinstance(default, dict) else type(default)
 
 
 def boolean(text: str) -> bool:
@@ -134,7 +134,7 @@ def whole_numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number or a list of them such as 64,64,32") from error
 
 
-def _mapping(text: str) -> dict:
+def mapping(text: str) -> dict:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     absent = argparse.SUPPRESS
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", default=absent, help="start of a name (03) or a path")
-    parser.add_argument("--cohort", default=absent, help="phantom (where nothing is said), brats2018 to brats2024, msd")
+    parser.add_argument("--cohort", default=absent, help="phantom (where none is said), brats2018 to brats2024, msd; lgg, ct")
     parser.add_argument("--data", default=absent, help="folder that holds the cases, else data/COHORT")
     parser.add_argument("--out", default=absent, help="folder for results, else outputs/COHORT")
     parser.add_argument(

@@ -67,22 +67,10 @@ def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
     DataError
         If there is no Kaggle token, it is readable by others, the package kaggle is absent, or the download fails.
     """
-    folder, archive = Path(folder), Path(folder) / f"{KAGGLE_DATASET.rpartition('/')[2]}.zip"
+    folder, archive = Path(folder), kaggle_archive(folder, KAGGLE_DATASET)
     if next(folder.glob("BraTS2021_*/*.nii*"), None) and not archive.exists():
         return folder
-    require_kaggle_token()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import kaggle  # reads the token while it is imported, hence after the check
-
-        kaggle.api.authenticate()
-        kaggle.api.dataset_download_files(KAGGLE_DATASET, path=str(folder), quiet=not progress, unzip=False)
-    except ImportError as error:
-        raise DataError("the package kaggle is not installed; run `pip install kaggle` and try again") from error
-    except (OSError, ValueError, SystemExit) as error:  # older versions of kaggle end the process on a wrong token
-        raise DataError(
-            f"Kaggle did not hand out {KAGGLE_DATASET} ({error}); check token, network and disk, run the same command again"
-        ) from error
+    fetch_from_kaggle(KAGGLE_DATASET, folder, progress=progress)
     try:
         with zipfile.ZipFile(archive) as zipped, zipped.open(KAGGLE_ARCHIVE) as stream:
             extract_tar(stream, folder, name=archive.name)
@@ -93,6 +81,28 @@ def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
         ) from error
     archive.unlink()
     return folder
+
+
+def kaggle_archive(folder: Path, dataset: str) -> Path:
+    """Where `fetch_from_kaggle` puts the archive of a data set called ``<owner>/<name>``."""
+    return Path(folder) / f"{dataset.rpartition('/')[2]}.zip"
+
+
+def fetch_from_kaggle(dataset: str, folder: Path, *, progress: bool = True) -> None:
+    """Fetch the zip archive of a Kaggle data set into a folder; raises `DataError` as `download_brats2021`."""
+    require_kaggle_token()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import kaggle  # reads the token while it is imported, hence after the check
+
+        kaggle.api.authenticate()
+        kaggle.api.dataset_download_files(dataset, path=str(folder), quiet=not progress, unzip=False)
+    except ImportError as error:
+        raise DataError("the package kaggle is not installed; run `pip install kaggle` and try again") from error
+    except (OSError, ValueError, SystemExit) as error:  # older versions of kaggle end the process on a wrong token
+        raise DataError(
+            f"Kaggle did not hand out {dataset} ({error}); check token, network and disk, run the same command again"
+        ) from error
 
 
 def require_kaggle_token() -> Path:

@@ -65,7 +65,7 @@ def missing_faults(case: Case) -> Iterator[Fault]:
 
 def content_faults(case: Case, path: Path, modality: str, volume: np.ndarray) -> Iterator[Fault]:
     """Values that are not numbers, and a volume that holds one value only."""
-    name = f"{path.name} ({MODALITY_NAMES[modality]})"
+    name = f"{path.name} ({MODALITY_NAMES.get(modality, modality)})"
     wrong = int(np.count_nonzero(~np.isfinite(volume))) if volume.dtype.kind in "fc" else 0
     if volume.dtype.kind not in "iuf":
         yield Fault(

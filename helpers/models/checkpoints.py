@@ -21,7 +21,7 @@ from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.networks import build_network
-from helpers.regions import MODALITIES, REGIONS
+from helpers.models.tasks import GLIOMA, Task
 from helpers.workspace import versions
 
 
@@ -37,10 +37,12 @@ class ModelCard:
         Arguments that the network was built with.
     preprocessing : mapping
         Settings of `helpers.data.preprocess.PreprocessSettings` as a mapping: spacing in mm, normalisation and the rest.
-    patch : tuple of int
+    patch : tuple of 2 or 3 int
         Edges in voxels of the patches that the network was trained on; the least window of prediction.
     cleanup : mapping
         Settings of `helpers.evaluation.cleanup.CleanUp`, which its predictions are to be treated with; none by default.
+    task, activation : str
+        Name of the `helpers.models.tasks.Task`, and how its logits become probabilities.
     modalities, regions : tuple of str
         Order of the channels in and out.
     cohort_hash, split_hash : str
@@ -60,10 +62,12 @@ class ModelCard:
     network: str
     arguments: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
-    patch: tuple[int, int, int]
+    patch: tuple[int, ...]
     cleanup: Mapping[str, float] = field(default_factory=lambda: {"tumour_ml": 0.0, "enhancing_ml": 0.0})
-    modalities: tuple[str, ...] = MODALITIES
-    regions: tuple[str, ...] = REGIONS
+    task: str = GLIOMA.name
+    activation: str = GLIOMA.activation
+    modalities: tuple[str, ...] = GLIOMA.modalities
+    regions: tuple[str, ...] = GLIOMA.regions
     cohort_hash: str = ""
     split_hash: str = ""
     training_cases: tuple[str, ...] = ()
@@ -76,6 +80,11 @@ class ModelCard:
     def spacing(self) -> tuple[float, float, float]:
         """Spacing in mm of the grid that the network works on."""
         return tuple(self.preprocessing["spacing"])
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for a network of slices, 3 for one of volumes."""
+        return len(self.patch)
 
     @property
     def normalise(self) -> str:
@@ -112,9 +121,11 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, *, half: bo
     Raises
     ------
     DataError
-        If a weight is too large for half precision, or the path does not end in ``.safetensors``.
+        If a weight is too large for half precision, the card names another number of channels than the network has, or the
+        path does not end in ``.safetensors``.
     """
     path = _weights_path(path)
+    _check_counts(card, path)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     payload = save({key: _half(key, tensor) for key, tensor in tensors.items()} if half else tensors)
     digest = hashlib.sha256(payload).hexdigest()
@@ -125,8 +136,19 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, *, half: bo
     return digest
 
 
-def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_checkpoint(
+    path: Path, *, device: str | torch.device = "cpu", task: Task | None = GLIOMA
+) -> tuple[nn.Module, ModelCard]:
     """Rebuild a network from its weights and card.
+
+    Parameters
+    ----------
+    path : Path
+        Of the weights.
+    device : str or torch.device
+        Where the network is to be.
+    task : Task or None
+        What the network must have been trained for; None takes any.
 
     Returns
     -------
@@ -137,11 +159,11 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     Raises
     ------
     DataError
-        If a file is missing or damaged, weights and card do not belong together, the order of channels or regions is
-        another than this package's, or the weights do not fit the network that the card names.
+        If a file is missing or damaged, weights and card do not belong together, the card is of another task or in another
+        order of channels or regions than the task's, or the weights do not fit the network that the card names.
     """
     path = _weights_path(path)
-    card = load_card(path)
+    card = load_card(path, task=task)
     payload = path.read_bytes()
     if hashlib.sha256(payload).hexdigest() != card.weights_sha256:
         raise DataError(
@@ -160,7 +182,7 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     return network.to(device).eval(), card
 
 
-def load_card(path: Path) -> ModelCard:
+def load_card(path: Path, *, task: Task | None = GLIOMA) -> ModelCard:
     """Read and check the card of a weights file; raises `DataError` like `load_checkpoint`."""
     path = _weights_path(path)
     for file in (path, card_path(path)):
@@ -168,16 +190,41 @@ def load_card(path: Path) -> ModelCard:
             raise DataError(f"{file} does not exist; a checkpoint is a .safetensors file and a .json card beside it")
     try:
         content = json.loads(card_path(path).read_text())
-        content.setdefault("training_cases", ())  # a card of an earlier version does not have it
+        content = {"training_cases": (), "task": GLIOMA.name, "activation": GLIOMA.activation, **content}  # not on older cards
         for key in ("patch", "modalities", "regions", "training_cases"):
             content[key] = tuple(content[key])
         card = ModelCard(**{item.name: content[item.name] for item in fields(ModelCard)})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{card_path(path)} is not a model card of this package ({error!r}); copy it again") from error
-    for name, found, wanted in (("channels", card.modalities, MODALITIES), ("regions", card.regions, REGIONS)):
-        if found != wanted:
-            raise DataError(f"{card_path(path)} orders its {name} {list(found)}, this package {list(wanted)}; train it again")
+    _check_task(card, card_path(path), task)
+    _check_counts(card, path)
     return card
+
+
+def _check_task(card: ModelCard, path: Path, task: Task | None) -> None:
+    """Raise `DataError` unless the card is of this task; one of glioma must keep the package's order in any case."""
+    if task is None and card.task != GLIOMA.name:
+        return
+    task = task or GLIOMA
+    if card.task != task.name:
+        raise DataError(f"{path} is of a model for {card.task}, not for {task.name}; give one of the right kind")
+    orders = (("channels", card.modalities, task.modalities), ("regions", card.regions, task.regions))
+    for name, found, wanted in orders:
+        if found != wanted:
+            raise DataError(f"{path} orders its {name} {list(found)}, this package {list(wanted)}; train it again")
+
+
+def _check_counts(card: ModelCard, path: Path) -> None:
+    """Raise `DataError` if a card names more or fewer channels than its network has."""
+    for argument, names, usual in (
+        ("in_channels", card.modalities, GLIOMA.modalities),
+        ("out_channels", card.regions, GLIOMA.regions),
+    ):
+        count = card.arguments.get(argument, len(usual))
+        if count != len(names):
+            raise DataError(
+                f"the card of {path} names {list(names)}, but {card.network} has {argument} {count}; make them agree"
+            )
 
 
 def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:

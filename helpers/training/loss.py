@@ -1,18 +1,31 @@
-"""The loss: Dice plus binary cross-entropy over three overlapping regions, or either of the two."""
+"""The loss: Dice plus binary cross-entropy over three overlapping regions, either of the two, or Dice plus another term."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from monai.losses import FocalLoss
 from torch import autograd, distributed, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import cross_entropy, interpolate
+
+from helpers.data.files import DataError
 
 SMOOTH = 1e-5
 """Added above and below the fraction bar of Dice: keeps it finite, and 1 where prediction and target are both empty."""
 
-LOSSES: dict[str, tuple[str, ...]] = {"dice+bce": ("dice", "bce"), "dice": ("dice",), "bce": ("bce",)}
-"""Losses by name and what they add up. Dice alone and cross-entropy alone are there to be compared with their sum."""
+LOSSES: dict[str, tuple[str, ...]] = {
+    "dice+bce": ("dice", "bce"),
+    "dice": ("dice",),
+    "bce": ("bce",),
+    "dice+focal": ("dice", "focal"),
+    "dice+ce": ("dice", "ce"),
+}
+"""Losses by name and what they add up. Dice alone and cross-entropy alone are there to be compared with their sum; focal loss
+(Lin et al. 2017, gamma 2) turns away from voxels that are easy; ce is for classes that exclude each other."""
+
+ONLY: dict[str, str] = {"bce": "sigmoid", "focal": "sigmoid", "ce": "softmax"}
+"""Terms that fit only one activation of `helpers.models.tasks`."""
 
 
 class RegionLoss(nn.Module):
@@ -36,15 +49,29 @@ class RegionLoss(nn.Module):
     ----------
     name : str
         Key of `LOSSES`.
+    activation : str
+        Of `helpers.models.tasks`. "softmax" is for classes that exclude each other, one channel each, the background first,
+        of which the target marks exactly one a voxel.
+
+    Raises
+    ------
+    DataError
+        If a term does not fit the activation.
     """
 
-    def __init__(self, name: str = "dice+bce") -> None:
+    def __init__(self, name: str = "dice+bce", activation: str = "sigmoid") -> None:
         super().__init__()
-        self.parts = LOSSES[name]
-        self.cross_entropy = nn.BCEWithLogitsLoss()
+        self.parts, self.activation = LOSSES[name], activation
+        unfit = [part for part in self.parts if ONLY.get(part, activation) != activation]
+        if unfit:
+            raise DataError(f"loss {name} does not fit a network with {activation}: {unfit[0]} needs {ONLY[unfit[0]]}")
+        self.cross_entropy, self.focal = nn.BCEWithLogitsLoss(), FocalLoss(gamma=2.0)
 
     def forward(self, logits: torch.Tensor | Sequence[torch.Tensor], regions: torch.Tensor) -> torch.Tensor:
-        """Loss of logits (B, 3, X, Y, Z), or several of them, against a region map of 0 and 1 of any number type: a scalar."""
+        """Loss of logits (B, 3, X, Y, Z), or several of them, against a region map of 0 and 1 of any number type: a scalar.
+
+        Any number of channels will do, and (X, Y) in place of (X, Y, Z).
+        """
         levels = [logits] if isinstance(logits, torch.Tensor) else list(logits)
         weights = [0.5**level for level in range(len(levels))]
         losses = [weight * self._level(level, regions) for weight, level in zip(weights, levels, strict=True)]
@@ -55,7 +82,12 @@ class RegionLoss(nn.Module):
         target = regions.to(logits.dtype)
         if target.shape[2:] != logits.shape[2:]:
             target = interpolate(target, size=logits.shape[2:], mode="nearest-exact")
-        losses = {"dice": lambda: soft_dice_loss(logits.sigmoid(), target), "bce": lambda: self.cross_entropy(logits, target)}
+        losses = {
+            "dice": lambda: soft_dice_loss(logits.softmax(1) if self.activation == "softmax" else logits.sigmoid(), target),
+            "bce": lambda: self.cross_entropy(logits, target),
+            "focal": lambda: self.focal(logits, target),
+            "ce": lambda: cross_entropy(logits, target),
+        }
         return sum(losses[part]() for part in self.parts)
 
 
@@ -84,6 +116,6 @@ class _SumOverProcesses(autograd.Function):
         return total
 
 
-def segmentation_loss(name: str = "dice+bce") -> RegionLoss:
+def segmentation_loss(name: str = "dice+bce", activation: str = "sigmoid") -> RegionLoss:
     """The loss that every network of this package is trained with, unless another of `LOSSES` is asked for."""
-    return RegionLoss(name)
+    return RegionLoss(name, activation)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from helpers.models.window_attention import fuse_attention
 from helpers.training.guard import NonFiniteError, non_finite
 from helpers.training.loss import segmentation_loss
 from helpers.training.processes import Processes
@@ -37,8 +38,11 @@ class SegmentationModule(lightning.LightningModule):
     Parameters
     ----------
     network : Module
-        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision).
+        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision); of another task in its
+        channels and dimensions. A Swin UNETR gets `helpers.models.window_attention.fuse_attention`.
     settings : TrainSettings
+    activation : str
+        Of the network's task, see `helpers.models.tasks`.
     first : int
         Steps that were made before, by the training that this one goes on with.
     elapsed : float
@@ -60,13 +64,16 @@ class SegmentationModule(lightning.LightningModule):
         network: nn.Module,
         settings: TrainSettings,
         *,
+        activation: str = "sigmoid",
         first: int = 0,
         elapsed: float = 0.0,
         processes: Processes | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.loss = network, segmentation_loss(settings.loss)
+        if settings.network == "swin_unetr":
+            fuse_attention(network)  # the same weights and results; fewer matrices are kept for the backward pass
+        self.network, self.loss = network, segmentation_loss(settings.loss, activation)
         self.settings, self.first, self.elapsed = settings, first, elapsed
         self.processes, self.report = processes or Processes(), report
         self.step_loss = math.nan

@@ -13,11 +13,12 @@ from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, card_path, save_checkpoint
+from helpers.models.tasks import scored_regions
 from helpers.training.state import write_durably
-from helpers.training.validation import DICE_COLUMNS
+from helpers.training.validation import dice_columns
 
-COLUMNS = ("step", "seconds", "learning_rate", "train_loss", *DICE_COLUMNS)
-"""Columns of a history. Dice is that of the validation part and NaN at steps without validation."""
+COLUMNS = ("step", "seconds", "learning_rate", "train_loss")
+"""First columns of a history; then come those of `dice_columns`, of the validation part, NaN at steps without validation."""
 
 
 class Recorder:
@@ -52,6 +53,7 @@ class Recorder:
         report: Callable[[str], None] | None = None,
         writes: bool = True,
     ) -> None:
+        self.regions = scored_regions(card.regions, card.activation)
         self.out, self.checkpoints, self.card = Path(out), Path(checkpoints), card
         self.loggers, self.report, self.writes = loggers, report, writes
         self.rows: list[dict[str, float]] = []
@@ -65,8 +67,8 @@ class Recorder:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row a step with `COLUMNS`."""
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        """One row a step with `COLUMNS` and the Dice of every region."""
+        return pd.DataFrame(self.rows, columns=[*COLUMNS, *dice_columns(self.regions)])
 
     @property
     def validations_since_best(self) -> int:
@@ -140,6 +142,6 @@ class Recorder:
         recent = self.rows[since:]
         loss = sum(row["train_loss"] for row in recent) / len(recent)
         row, steps = recent[-1], self.card.training["steps"]
-        dice = "  ".join(f"{name.removeprefix('dice_')} {row[name]:.3f}" for name in DICE_COLUMNS)
+        dice = "  ".join(f"{name.removeprefix('dice_')} {row[name]:.3f}" for name in dice_columns(self.regions))
         best = "  best so far" if row is self.best else ""
         return f"step {row['step']:>5} of {steps}  {row['seconds']:5.0f} s  train loss {loss:.3f}  validation Dice {dice}{best}"

@@ -26,6 +26,7 @@ NOISE = 2
 """Stream of random numbers for dropout and the like, beside those of `helpers.training.datamodule`."""
 
 Picture = Callable[[Path, list[ScoredCase]], None]
+Watch = Callable[[int, float], bool]
 
 
 class Session(lightning.Callback):
@@ -45,6 +46,8 @@ class Session(lightning.Callback):
         To go on from; the network and the recorder have theirs already.
     picture : callable, optional
         Draws a file of a few validation cases; called whenever the best score improves.
+    watch : callable, optional
+        Told the step and the mean Dice after every validation; where it returns True, the training ends there.
 
     Attributes
     ----------
@@ -63,9 +66,11 @@ class Session(lightning.Callback):
         processes: Processes,
         state: dict[str, Any] | None = None,
         picture: Picture | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.settings, self.recorder, self.validation = settings, recorder, validation
         self.path, self.identity, self.processes, self.given, self.picture = path, identity, processes, state, picture
+        self.watch = watch
         self.average: AveragedModel | None = None
         self.interrupted = self.finished = self._asked = False
         self._rate = 0.0
@@ -131,8 +136,9 @@ class Session(lightning.Callback):
         improved = self.recorder.validated(scores, self._scored(module))
         self.recorder.validation_seconds += time.perf_counter() - began
         patient = not self.settings.patience or self.recorder.validations_since_best < self.settings.patience
+        ended = bool(self.processes.first and self.watch and self.watch(module.step, scores["dice_mean"]))
         self._agree(module)
-        self.finished = module.progress >= 1 or not patient
+        self.finished = module.progress >= 1 or not patient or bool(self.processes.largest([ended])[0])
         self._save(trainer, module, validated=True)
         self.recorder.publish()
         if improved and self.picture and self.processes.first:

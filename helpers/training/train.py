@@ -16,6 +16,7 @@ from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint
 from helpers.models.networks import build_network, input_multiple
 from helpers.models.pretrained import load_pretrained
+from helpers.models.tasks import GLIOMA, Task, scored_regions
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.interruption import Interrupted
@@ -23,12 +24,12 @@ from helpers.training.loggers import close_loggers, make_loggers
 from helpers.training.module import SegmentationModule
 from helpers.training.processes import Processes, join_processes
 from helpers.training.recorder import Recorder
-from helpers.training.session import Picture, Session
+from helpers.training.session import Picture, Session, Watch
 from helpers.training.settings import TrainSettings
-from helpers.training.source import PatchSource
+from helpers.training.source import PatchSource, ValidationSource
 from helpers.training.state import check_identity, identity, read_state
 from helpers.training.trainer import make_trainer, on_gpu, own_random_state, quiet
-from helpers.training.validation import Validation
+from helpers.training.validation import PreparedCases, Validation
 
 STATE = "state.pt"
 """Name of the file that an interrupted training goes on from."""
@@ -44,7 +45,7 @@ class TrainResult:
         Weights of the best step, with their card beside them.
     history : DataFrame
         One row a step: ``step``, ``seconds``, ``learning_rate``, ``train_loss``, and after a validation ``dice_TC``,
-        ``dice_WT``, ``dice_ET``, ``dice_mean`` (else NaN). Also written as ``history.csv`` beside the checkpoint.
+        ``dice_WT``, ``dice_ET`` (or the task's regions) and ``dice_mean``, else NaN. Also in ``history.csv``.
     steps, best_step : int
         Steps made, and the one with the best mean validation Dice.
     best_dice : float
@@ -68,14 +69,16 @@ def train(
     settings: TrainSettings,
     training: Sequence[Path] | PatchSource,
     *,
-    validation: Sequence[Path],
+    validation: Sequence[Path] | ValidationSource,
     out: Path,
+    task: Task = GLIOMA,
     split_hash: str = "",
     transforms: Callable | None = None,
     report: Callable[[str], None] | None = None,
     resume: str | Path = "never",
     checkpoints: Path | None = None,
     picture: Picture | None = None,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train a network and keep the weights with the best mean validation Dice.
 
@@ -86,9 +89,11 @@ def train(
     settings : TrainSettings
     training, validation : sequence of Path
         Prepared files with labels (`helpers.data.preprocess.prepare_cohort`) of these two parts of a split. `training` may
-        also be a `helpers.training.source.PatchSource`.
+        also be a `helpers.training.source.PatchSource`, and then `validation` a `ValidationSource`.
     out : Path
         Folder for ``best.safetensors``, ``best.json``, ``history.csv`` and the curves.
+    task : Task
+        Channels in and out; another than glioma needs both sources.
     split_hash : str
         SHA-256 of the split manifest, for the model card.
     transforms : callable, optional
@@ -103,6 +108,8 @@ def train(
         Folder of the state; ``<out>/checkpoints`` if left out.
     picture : callable, optional
         Called with a path and a few scored cases whenever the best Dice improves, to draw them.
+    watch : callable, optional
+        Told the step and the mean Dice after every validation; where it returns True, the training ends there.
 
     Raises
     ------
@@ -113,7 +120,7 @@ def train(
         After SIGTERM: the state is then on the disk.
     """
     out, checkpoints = Path(out), Path(checkpoints or Path(out) / "checkpoints")
-    card = model_card(settings, training, validation, split_hash)
+    card = model_card(settings, training, validation, split_hash, task=task)
     named = Path(resume) if str(resume) not in ("auto", "never") else checkpoints / STATE
     with join_processes(gpu=on_gpu(settings)) as processes, own_random_state(settings.seed), quiet():
         report = report if processes.first else None
@@ -122,7 +129,7 @@ def train(
         first = state["step"] if state else 0
         loggers = make_loggers(settings.logger, out, settings=asdict(settings), first=first) if processes.first else []
         recorder = Recorder(out, checkpoints, card, loggers=loggers, report=report, writes=processes.first)
-        module = _module(settings, processes, state=state, report=report)
+        module = _module(settings, processes, activation=task.activation, state=state, report=report)
         _begin(recorder, state, report)
         if not (state and state["finished"]):
             data = _data(settings, training, transforms, first=first, processes=processes)
@@ -135,6 +142,7 @@ def train(
                 processes=processes,
                 state=state,
                 picture=picture,
+                watch=watch,
             )
             _fit(make_trainer(settings, out, session, processes), module, data, session)
     return _result(recorder, module)
@@ -189,7 +197,12 @@ def _result(recorder: Recorder, module: SegmentationModule) -> TrainResult:
 
 
 def _module(
-    settings: TrainSettings, processes: Processes, *, state: dict | None, report: Callable[[str], None] | None
+    settings: TrainSettings,
+    processes: Processes,
+    *,
+    activation: str,
+    state: dict | None,
+    report: Callable[[str], None] | None,
 ) -> SegmentationModule:
     network = build_network(settings.network, **settings.arguments)
     if state:
@@ -197,7 +210,7 @@ def _module(
     elif settings.pretrained:
         _start_from(Path(settings.pretrained), network, settings)
     made = {"first": state["step"], "elapsed": state["elapsed"]} if state else {}
-    return SegmentationModule(network, settings, processes=processes, report=report, **made)
+    return SegmentationModule(network, settings, activation=activation, processes=processes, report=report, **made)
 
 
 def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None:
@@ -205,7 +218,7 @@ def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None
     if path.is_file() and not card_path(path).is_file():
         load_pretrained(network, path)
         return
-    trained, card = load_checkpoint(path)
+    trained, card = load_checkpoint(path, task=None)
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
@@ -238,6 +251,10 @@ def _data(
     )
 
 
-def _validation(settings: TrainSettings, card: ModelCard, paths: Sequence[Path], processes: Processes) -> Validation:
-    multiple = input_multiple(settings.network, **settings.arguments)
-    return Validation(tuple(paths), settings.patch, multiple, card.spacing, settings.cleanup, processes)
+def _validation(
+    settings: TrainSettings, card: ModelCard, cases: Sequence[Path] | ValidationSource, processes: Processes
+) -> Validation:
+    if not isinstance(cases, ValidationSource):
+        multiple = input_multiple(settings.network, **settings.arguments)
+        cases = PreparedCases(tuple(cases), settings.patch, multiple, card.spacing, settings.cleanup)
+    return Validation(cases, scored_regions(card.regions, card.activation), processes)

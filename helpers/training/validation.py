@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,16 @@ from helpers.data.prepared import Prepared, open_prepared
 from helpers.evaluation.cleanup import CleanUp
 from helpers.evaluation.inference import label_map, predict_image
 from helpers.evaluation.metrics import dice
-from helpers.regions import REGIONS, classes_to_regions
+from helpers.regions import classes_to_regions
 from helpers.training.processes import Processes
+from helpers.training.source import ValidationSource
 
-DICE_COLUMNS = (*(f"dice_{region}" for region in REGIONS), "dice_mean")
 SHOWN = 3
+
+
+def dice_columns(regions: Sequence[str]) -> tuple[str, ...]:
+    """Names of the scores of a validation: Dice of every region, then their mean."""
+    return (*(f"dice_{region}" for region in regions), "dice_mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +37,18 @@ class ScoredCase:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Scores a network on prepared cases.
-
-    Lightning's own loop is not used: between processes it would repeat cases to give each the same number, and it cannot
-    be left in between, as a training that is told to end must.
+class PreparedCases:
+    """Prepared files with labels, for validation.
 
     Attributes
     ----------
     paths : sequence of Path
-        Prepared files with labels.
     patch, multiple
         As in `helpers.evaluation.inference.predict_image`.
     spacing : sequence of 3 float
         Voxel edges of the prepared grid in mm.
     cleanup : CleanUp
         What predicted label maps are treated with before they are scored.
-    processes : Processes
     """
 
     paths: Sequence[Path]
@@ -55,9 +56,41 @@ class Validation:
     multiple: int
     spacing: Sequence[float]
     cleanup: CleanUp
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def score(self, network: nn.Module, index: int) -> tuple[list[float], ScoredCase]:
+        """Dice of TC, WT and ET on the prepared grid, with the rule for empty regions of `helpers.evaluation.metrics`."""
+        case = open_prepared(self.paths[index]).load()
+        image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
+        probabilities = predict_image(network, image, patch=self.patch, multiple=self.multiple)
+        classes = label_map(probabilities.numpy(), self.spacing, self.cleanup)
+        pairs = zip(classes_to_regions(classes), classes_to_regions(np.asarray(case.classes)), strict=True)
+        scores = [dice(mask, truth) for mask, truth in pairs]
+        return scores, ScoredCase(case, classes, float(np.mean(scores)))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores a network on whole cases.
+
+    Lightning's own loop is not used: between processes it would repeat cases to give each the same number, and it cannot
+    be left in between, as a training that is told to end must.
+
+    Attributes
+    ----------
+    cases : PreparedCases or ValidationSource
+    regions : sequence of str
+        Names of the scores of a case.
+    processes : Processes
+    """
+
+    cases: PreparedCases | ValidationSource
+    regions: Sequence[str]
     processes: Processes
 
-    def run(self, network: nn.Module, interrupted: Callable[[], bool]) -> tuple[dict[str, float], list[ScoredCase]] | None:
+    def run(self, network: nn.Module, interrupted: Callable[[], bool]) -> tuple[dict[str, float], list[Any]] | None:
         """Score every case with a network in evaluation mode, or return None where the training is to end.
 
         `interrupted` is asked in all processes after each case.
@@ -65,27 +98,17 @@ class Validation:
         Returns
         -------
         scores : dict
-            ``dice_TC``, ``dice_WT``, ``dice_ET`` and their mean ``dice_mean``: means over the cases of the Dice on the
-            prepared grid, with the rule for empty regions of `helpers.evaluation.metrics`.
-        shown : list of ScoredCase
-            A few cases, in the first process.
+            By `dice_columns`: means over the cases, of every region and of them all.
+        shown : list
+            What a picture needs of a few cases, such as `ScoredCase`, in the first process.
         """
-        scores, shown = np.zeros((len(self.paths), len(REGIONS))), []
-        for start in range(0, len(self.paths), self.processes.world):
+        scores, shown = np.zeros((len(self.cases), len(self.regions))), []
+        for start in range(0, len(self.cases), self.processes.world):
             number = start + self.processes.rank
-            if number < len(self.paths):
-                scores[number], scored = self._score(network, self.paths[number])
+            if number < len(self.cases):
+                scores[number], scored = self.cases.score(network, number)
                 shown += [scored] if len(shown) < SHOWN else []
             if interrupted():
                 return None
         means = self.processes.total(scores).mean(axis=0)
-        return dict(zip(DICE_COLUMNS, [*means.tolist(), float(means.mean())], strict=True)), shown
-
-    def _score(self, network: nn.Module, path: Path) -> tuple[list[float], ScoredCase]:
-        case = open_prepared(path).load()
-        image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
-        probabilities = predict_image(network, image, patch=self.patch, multiple=self.multiple)
-        classes = label_map(probabilities.numpy(), self.spacing, self.cleanup)
-        pairs = zip(classes_to_regions(classes), classes_to_regions(np.asarray(case.classes)), strict=True)
-        scores = [dice(mask, truth) for mask, truth in pairs]
-        return scores, ScoredCase(case, classes, float(np.mean(scores)))
+        return dict(zip(dice_columns(self.regions), [*means.tolist(), float(means.mean())], strict=True)), shown

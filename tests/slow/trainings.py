@@ -26,7 +26,7 @@ from helpers.training.session import Session
 from helpers.training.settings import TrainSettings
 from helpers.training.state import read_state
 from helpers.training.train import train
-from helpers.training.validation import Validation
+from helpers.training.validation import PreparedCases
 from tests.cases import write_case
 
 SMALL: dict[str, Any] = {
@@ -107,14 +107,14 @@ class CountCases:
     path: Path
 
     def __call__(self) -> None:
-        original = Validation._score
+        original = PreparedCases.score
 
-        def counted(validation, network, path):
+        def counted(cases, network, number):
             with self.path.open("a") as stream:
-                stream.write(path.name + "\n")
-            return original(validation, network, path)
+                stream.write(cases.paths[number].name + "\n")
+            return original(cases, network, number)
 
-        Validation._score = counted
+        PreparedCases.score = counted
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class KillAt:
             "write": (os, "fsync"),
             "written": (Recorder, "publish"),
             "best": (session, "write_state"),
-            "validation": (Validation, "_score"),
+            "validation": (PreparedCases, "score"),
         }[self.place]
         calls, original = [], getattr(owner, name)
 

@@ -1,7 +1,7 @@
 """Weights and model card: what is written comes back, and what does not belong together is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ import torch
 from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, card_path, load_card, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network
+from helpers.models.tasks import GLIOMA, Task
 
 ARGUMENTS = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard(
@@ -85,6 +86,57 @@ def test_cards_that_say_something_else_are_refused(saved, changes, words):
     rewrite_card(saved[0], **changes)
     with pytest.raises(DataError, match=words):
         load_checkpoint(saved[0])
+
+
+ORGANS = Task("organs", ("ct",), ("background", "liver", "spleen"), "softmax")
+"""A task that differs from glioma in everything."""
+
+
+@pytest.fixture
+def of_organs(tmp_path):
+    arguments = {"channels": (4, 8), "in_channels": 1, "out_channels": 3}
+    card = replace(
+        CARD,
+        arguments=arguments,
+        task=ORGANS.name,
+        modalities=ORGANS.modalities,
+        regions=ORGANS.regions,
+        activation=ORGANS.activation,
+    )
+    save_checkpoint(tmp_path / "organs.safetensors", build_network("unet", **arguments), card)
+    return tmp_path / "organs.safetensors"
+
+
+@pytest.mark.parametrize("task", [ORGANS, None])
+def test_a_model_of_another_task_comes_back_with_its_channels(of_organs, task):
+    network, card = load_checkpoint(of_organs, task=task)
+    assert (card.task, card.modalities, card.regions, card.activation) == ("organs", *astuple(ORGANS)[1:])
+    assert network(torch.zeros(1, 1, 16, 16, 16)).shape[1] == 3
+
+
+def test_a_model_of_another_task_is_refused_where_one_of_glioma_is_needed(of_organs, saved):
+    with pytest.raises(DataError, match="for organs, not for glioma"):
+        load_checkpoint(of_organs)
+    with pytest.raises(DataError, match="for glioma, not for organs"):
+        load_checkpoint(saved[0], task=ORGANS)
+    rewrite_card(saved[0], modalities=["flair", "t1", "t1ce", "t2"])
+    with pytest.raises(DataError, match="orders its channels"):
+        load_checkpoint(saved[0], task=None)
+
+
+def test_a_card_names_as_many_channels_as_the_network_has(of_organs, saved):
+    with pytest.raises(DataError, match="has in_channels 4"):
+        save_checkpoint(saved[0], saved[1], replace(CARD, modalities=("flair",)))
+    rewrite_card(of_organs, regions=["background", "liver"])
+    with pytest.raises(DataError, match="has out_channels 3"):
+        load_checkpoint(of_organs, task=None)
+
+
+def test_cards_of_before_there_were_tasks_are_of_glioma(saved):
+    content = json.loads(card_path(saved[0]).read_text())
+    del content["task"], content["activation"]
+    card_path(saved[0]).write_text(json.dumps(content))
+    assert load_card(saved[0]).task == GLIOMA.name
 
 
 def test_missing_and_damaged_files_are_named(saved):

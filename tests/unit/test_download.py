@@ -275,3 +275,23 @@ def test_a_missing_package_and_a_refusal_are_one_sentence(tmp_path, token, monke
         fake_kaggle(monkeypatch, refusal)
         assert brats(tmp_path / "out") == 1
         assert "check token, network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_slices_come_through_the_kaggle_api_once_though_the_archive_has_them_twice(
+    tmp_path, token, monkeypatch, capsys, damaged
+):
+    picture, names = io.BytesIO(), ("TCGA_A/TCGA_A_1.tif", "TCGA_A/TCGA_A_1_mask.tif")
+    with zipfile.ZipFile(picture, "w") as archive:
+        for root in ("lgg-mri-segmentation/kaggle_3m", "elsewhere" if damaged else "kaggle_3m"):
+            for name in names:
+                archive.writestr(f"{root}/{name}", b"tiff")
+    calls = fake_kaggle(monkeypatch, picture.getvalue())
+    assert main(["download", "lgg", "--out", str(tmp_path / "lgg")]) == int(damaged)
+    left = sorted(path.relative_to(tmp_path / "lgg").as_posix() for path in (tmp_path / "lgg").rglob("*") if path.is_file())
+    assert left == ([] if damaged else [f"kaggle_3m/{name}" for name in names])
+    assert ("damaged" in capsys.readouterr().err) == damaged
+    before = len(calls)
+    if not damaged:
+        assert main(["download", "lgg", "--out", str(tmp_path / "lgg")]) == 0
+        assert len(calls) == before

@@ -46,10 +46,19 @@ def test_the_grid_comes_back_and_every_weight_learns(name, spatial_dims):
 def test_a_card_rebuilds_the_network_in_any_dimension(name, tmp_path):
     arguments = {**SMALL[name], "spatial_dims": 2, "in_channels": 1, "out_channels": 2}
     network = build_network(name, **arguments).eval()
-    card = ModelCard(network=name, arguments=arguments, preprocessing={"spacing": [1, 1, 1]}, patch=shape_for(name, 2))
+    card = ModelCard(
+        network=name,
+        arguments=arguments,
+        preprocessing={"spacing": [1, 1, 1]},
+        patch=shape_for(name, 2),
+        task="slices",
+        modalities=("flair",),
+        regions=("tumour", "rest"),
+    )
     save_checkpoint(tmp_path / "best.safetensors", network, card)
     assert json.loads((tmp_path / "best.json").read_text())["arguments"]["spatial_dims"] == 2
-    again, _ = load_checkpoint(tmp_path / "best.safetensors")
+    again, loaded = load_checkpoint(tmp_path / "best.safetensors", task=None)
+    assert loaded.spatial_dims == 2
     image = torch.randn(1, 1, *shape_for(name, 2))
     with torch.no_grad():
         torch.testing.assert_close(again(image), network(image))

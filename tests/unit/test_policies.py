@@ -139,12 +139,15 @@ def test_what_a_call_needs(call, wanted):
     assert [(action, resource) for action, resource, _ in needs(call, PLACE)] == wanted
 
 
-def test_calls_are_recorded_and_checked(tmp_path):
-    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "eu-central-1"}
-    outside = boto3.client("s3", **keys)
+KEYS = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "eu-central-1"}
 
-    def answer(**_):
-        raise ClientError({"Error": {"Code": "Stopped"}}, "before anything is sent")
+
+def answer(**_):
+    raise ClientError({"Error": {"Code": "Stopped"}}, "before anything is sent")
+
+
+def test_calls_are_recorded_and_checked(tmp_path):
+    outside = boto3.client("s3", **KEYS)
 
     with record_calls(into=tmp_path / "calls") as calls:
         for service, operation, parameters in (
@@ -152,7 +155,7 @@ def test_calls_are_recorded_and_checked(tmp_path):
             ("sagemaker", "delete_model", {"ModelName": "brain-tumour-1"}),
             ("sagemaker", "delete_model", {"ModelName": "theirs"}),
         ):
-            client = boto3.client(service, **keys)
+            client = boto3.client(service, **KEYS)
             client.meta.events.register("before-send", answer)
             with pytest.raises(ClientError):
                 getattr(client, operation)(**parameters)
@@ -162,6 +165,17 @@ def test_calls_are_recorded_and_checked(tmp_path):
     assert [(call.service, call.operation) for call in calls] == [("s3", "HeadBucket"), *[("sagemaker", "DeleteModel")] * 2]
     assert read_calls(tmp_path / "calls") == calls
     assert refused(calls, load_policy("caller", PLACE), PLACE) == [f"sagemaker:DeleteModel {SAGEMAKER}:model/theirs"]
+
+
+def test_a_call_that_sends_a_file_is_recorded(tmp_path):
+    (tmp_path / "file").write_text("content")
+    with record_calls(into=tmp_path / "calls"), (tmp_path / "file").open("rb") as body:
+        client = boto3.client("s3", **KEYS)
+        client.meta.events.register("before-send", answer)
+        with pytest.raises(ClientError):
+            client.put_object(Bucket="my-bucket", Key="file", Body=body)
+    (call,) = read_calls(tmp_path / "calls")
+    assert (call.operation, call.parameters["Key"]) == ("PutObject", "file")
 
 
 def test_the_place_of_a_run_is_read_off_its_calls():

@@ -9,6 +9,8 @@ from monai.networks.nets.swin_unetr import WindowAttention, compute_mask
 from helpers.data.files import DataError
 from helpers.models.networks import build_network
 from helpers.models.window_attention import FusedWindowAttention, fuse_attention
+from helpers.training.module import SegmentationModule
+from helpers.training.settings import TrainSettings
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -62,6 +64,28 @@ def test_dropout_of_attention_weights_acts_in_training_only():
     tokens = torch.randn(4, 16, 12)
     assert not torch.equal(fused.train()(tokens, None), fused(tokens, None))
     assert torch.equal(fused.eval()(tokens, None), fused(tokens, None))
+
+
+def test_bfloat16_gives_the_same_to_its_precision():
+    torch.manual_seed(0)
+    plain = WindowAttention(12, num_heads=3, window_size=(4, 4, 4), qkv_bias=True)
+    fused = fuse_attention(copy.deepcopy(plain))
+    tokens = torch.randn(16, 64, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        (expected, slopes), (found, found_slopes) = backward(plain, tokens, None), backward(fused, tokens, None)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.05)
+    for name, slope in slopes.items():
+        torch.testing.assert_close(found_slopes[name], slope, atol=0.05 * float(slope.abs().max()) + 0.05, rtol=0.1, msg=name)
+
+
+def test_a_training_takes_it_and_its_weights_keep_their_names():
+    network = build_network("swin_unetr")
+    names = list(network.state_dict())
+    module = SegmentationModule(network, TrainSettings(network="swin_unetr"))
+    attentions = [each for each in module.network.modules() if isinstance(each, WindowAttention)]
+    assert attentions
+    assert all(isinstance(each, FusedWindowAttention) for each in attentions)
+    assert list(module.network.state_dict()) == names
 
 
 def test_a_network_without_windows_is_refused():

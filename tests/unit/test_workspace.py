@@ -29,9 +29,14 @@ def test_relative_folders_become_absolute(tmp_path, monkeypatch):
     assert workspace.root == tmp_path / "results"
 
 
+def test_cohorts_of_the_extra_notebooks_have_workspaces(tmp_path):
+    assert open_workspace("LGG", data=tmp_path, out=tmp_path / "out").cohort == "lgg"
+
+
 @pytest.mark.parametrize(
     ("cohort", "data", "sentence"),
     [
+        ("ct", "no/such/folder", "set DATA"),
         ("brats2021", "no/such/folder", "does not exist"),
         ("msd", "no/such/folder", "set DATA"),
         ("brats1999", "", "no layout 'brats1999'"),

@@ -42,7 +42,7 @@ def draw_still(viewer: SliceViewer) -> bytes:
     for ax in axes[len(parts.panes) :]:
         ax.set_axis_off()
     if names := _legend(viewer):
-        add_legend(figure, names, fontsize=9)
+        add_legend(figure, names, fontsize=9, ncols=min(len(names), max(3, int(figure.get_figwidth() / 1.7))))
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=80, facecolor="white")
     return to_palette(stream.getvalue())

@@ -1,0 +1,88 @@
+"""The ladder of speed-ups from the naive recipe, as in notebook 06: ``python -m benchmarks.ladder``.
+
+Phantoms are made in a temporary folder unless a cohort is given. Every rung trains the released model, or a fresh network,
+on the same patches, in turns with the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from helpers.data.layouts import discover
+from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.preprocess import PreprocessSettings, prepare_cohort
+from helpers.models.networks import NETWORKS, build_network
+from helpers.models.released import load_released
+from helpers.profiling.ladder import Rung, measure_ladder
+from helpers.profiling.machine import processor_name
+from helpers.profiling.recipes import Recipe, patches_of
+
+CHANGES: dict[str, dict[str, object]] = {
+    "faster reading and resampling": {"source": "files"},
+    "prepared once": {"source": "prepared"},
+    "only the patch, memory-mapped": {"source": "mapped"},
+    "batch of 2": {"batch": 2},
+    "fused optimiser": {"fused_optimiser": True},
+    "channels last": {"channels_last": True},
+    "bf16": {"bf16": True},
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cohort", type=Path, help="folder of cases with references, one file a modality")
+    parser.add_argument("--network", choices=tuple(NETWORKS), help="a fresh network in place of the released model")
+    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    released, card = load_released()
+    network = build_network(arguments.network) if arguments.network else released
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.cohort:
+            cases = discover(arguments.cohort)[:4]
+        else:
+            cases = write_cohort(folder / "cohort", 4, PhantomSettings(), progress=False)
+        prepared = prepare_cohort(cases, folder / "prepared", PreprocessSettings(**card.preprocessing), progress=False).paths
+        files = {prepared[case.identifier]: case for case in cases}
+        train, rest = (dict(list(files.items())[part]) for part in (slice(2), slice(2, None)))
+        patch = (arguments.patch,) * 3
+        held_out = patches_of(Recipe("mapped"), rest, patch=patch, count=4, seed=1)
+        options = {"patch": patch, "held_out": held_out, "rounds": arguments.rounds, "device": arguments.device}
+        table = measure_ladder(rungs(compiled=arguments.compile, device=arguments.device), network, train, **options)
+    name = arguments.network or f"released {card.network}"
+    print(f"{name}, patches of {arguments.patch}³ on {processor_name()}, {arguments.threads} threads")
+    with pd.option_context("display.width", 250):
+        print(table.round(4).to_string(na_rep=""))
+
+
+def rungs(*, compiled: bool, device: str) -> list[Rung]:
+    """The naive recipe, every change on top of those before, and what is tried beside."""
+    ladder = [Rung("naive recipe")]
+    for name, change in CHANGES.items():
+        ladder.append(Rung(name, replace(ladder[-1].recipe, **change)))
+    best = ladder[-1].recipe
+    ladder.append(Rung("a process that reads ahead", replace(best, workers=1), kept=False))
+    slow = "" if compiled else "ask for it with --compile"
+    ladder.append(Rung("torch.compile", replace(best, compiled="default"), reason=slow, kept=False))
+    graphs = slow if device.startswith("cuda") else "no CUDA GPU here"
+    ladder.append(Rung("CUDA graphs", replace(best, compiled="reduce-overhead"), reason=graphs, kept=False))
+    return ladder
+
+
+if __name__ == "__main__":
+    main()
