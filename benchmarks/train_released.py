@@ -26,7 +26,7 @@ from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoi
 from helpers.models.networks import build_network
 from helpers.training.loss import segmentation_loss
 
-NETWORK, ARGUMENTS = "unet", {"channels": (20, 40, 80, 128, 128)}
+NETWORK, ARGUMENTS = "unet", {"channels": (20, 40, 80, 104, 104)}
 """Its first layer halves the grid, so a step costs half of one of a SegResNet that works at full resolution."""
 WARMUP = 60
 CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1, enhancing_share=0.1, near_mm=4.0)
