@@ -43,7 +43,9 @@ PLAIN_SCANNER = ScannerRanges(
 def rungs() -> dict[str, Randomisation]:
     """Settings of every rung, from the ranges of the calibrated cohort to those of the released model."""
     full = Randomisation()
-    ladder = {"calibrated": Randomisation(AnatomyRanges(), TumourRanges(), PLAIN_CONTRAST, PLAIN_CORE, PLAIN_MIMICS, PLAIN_SCANNER)}
+    ladder = {
+        "calibrated": Randomisation(AnatomyRanges(), TumourRanges(), PLAIN_CONTRAST, PLAIN_CORE, PLAIN_MIMICS, PLAIN_SCANNER)
+    }
     for name, field in (
         ("+ other brains and tumours", "anatomy"),
         ("+ any contrast", "contrast"),

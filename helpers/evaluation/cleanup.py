@@ -2,9 +2,9 @@
 
 A few false voxels cost little Dice in a region that exists and all of it in one that does not: by the BraTS rule a patient
 without enhancing tumour scores 0 as soon as a single voxel is called enhancing. The two rules about volumes are usual among
-BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The third knows how gliomas grow: where a
-tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1. All limits
-are settings, kept in the model card, so that validation during training, prediction and serving do the same.
+BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The third knows how gliomas grow: where
+a tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1. All
+limits are settings, kept in the model card, so that validation during training, prediction and serving do the same.
 """
 
 from __future__ import annotations

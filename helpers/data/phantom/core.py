@@ -1,8 +1,8 @@
-"""What a core is made of besides its average: cysts, solid tissue that does not enhance, and blood; and how oedema can look alike.
+"""What a core is made of besides its average: cysts, solid tissue that does not enhance, blood; and oedema that looks like it.
 
 With one intensity for all of a core, a network learns to tell core from oedema by intensity alone. On patients that fails: in
-oedema around a metastasis-like nodule T1 is as low as in necrosis, a diffuse glioma differs hardly from the oedema around it, and
-a necrotic core holds anything from clear fluid to clots. What is left to learn is where a class lies: oedema around what
+oedema around a small nodule T1 can be as low as in necrosis, a diffuse glioma differs hardly from the oedema around it, and a
+necrotic core holds anything from clear fluid to clots. What is left to learn is where a class lies: oedema around what
 enhances, core inside it, and core in the middle of a tumour that does not enhance at all.
 """
 
