@@ -18,8 +18,6 @@ from helpers.training.train import TrainResult, train
 
 NETWORK = "swin_unetr"
 FEATURE_SIZES = (12, 24, 48)
-PUBLISHED_WINDOW = 7
-"""Edge of the attention windows of the published weights, in tokens."""
 
 GENERAL: dict[str, str] = {
     "pretrained": "checkpoint to fine-tune, or self-supervised weights such as model_swinvit.pt",
