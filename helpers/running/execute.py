@@ -15,6 +15,8 @@ import psutil
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from helpers.running.parameters import for_papermill
+
 # A kernel writes to the terminal, past the notebook: that what it says can be read on the wire, and, when a finished one is
 # shut down, that it was interrupted. The first is mended, the second kept quiet; errors in cells are reported otherwise.
 # The state of widgets, megabytes of image, is not stored: a viewer leaves a still picture in the cell.
@@ -123,8 +125,7 @@ def execute_notebook(
             papermill.execute_notebook(
                 path,
                 target,
-                # papermill writes lists as lists, but tuples as text
-                parameters={name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()},
+                parameters=for_papermill(parameters),
                 kernel_name="python3",
                 cwd=path.parent,
                 progress_bar=False,

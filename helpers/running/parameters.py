@@ -124,6 +124,11 @@ def assign(notebooks: Sequence[Path], given: Mapping[str, str]) -> dict[Path, di
     }
 
 
+def for_papermill(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The same values as papermill can write them into a notebook: it knows lists, and would write a tuple as text."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
+
+
 def parse_value(name: str, text: str, default: object) -> object:
     """Read `text` as a value of the kind that `default` is.
 
