@@ -29,7 +29,7 @@ from helpers.training.loss import segmentation_loss
 NETWORK, ARGUMENTS = "unet", {"channels": (20, 40, 80, 104, 104)}
 """Its first layer halves the grid, so a step costs half of one of a SegResNet that works at full resolution."""
 WARMUP = 60
-CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1, enhancing_share=0.1, near_mm=4.0)
+CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1, enhancing_share=0.1, near_mm=4.0, surrounded=4)
 """The share and the distance were chosen on phantoms that no training saw."""
 SAVE_EVERY = 180.0
 """Seconds."""

@@ -48,7 +48,7 @@ HELP: dict[str, dict[str, str]] = {
         "minutes": "time limit, validation and earlier parts of an interrupted training included; 0 means none",
     },
     "machine": {
-        "precision": "number format; auto is bf16 on a GPU, else 32 bit; 16-mixed is fp16, on a GPU only",
+        "precision": "number format; auto is bf16 on a GPU or a CPU made for it, else 32 bit; 16-mixed is fp16, on a GPU only",
         "device": "auto takes a GPU where there is one",
         "workers": "processes that read patches ahead; 0 reads in between the steps",
         "cache": "training cases in memory, mapped from the disk, or (auto) in memory if half of what is free holds them",

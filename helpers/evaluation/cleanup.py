@@ -1,10 +1,11 @@
-"""What is changed in a predicted label map before it is written or scored: specks too small to be believed, core too far out.
+"""What is changed in a predicted label map before it is written or scored: specks too small to be believed, core out of place.
 
 A few false voxels cost little Dice in a region that exists and all of it in one that does not: by the BraTS rule a patient
 without enhancing tumour scores 0 as soon as a single voxel is called enhancing. The two rules about volumes are usual among
-BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The third knows how gliomas grow: where
-a tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1. All
-limits are settings, kept in the model card, so that validation during training, prediction and serving do the same.
+BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The others know how gliomas grow: where
+a tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1; and
+oedema lies around a core, so that what lies between pieces of core belongs to it. All limits are settings, kept in the model
+card, so that validation during training, prediction and serving do the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ENCLOSED_BY = 3
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Limits of three rules; 0 switches a rule off.
+    """Limits of four rules, applied in this order; 0 switches a rule off.
 
     Attributes
     ----------
@@ -36,16 +37,19 @@ class CleanUp:
         and lies farther than `near_mm` from it becomes oedema.
     near_mm : float
         In mm.
+    surrounded : int
+        Oedema that meets core in at least so many of the six directions along the axes becomes necrotic core.
     """
 
     tumour_ml: float = 0.5
     enhancing_ml: float = 0.3
     enhancing_share: float = 0.0
     near_mm: float = 4.0
+    surrounded: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse limits that are no volumes, shares or lengths."""
-        if min(self.tumour_ml, self.enhancing_ml, self.enhancing_share, self.near_mm) < 0:
+        """Refuse limits that are no volumes, shares, lengths or numbers of directions."""
+        if min(self.tumour_ml, self.enhancing_ml, self.enhancing_share, self.near_mm, self.surrounded) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
 
 
@@ -84,13 +88,21 @@ def clean_up(classes: np.ndarray, spacing: Sequence[float], settings: CleanUp) -
         tumour[enhancing] = NCR
     elif settings.enhancing_share and enhancing.sum() >= settings.enhancing_share * (enhancing.sum() + (tumour == NCR).sum()):
         tumour[(tumour == NCR) & _far_outside(enhancing, spacing, settings.near_mm)] = ED
+    if settings.surrounded:
+        tumour[(tumour == ED) & (_directions((tumour == NCR) | (tumour == ET)) >= settings.surrounded)] = NCR
     return cleaned
 
 
 def _far_outside(enhancing: np.ndarray, spacing: Sequence[float], near_mm: float) -> np.ndarray:
     """Voxels that are neither enclosed by enhancing tumour nor near it."""
-    met = np.zeros(enhancing.shape, np.uint8)
-    for axis in range(enhancing.ndim):
-        met += np.maximum.accumulate(enhancing, axis=axis)
-        met += np.flip(np.maximum.accumulate(np.flip(enhancing, axis), axis=axis), axis)
-    return (met < ENCLOSED_BY) & (ndimage.distance_transform_edt(~enhancing, sampling=spacing) > near_mm)
+    far = ndimage.distance_transform_edt(~enhancing, sampling=spacing) > near_mm
+    return far & (_directions(enhancing) < ENCLOSED_BY)
+
+
+def _directions(mask: np.ndarray) -> np.ndarray:
+    """In how many of the six directions along the axes a voxel meets the mask, itself included: uint8, same shape."""
+    met = np.zeros(mask.shape, np.uint8)
+    for axis in range(mask.ndim):
+        met += np.maximum.accumulate(mask, axis=axis)
+        met += np.flip(np.maximum.accumulate(np.flip(mask, axis), axis=axis), axis)
+    return met

@@ -76,7 +76,8 @@ class TrainSettings:
     clean_tumour_ml, clean_enhancing_ml : float
         Limits of `helpers.evaluation.cleanup.CleanUp` in validation and prediction; 0 switches a rule off.
     precision : str
-        "auto" (bf16 on a GPU, else 32 bit), "32-true", "bf16-mixed" or, on a GPU only, "16-mixed".
+        "auto" (bf16 where it is faster: `helpers.training.trainer.number_format`), "32-true", "bf16-mixed" or, on a GPU
+        only, "16-mixed".
     device : str
         "auto" (a GPU where there is one), "cpu" or "cuda".
     workers : int

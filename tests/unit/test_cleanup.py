@@ -85,3 +85,17 @@ def test_core_stays_where_hardly_anything_enhances():
     assert np.array_equal(kept, classes)
     turned = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, enhancing_share=share * 0.99, near_mm=1.0))
     assert (turned == ED).any() and np.array_equal(turned == ET, classes == ET)
+
+
+def test_oedema_between_pieces_of_core_becomes_core_and_oedema_around_it_stays():
+    classes = np.zeros((20, 20, 20), np.uint8)
+    classes[2:18, 2:18, 2:18] = ED
+    classes[5:15, 5:15, 5:8] = ET
+    classes[5:15, 5:8, 5:15] = NCR
+    classes[5:15, 12:15, 5:15] = ET
+    filled = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, surrounded=3))
+    groove = np.zeros(classes.shape, bool)
+    groove[5:15, 8:12, 8:15] = True
+    assert (filled[groove] == NCR).all(), "it meets core on three sides"
+    assert np.array_equal(filled[~groove], classes[~groove])
+    assert np.array_equal(clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, surrounded=4)), classes)

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from helpers.data.files import DataError
-from helpers.extras.lgg.cohort import find_slices
+from helpers.extras.lgg.air import air_floor, count_values, tissue
+from helpers.extras.lgg.cohort import find_slices, read_patient
 from helpers.extras.lgg.scores import SlicePatients, predict_slices, score_patient, score_slices, summarise_scores
 from helpers.extras.lgg.search import slice_settings, train_slices
-from helpers.extras.lgg.slices import LGG, SlicePreparation, SliceSource, channel_statistics, read_patient, slice_changes
+from helpers.extras.lgg.slices import LGG, SlicePreparation, SliceSource, channel_statistics, slice_changes
 from helpers.models.checkpoints import load_checkpoint
 from helpers.training.source import PatchSource, ValidationSource
-from tests.unit.test_lgg import write_patient
+from tests.unit.test_lgg import REAL, write_patient
 
 
 class Bright(nn.Module):
@@ -42,15 +43,58 @@ def preparation(patients):
     return SlicePreparation(64, *channel_statistics(patients.values()))
 
 
-def test_statistics_are_those_of_all_pixels_that_are_not_black(patients):
+def head(*, noise, seed=0):
+    """Slices uint8 (2, 3, 256, 256) of a bright disc with a dark core, and where the disc is; air has noise up to a value."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:256, :256] - 128
+    radius = np.hypot(rows, columns)
+    images = generator.integers(0, noise + 1, (2, 3, 256, 256))
+    images[..., (radius < 80) & (radius > 15)] = 0
+    disc = generator.integers(110, 150, images.shape) * ((radius < 80) & (radius > 15))
+    return (images + disc).astype(np.uint8), radius < 80
+
+
+@pytest.mark.parametrize("noise", [0, 9])
+def test_noise_in_the_air_is_no_tissue_and_fluid_is(noise):
+    images, disc = head(noise=noise)
+    images[:, :, 5:200:15, 5] = 90  # single bright pixels
+    found = tissue(images, air_floor(count_values(images)))
+    assert (found != disc).mean() < 0.002
+    assert found[:, 128, 128].all()
+
+
+def test_statistics_and_preparation_do_not_depend_on_noise_in_the_air(tmp_path):
+    made = {}
+    for noise in (0, 9):
+        write_patient(tmp_path / str(noise), "TCGA_AA_1", images=head(noise=noise)[0])
+        made[noise] = SlicePreparation(256, *channel_statistics(find_slices(tmp_path / str(noise)).values()))
+    quiet, noisy = (made[noise](head(noise=noise)[0]) for noise in made)
+    assert np.allclose(made[0].mean, made[9].mean, rtol=0.01) and np.allclose(made[0].std, made[9].std, rtol=0.05)
+    assert (noisy[:, :, :40] == 0).all()
+    assert ((quiet == 0) == (noisy == 0)).float().mean() > 0.998
+
+
+def test_statistics_are_those_of_all_tissue(patients):
     images = np.concatenate([read_patient(slices)[0] for slices in patients.values()])
-    mean, std = channel_statistics(patients.values())
+    mean, std, floor = channel_statistics(patients.values())
+    inside = tissue(images, floor)
     for channel in range(3):
-        pixels = images[:, channel][images[:, channel] > 0].astype(float)
+        pixels = images[:, channel][inside].astype(float)
         assert (mean[channel], std[channel]) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
 
 
-def test_black_stays_zero_and_the_way_back_is_the_grid_of_the_files(preparation):
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real cases for development are not on this machine")
+def test_real_slices_have_air_that_is_not_black_and_heads_that_are_whole():
+    for slices in find_slices(REAL).values():
+        images, masks = read_patient(slices)
+        middle = slice(len(images) // 2 - 1, len(images) // 2 + 1)
+        found = tissue(images[middle], air_floor(count_values(images)))
+        assert 0.25 < found.mean() < 0.6
+        assert not found[:, :8, :8].any()
+        assert found[masks[middle]].all()
+
+
+def test_air_stays_zero_and_the_way_back_is_the_grid_of_the_files(preparation):
     images = np.zeros((2, 3, 256, 256), np.uint8)
     images[:, :, 64:192, 64:192] = 130
     pixels = preparation(images)

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from helpers.data.files import DataError
 from helpers.data.splits import SplitManifest, divide, thirds
+from helpers.extras.lgg.air import air_floor, count_values, tissue
 
 CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
 """Order of the channels of a slice, in this package's names."""
@@ -46,7 +47,7 @@ class SliceFacts:
     slices, with_tumour : int
         Number of slices, and of those whose mask is not empty.
     tumour_share : float
-        Share of the non-black pixels that is tumour, 0 to 1.
+        Pixels of tumour as a share of those of tissue (`helpers.extras.lgg.air`), 0 to 1.
     missing : tuple of str
         Channels that are a copy of FLAIR in every slice.
     """
@@ -104,17 +105,20 @@ def read_slice(file: SliceFile) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)), mask > 0
 
 
+def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
+    """All slices of a patient: images uint8 (N, 3, 256, 256) and masks bool (N, 256, 256)."""
+    images, masks = zip(*(read_slice(file) for file in slices), strict=True)
+    return np.stack(images), np.stack(masks)
+
+
 def check_patient(slices: Sequence[SliceFile]) -> SliceFacts:
     """Read every slice of a patient and say how much tumour there is and which channels are copies of FLAIR."""
-    copied, tumour, brain, with_tumour = set(CHANNELS) - {"flair"}, 0, 0, 0
-    for file in slices:
-        image, mask = read_slice(file)
-        channels = dict(zip(CHANNELS, image, strict=True))
-        copied = {name for name in copied if np.array_equal(channels[name], channels["flair"])}
-        tumour, brain = tumour + int(mask.sum()), brain + int(image.any(0).sum())
-        with_tumour += bool(mask.any())
-    missing = tuple(name for name in CHANNELS if name in copied)
-    return SliceFacts(len(slices), with_tumour, tumour / brain if brain else 0.0, missing)
+    images, masks = read_patient(slices)
+    channels = dict(zip(CHANNELS, images.swapaxes(0, 1), strict=True))
+    missing = tuple(name for name in CHANNELS if name != "flair" and np.array_equal(channels[name], channels["flair"]))
+    inside = int(tissue(images, air_floor(count_values(images))).sum())
+    share = int(masks.sum()) / inside if inside else 0.0
+    return SliceFacts(len(slices), int(masks.any((1, 2)).sum()), share, missing)
 
 
 def check_slices(patients: Mapping[str, Sequence[SliceFile]]) -> tuple[dict[str, SliceFacts], list[str]]:

@@ -22,8 +22,8 @@ from torch import nn
 
 from helpers.evaluation.inference import THRESHOLD
 from helpers.evaluation.metrics import dice
-from helpers.extras.lgg.cohort import SliceFile
-from helpers.extras.lgg.slices import SlicePreparation, read_patient
+from helpers.extras.lgg.cohort import SliceFile, read_patient
+from helpers.extras.lgg.slices import SlicePreparation
 from helpers.models.networks import channels_last
 
 BATCH = 16

@@ -1,7 +1,8 @@
 """Slices for a network: from 256 x 256 bytes to the grid that it works on, changed at random, and back.
 
 Intensities are scaled with numbers of the cohort, not of the slice: mean and standard deviation of every channel are those of
-the brain pixels of the training part. A statistic of the single slice would make a slice full of tumour look like any other.
+the training part, over tissue (`helpers.extras.lgg.air`). A statistic of the single slice would make a slice full of tumour
+look like any other.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from torch.nn.functional import interpolate
 
 from helpers.data.augment import KEYS, InsideBrain
 from helpers.data.files import DataError
-from helpers.extras.lgg.cohort import CHANNELS, EDGE, SliceFile, read_slice
+from helpers.extras.lgg.air import air_floor, count_values, tissue
+from helpers.extras.lgg.cohort import CHANNELS, EDGE, SliceFile, read_patient
 from helpers.models.tasks import Task
 
 LGG = Task("lgg", CHANNELS, ("tumour",))
@@ -48,17 +50,20 @@ class SlicePreparation:
     edge : int
         Pixels along either edge of the grid that the network works on; files have 256.
     mean, std : tuple of 3 float
-        Of every channel over pixels that are not black, in units of the files (0 to 255).
+        Of every channel over tissue, in units of the files (0 to 255).
+    floor : tuple of 3 float
+        Value of every channel that is still air.
     """
 
     edge: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    floor: tuple[float, ...] = (0.0,) * len(CHANNELS)
 
     def __post_init__(self) -> None:
         """Refuse what is no grid; take lists for tuples, as they come from a model card."""
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+        for name in ("mean", "std", "floor"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not 0 < self.edge <= EDGE:
             raise DataError(f"edge is {self.edge} pixels; give 1 to {EDGE}")
 
@@ -70,13 +75,14 @@ class SlicePreparation:
     @classmethod
     def of_card(cls, preprocessing: Mapping[str, Any]) -> SlicePreparation:
         """The preparation that a model card names."""
-        return cls(*(preprocessing[name] for name in ("edge", "mean", "std")))
+        return cls(*(preprocessing[name] for name in ("edge", "mean", "std", "floor")))
 
     def __call__(self, images: np.ndarray) -> torch.Tensor:
-        """From uint8 (N, 3, 256, 256) to float32 (N, 3, edge, edge); black stays exactly 0."""
+        """From uint8 (N, 3, 256, 256) to float32 (N, 3, edge, edge); air becomes exactly 0."""
         pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
         mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
-        scaled = torch.where(pixels > 0, (pixels - mean) / std, 0.0)  # before the grid: black would darken the brain's rim
+        inside = torch.from_numpy(tissue(images, self.floor))[:, None]
+        scaled = torch.where(inside, (pixels - mean) / std, 0.0)  # before the grid: air would darken the rim of the head
         return self._resize(scaled, "bilinear", antialias=True)
 
     def masks(self, masks: np.ndarray) -> torch.Tensor:
@@ -91,40 +97,41 @@ class SlicePreparation:
         return pixels if self.edge == EDGE else interpolate(pixels, size=(self.edge, self.edge), mode=mode, **options)
 
 
-def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
-    """All slices of a patient: images uint8 (N, 3, 256, 256) and masks bool (N, 256, 256)."""
-    images, masks = zip(*(read_slice(file) for file in slices), strict=True)
-    return np.stack(images), np.stack(masks)
+def channel_statistics(
+    patients: Iterable[Sequence[SliceFile]],
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel over the tissue in all slices, and the value that is still air: 0 to 255.
 
-
-def channel_statistics(patients: Iterable[Sequence[SliceFile]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel over all pixels of all slices that are not black, 0 to 255.
-
-    From histograms, so that a cohort of any size needs the memory of one slice.
+    From histograms, so that a cohort of any size needs the memory of one patient. What is bright in a channel, and so what is
+    air, is known after all patients were read: each is read twice.
     """
-    counts = np.zeros((len(CHANNELS), 256), np.int64)
-    for slices in patients:
-        for file in slices:
-            image, _ = read_slice(file)
-            counts += [np.bincount(channel.ravel(), minlength=256) for channel in image]
-    counts[:, 0] = 0
+    patients = list(patients)
+    floor = air_floor(sum(count_values(read_patient(slices)[0]) for slices in patients))
+    counts = _tissue_counts(patients, floor).sum(axis=1)
     values, total = np.arange(256), np.maximum(counts.sum(1), 1)
     mean = counts @ values / total
     spread = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0))
-    return tuple(mean.tolist()), tuple(np.maximum(spread, 1.0).tolist())
+    return tuple(mean.tolist()), tuple(np.maximum(spread, 1.0).tolist()), floor
 
 
-def contrast_histograms(patients: Iterable[Sequence[SliceFile]], *, bins: int = 64) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By channel, histograms over 0 to 256 of the pixels that are not black: outside and inside the mask."""
-    counts = np.zeros((len(CHANNELS), 2, bins), np.int64)
+def contrast_histograms(
+    patients: Iterable[Sequence[SliceFile]], floor: Sequence[float], *, bins: int = 64
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By channel, histograms over 0 to 256 of tissue outside and inside the mask; `bins` divides 256."""
+    counts = _tissue_counts(patients, floor).reshape(len(CHANNELS), 2, bins, -1).sum(-1)
+    return {name: tuple(pair) for name, pair in zip(CHANNELS, counts, strict=True)}
+
+
+def _tissue_counts(patients: Iterable[Sequence[SliceFile]], floor: Sequence[float]) -> np.ndarray:
+    """How often every channel has each value in tissue, outside and inside the mask: int64 (3, 2, 256)."""
+    counts = np.zeros((len(CHANNELS), 2, 256), np.int64)
     for slices in patients:
         images, masks = read_patient(slices)
+        inside = tissue(images, floor)
         for number in range(len(CHANNELS)):
-            channel = images[:, number]
-            for inside in (0, 1):
-                chosen = channel[(masks == inside) & (channel > 0)]
-                counts[number, inside] += np.histogram(chosen, bins, (0, 256))[0]
-    return {name: tuple(pair) for name, pair in zip(CHANNELS, counts, strict=True)}
+            for part, chosen in enumerate((inside & ~masks, inside & masks)):
+                counts[number, part] += np.bincount(images[:, number][chosen], minlength=256)
+    return counts
 
 
 def slice_changes(*, always: bool = False) -> dict[str, Transform]:
