@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,19 +19,13 @@ from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.models.networks import NETWORKS, build_network
 from helpers.models.released import load_released
-from helpers.profiling.ladder import Rung, measure_ladder
+from helpers.profiling.compiling import missing_compiler
+from helpers.profiling.ladder import measure_ladder
 from helpers.profiling.machine import processor_name
 from helpers.profiling.recipes import Recipe, patches_of
-
-CHANGES: dict[str, dict[str, object]] = {
-    "faster reading and resampling": {"source": "files"},
-    "prepared once": {"source": "prepared"},
-    "only the patch, memory-mapped": {"source": "mapped"},
-    "batch of 2": {"batch": 2},
-    "fused optimiser": {"fused_optimiser": True},
-    "channels last": {"channels_last": True},
-    "bf16": {"bf16": True},
-}
+from helpers.profiling.rungs import kept_rungs, tried_rungs
+from helpers.training.settings import TrainSettings
+from helpers.training.trainer import number_format
 
 
 def main() -> None:
@@ -43,7 +36,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -63,25 +56,16 @@ def main() -> None:
         patch = (arguments.patch,) * 3
         held_out = patches_of(Recipe("mapped"), rest, patch=patch, count=4, seed=1)
         options = {"patch": patch, "held_out": held_out, "rounds": arguments.rounds, "device": arguments.device}
-        table = measure_ladder(rungs(compiled=arguments.compile, device=arguments.device), network, train, **options)
+        kept = kept_rungs()
+        settings = TrainSettings(network=arguments.network or card.network, device=arguments.device)
+        missing = missing_compiler(arguments.device) if arguments.compile else "ask for it with --compile"
+        bf16 = number_format(settings) == "bf16-mixed"
+        tried = tried_rungs(kept[-1].recipe, bf16=bf16, device=arguments.device, not_compiled=missing)
+        table = measure_ladder([*kept, *tried], network, train, **options)
     name = arguments.network or f"released {card.network}"
     print(f"{name}, patches of {arguments.patch}³ on {processor_name()}, {arguments.threads} threads")
     with pd.option_context("display.width", 250):
         print(table.round(4).to_string(na_rep=""))
-
-
-def rungs(*, compiled: bool, device: str) -> list[Rung]:
-    """The naive recipe, every change on top of those before, and what is tried beside."""
-    ladder = [Rung("naive recipe")]
-    for name, change in CHANGES.items():
-        ladder.append(Rung(name, replace(ladder[-1].recipe, **change)))
-    best = ladder[-1].recipe
-    ladder.append(Rung("a process that reads ahead", replace(best, workers=1), kept=False))
-    slow = "" if compiled else "ask for it with --compile"
-    ladder.append(Rung("torch.compile", replace(best, compiled="default"), reason=slow, kept=False))
-    graphs = slow if device.startswith("cuda") else "no CUDA GPU here"
-    ladder.append(Rung("CUDA graphs", replace(best, compiled="reduce-overhead"), reason=graphs, kept=False))
-    return ladder
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import torch
 
 from helpers.data.files import read_volume
 from helpers.data.layouts import Case, discover
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, open_prepared, prepare_cohort
+from helpers.profiling.preparation import read_plainly
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -41,19 +40,14 @@ def read_all(cases: list[Case], workers: int, read: Callable[[Path], object]) ->
             pass
 
 
-def plainly(path: Path) -> np.ndarray:
-    """The voxels of a file as nibabel reads them."""
-    return np.asanyarray(nib.load(path).dataobj)
-
-
 def compare(cases: list[Case], settings: PreprocessSettings, *, workers: int, repeats: int) -> dict[str, list[float]]:
     """Seconds a case for each repeat of "read", "fast", "prepare" and "again"."""
     times: dict[str, list[float]] = {"read": [], "fast": [], "prepare": [], "again": []}
-    read_all(cases, workers, plainly)
+    read_all(cases, workers, read_plainly)
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             prepare = lambda: prepare_cohort(cases, Path(folder), settings, workers=workers, progress=False)  # noqa: E731
-            times["read"].append(seconds(lambda: read_all(cases, workers, plainly)) / len(cases))
+            times["read"].append(seconds(lambda: read_all(cases, workers, read_plainly)) / len(cases))
             times["fast"].append(seconds(lambda: read_all(cases, workers, read_volume)) / len(cases))
             times["prepare"].append(seconds(prepare) / len(cases))
             times["again"].append(seconds(prepare) / len(cases))

@@ -13,7 +13,8 @@ import torch
 from helpers.commands.options import mapping, whole_numbers
 from helpers.data.files import DataError
 from helpers.models.networks import NETWORKS
-from helpers.profiling.report import ProfileSettings, profile_network
+from helpers.profiling.report import profile_network
+from helpers.profiling.settings import ProfileSettings
 
 NSIGHT = "nsys profile --trace=cuda,nvtx,cudnn,cublas --output={out}/nsight python -m helpers {words}"
 """The phases are NVTX ranges, so that Nsight Systems shows them above the kernels."""
@@ -31,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that read patches ahead")
     parser.add_argument("--bf16", action="store_true", help="compute the forward pass in bfloat16")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure the peak memory too")
+    parser.add_argument(
+        "--ladder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="try bf16, prefetching, random changes in the loader or on the device, gradient checkpointing",
+    )
+    parser.add_argument("--compile", action="store_true", help="try torch.compile too, which takes minutes on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, or a CUDA device")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU; 0 leaves its choice")
     parser.add_argument("--prepared", type=Path, help="folder of prepared cases to draw patches from; else noise")
@@ -50,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         bf16=arguments.bf16,
         device=_device(arguments.device),
+        ladder=arguments.ladder,
+        compiled=arguments.compile,
     )
     report = profile_network(settings, arguments.out, prepared=_prepared(arguments.prepared), memory=arguments.memory)
     path = report.write(arguments.out)

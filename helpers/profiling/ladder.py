@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import pandas as pd
 import psutil
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from helpers.data.layouts import Case
 from helpers.profiling.clock import ratio_of, synchronise
@@ -52,6 +54,7 @@ class _Measured:
     waits: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peak: float | None = None
+    first: float = math.nan
 
 
 def measure_ladder(
@@ -66,7 +69,37 @@ def measure_ladder(
     device: str = "cpu",
     patches: int = 2,
 ) -> pd.DataFrame:
-    """Train with every rung in turns, on the same patches from the same weights.
+    """Train with every rung in turns, on the same patches from the same weights: `measure_rungs` with patches of cases.
+
+    Parameters
+    ----------
+    rungs, network, held_out, rounds, device, patches
+        As in `measure_rungs`.
+    cases : mapping from Path to Case
+        Training cases by prepared file.
+    patch : sequence of 3 int
+        Edges in voxels.
+    seed : int
+        Of the patches.
+    """
+
+    def draw(recipe: Recipe, count: int) -> PatchDataset:
+        return patches_of(recipe, cases, patch=patch, count=count, seed=seed)
+
+    return measure_rungs(rungs, network, draw, held_out=held_out, rounds=rounds, device=device, patches=patches)
+
+
+def measure_rungs(
+    rungs: Sequence[Rung],
+    network: nn.Module,
+    draw: Callable[[Recipe, int], Dataset],
+    *,
+    held_out: Dataset | None = None,
+    rounds: int = 3,
+    device: str = "cpu",
+    patches: int = 2,
+) -> pd.DataFrame:
+    """Train with every rung in turns from the same weights.
 
     Parameters
     ----------
@@ -74,16 +107,12 @@ def measure_ladder(
         The first is what all are compared with.
     network : Module
         Copied for each rung; a trained one, so that a Dice means something.
-    cases : mapping from Path to Case
-        Training cases by prepared file.
-    patch : sequence of 3 int
-        Edges in voxels.
-    held_out : PatchDataset
+    draw : callable
+        From a recipe and a number to that many patches, which must be the same for every recipe.
+    held_out : Dataset, optional
         For the Dice after the last round.
     rounds : int
         Measured rounds after one that warms up.
-    seed : int
-        Of the patches.
     device : str
     patches : int
         In a round; every batch must divide it.
@@ -93,26 +122,26 @@ def measure_ladder(
     DataFrame
         By rung: ``s a patch`` (median over rounds), ``data wait`` (share), ``peak MiB`` above what was held before, ``step``
         (speed-up over the kept rung before), ``cumulative`` (over the first), ``loss difference`` (mean over all rounds) and
-        ``Dice difference`` from the first, ``measured``. Ratios are medians of those within a round.
+        ``Dice difference`` from the first, ``first step s`` (with everything that happens once, such as compiling),
+        ``measured``. Ratios are medians of those within a round.
     """
     measured = {}
     for rung in (each for each in rungs if not each.reason):
-        dataset = patches_of(rung.recipe, cases, patch=patch, count=patches * (rounds + 1), seed=seed)
-        measured[rung.name] = _Measured(training_of(rung.recipe, network, dataset, device=device))
+        measured[rung.name] = _Measured(
+            training_of(rung.recipe, network, draw(rung.recipe, patches * (rounds + 1)), device=device)
+        )
     for turn in range(rounds + 1):
         for rung in (each for each in rungs if each.name in measured):
             one = measured[rung.name]
-            one.peak = max(
-                filter(None, (one.peak, _round(one, patches // rung.recipe.batch, count=turn > 0, device=device))), default=None
-            )
-    first = measured[rungs[0].name]
-    reference = held_out_dice(first.step, held_out)
+            peak = _round(one, patches // rung.recipe.batch, count=turn > 0, device=device)
+            one.peak = max(filter(None, (one.peak, peak)), default=None)
+    dice = {name: math.nan if held_out is None else held_out_dice(one.step, held_out) for name, one in measured.items()}
     rows, before = {}, rungs[0]
     for rung in rungs:
         if rung.name not in measured:
             rows[rung.name] = {"measured": f"not measured here: {rung.reason}"}
             continue
-        one = measured[rung.name]
+        first, one = measured[rungs[0].name], measured[rung.name]
         rows[rung.name] = {
             "s a patch": statistics.median(one.seconds) / patches,
             "data wait": sum(one.waits) / sum(one.seconds),
@@ -120,7 +149,8 @@ def measure_ladder(
             "step": ratio_of(measured[before.name].seconds, one.seconds),
             "cumulative": ratio_of(first.seconds, one.seconds),
             "loss difference": statistics.mean(one.losses) - statistics.mean(first.losses),
-            "Dice difference": held_out_dice(one.step, held_out) - reference,
+            "Dice difference": dice[rung.name] - dice[rungs[0].name],
+            "first step s": one.first,
             "measured": "kept" if rung.kept else "not kept",
         }
         before = rung if rung.kept else before
@@ -128,7 +158,7 @@ def measure_ladder(
 
 
 @torch.inference_mode()
-def held_out_dice(step: TrainingStep, held_out: PatchDataset) -> float:
+def held_out_dice(step: TrainingStep, held_out: Dataset) -> float:
     """Mean Dice of the regions over all patches of a dataset taken together, each voxel cut at one half."""
     step.network.eval()
     both = total = torch.zeros(())
@@ -157,8 +187,10 @@ def _round(one: _Measured, steps: int, *, count: bool, device: str) -> float | N
     start = time.perf_counter()
     with_peak = peak_memory(lambda: one.losses.extend(one.step() for _ in range(steps)), device)
     synchronise(device)
+    seconds = time.perf_counter() - start
+    one.first = seconds / steps if math.isnan(one.first) else one.first
     if count:
-        one.seconds.append(time.perf_counter() - start)
+        one.seconds.append(seconds)
         one.waits.append(sum(waits))
     one.step.batches = batches
     return with_peak

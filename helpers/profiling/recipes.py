@@ -21,15 +21,19 @@ from monai.transforms import (
 from torch import nn
 from torch.utils.data import DataLoader
 
+from helpers.data.augment import training_transforms
 from helpers.data.files import DataError
 from helpers.data.layouts import Case, convention_of
 from helpers.data.patches import pad_patch
 from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import preprocess_case
+from helpers.models.recompute import recompute_blocks
 from helpers.models.window_attention import fuse_attention
+from helpers.profiling.random_changes import SeededPatches, change_batches
 from helpers.profiling.steps import TrainingStep
 from helpers.regions import MODALITIES, to_classes
 from helpers.training.datamodule import PatchDataset
+from helpers.training.prefetch import Prefetch
 
 IMAGE, LABEL = "image", "label"
 RAS = "RAS"
@@ -55,6 +59,12 @@ class Recipe:
         `helpers.models.window_attention.fuse_attention`.
     workers : int
         Processes that read ahead.
+    prefetch : bool
+        `helpers.training.prefetch.Prefetch`: a thread prepares the next batch and copies it to a GPU.
+    recompute : bool
+        `helpers.models.recompute.recompute_blocks`: gradient checkpointing.
+    changes : str
+        Where the random changes of `helpers.data.augment` are made: "loader", "device", or empty for none.
     compiled : str
         Mode of torch.compile: "default", "reduce-overhead" (CUDA graphs), or empty for none.
     """
@@ -66,6 +76,9 @@ class Recipe:
     fused_optimiser: bool = False
     own_attention: bool = False
     workers: int = 0
+    prefetch: bool = False
+    recompute: bool = False
+    changes: str = ""
     compiled: str = ""
 
 
@@ -145,7 +158,7 @@ def monai_transforms(spacing: Sequence[float]) -> Compose:
 
 
 def patches_of(recipe: Recipe, cases: Mapping[Path, Case], *, patch: Sequence[int], count: int, seed: int) -> PatchDataset:
-    """The same `count` patches whatever the source: the seed alone draws their places, and nothing is changed at random.
+    """The same `count` patches whatever the source: the seed alone draws their places and, if any, their random changes.
 
     Parameters
     ----------
@@ -158,7 +171,9 @@ def patches_of(recipe: Recipe, cases: Mapping[Path, Case], *, patch: Sequence[in
     """
     if recipe.source not in SOURCES:
         raise DataError(f"there is no source {recipe.source!r} of patches; choose one of {', '.join(SOURCES)}")
-    patches = PatchDataset(list(cases), patch=patch, count=count, seed=seed)
+    kind = SeededPatches if recipe.changes == "device" else PatchDataset
+    transforms = training_transforms(patch) if recipe.changes == "loader" else None
+    patches = kind(list(cases), patch=patch, count=count, seed=seed, transforms=transforms)
     patches.files = {path: SOURCES[recipe.source](path, case) for path, case in cases.items()}
     return patches
 
@@ -171,11 +186,16 @@ def training_of(
     network = copy.deepcopy(network).to(device).to(memory_format=layout).train()
     if recipe.own_attention:
         fuse_attention(network)
+    if recipe.recompute:
+        recompute_blocks(network)
     options = {"fused": True} if recipe.fused_optimiser else {"foreach": False}
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, **options)
     loader = DataLoader(patches, batch_size=recipe.batch, num_workers=recipe.workers, pin_memory=torch.cuda.is_available())
+    batches = Prefetch(loader, device=device) if recipe.prefetch else iter(loader)
+    if recipe.changes == "device":
+        batches = change_batches(batches, training_transforms(patches.patch), device)
     run = torch.compile(network, mode=recipe.compiled) if recipe.compiled else network
-    return TrainingStep(run, optimiser, iter(loader), device=device, bf16=recipe.bf16, last=recipe.channels_last)
+    return TrainingStep(run, optimiser, batches, device=device, bf16=recipe.bf16, last=recipe.channels_last)
 
 
 def _image_files(case: Case) -> list[Path]:

@@ -3,76 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.models.networks import build_network, check_patch
+from helpers.models.networks import build_network
+from helpers.models.recompute import has_blocks
 from helpers.profiling.budget import Budget, training_budget
 from helpers.profiling.clock import Timing, interleave
+from helpers.profiling.compiling import missing_compiler
+from helpers.profiling.ladder import Rung, measure_rungs
 from helpers.profiling.machine import Machine, measure_machine
+from helpers.profiling.recipes import Recipe, patches_of
+from helpers.profiling.rungs import TRIED, tried_rungs
+from helpers.profiling.settings import NoisePatches, ProfileSettings
 from helpers.profiling.steps import TrainingStep
 from helpers.profiling.trace import Profile, profile_steps
-from helpers.regions import MODALITIES, REGIONS
+from helpers.regions import MODALITIES
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.memory import peak_training_memory
 from helpers.workspace import versions
 
+LADDER = (
+    "One change at a time beside the recipe of the table above, in turns with it on the same patches: `step` is how many times "
+    "faster, and the loss says whether it is the same training."
+)
 TOP = 12
 """Operations that the Markdown lists; the CSV has all."""
 
 
 @dataclass(frozen=True)
-class ProfileSettings:
-    """What is profiled.
-
-    Attributes
-    ----------
-    network : str
-        Key of `helpers.models.networks.NETWORKS`.
-    arguments : mapping
-        Of the network.
-    patch : tuple of 3 int
-        Edges in voxels.
-    batch : int
-        Patches a step.
-    steps : int
-        Measured steps.
-    workers : int
-        Processes that read ahead; 0 reads in between the steps.
-    bf16 : bool
-        Whether the forward pass computes in bfloat16.
-    device : str
-    seed : int
-    """
-
-    network: str = "unet"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    patch: tuple[int, int, int] = (64, 64, 64)
-    batch: int = 2
-    steps: int = 5
-    workers: int = 0
-    bf16: bool = False
-    device: str = "cpu"
-    seed: int = 2021
-
-    def __post_init__(self) -> None:
-        check_patch(self.patch, self.network, **self.arguments)
-
-    @property
-    def number_format(self) -> str:
-        """Of the matrix products."""
-        return "bf16" if self.bf16 else "fp32"
-
-
-@dataclass(frozen=True)
 class Report:
-    """Everything that was measured: see the parts. `peak_bytes` is that of a training in a process of its own, or None."""
+    """Everything that was measured: see the parts. `peak_bytes` is that of a training in a process of its own, or None.
+
+    `ladder` is what else was tried, as `helpers.profiling.ladder.measure_rungs` returns it, or None.
+    """
 
     settings: ProfileSettings
     machine: Machine
@@ -81,6 +51,7 @@ class Report:
     profile: Profile
     peak_bytes: int | None
     data: str
+    ladder: pd.DataFrame | None = None
 
     def summary(self) -> dict[str, float | str]:
         """The numbers that matter, by name with unit."""
@@ -106,11 +77,14 @@ class Report:
         return self.budget.utilisation(self.timing.median, machine, number_format)
 
     def write(self, folder: Path) -> Path:
-        """Write ``report.md``, ``report.json``, ``phases.csv``, ``kernels.csv`` and ``memory.csv``; returns the first."""
+        """Write ``report.md``, ``report.json``, ``phases.csv``, ``kernels.csv``, ``memory.csv`` and
+        ``ladder.csv``; returns the first."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("phases", "kernels", "memory"):
             getattr(self.profile, name).to_csv(folder / f"{name}.csv", index=name != "memory")
+        if self.ladder is not None:
+            self.ladder.to_csv(folder / "ladder.csv")
         record = {"settings": asdict(self.settings), "data": self.data, "numbers": self.summary(), "versions": versions()}
         record["seconds"] = list(self.timing.seconds)
         (folder / "report.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -138,25 +112,37 @@ class Report:
             f"The profiler slows every operation down: take shares from it, and seconds from the table above. "
             f"`{self.profile.trace.name}` opens at https://ui.perfetto.dev.",
         ]
+        if self.ladder is not None:
+            parts += ["## What else was tried", LADDER, _table(*_ladder_rows(self.ladder))]
         return "\n\n".join(parts) + "\n"
 
 
-class NoisePatches(Dataset):
-    """Patches of noise with a cube of tumour, where no cohort is given: the network computes the same, reading is not seen."""
+def try_rungs(network: nn.Module, settings: ProfileSettings, prepared: Sequence[Path] = ()) -> pd.DataFrame:
+    """Measure the rungs of `helpers.profiling.rungs.tried_rungs` beside the recipe of these settings, in turns.
 
-    def __init__(self, settings: ProfileSettings, count: int) -> None:
-        self.settings, self.count = settings, count
+    Parameters
+    ----------
+    network : Module
+        Left as it is.
+    settings : ProfileSettings
+    prepared : sequence of Path, optional
+        Prepared cases to draw patches from; noise where there are none.
+    """
+    base = Recipe("mapped", batch=settings.batch, channels_last=True, fused_optimiser=True, bf16=settings.bf16)
+    reasons = {} if prepared else {name: "patches are noise" for name, change in TRIED.items() if "changes" in change}
+    if not has_blocks(network):
+        reasons["gradient checkpointing"] = "this network has no block that could be computed twice"
+    missing = missing_compiler(settings.device) if settings.compiled else "ask for it with --compile"
+    rungs = tried_rungs(base, bf16=settings.bf16, device=settings.device, not_compiled=missing, reasons=reasons)
+    rungs = [Rung("this recipe", base), *(rung for rung in rungs if rung.recipe != base)]
 
-    def __len__(self) -> int:
-        return self.count
+    def draw(recipe: Recipe, count: int) -> Dataset:
+        if not prepared:
+            return NoisePatches(settings, count)
+        return patches_of(recipe, dict.fromkeys(prepared), patch=settings.patch, count=count, seed=settings.seed)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(self.settings.seed + index)
-        arguments = self.settings.arguments
-        image = torch.randn(arguments.get("in_channels", len(MODALITIES)), *self.settings.patch, generator=generator)
-        regions = torch.zeros(arguments.get("out_channels", len(REGIONS)), *self.settings.patch, dtype=torch.bool)
-        regions[(slice(None), *(slice(edge // 2) for edge in self.settings.patch))] = True
-        return {"image": image, "regions": regions}
+    options = {"rounds": settings.steps, "device": settings.device, "patches": settings.batch}
+    return measure_rungs(rungs, network, draw, **options).drop(columns=["Dice difference", "cumulative"])
 
 
 def profile_network(settings: ProfileSettings, folder: Path, *, prepared: Sequence[Path] = (), memory: bool = True) -> Report:
@@ -179,6 +165,7 @@ def profile_network(settings: ProfileSettings, folder: Path, *, prepared: Sequen
     machine = measure_machine(settings.device)
     size = {"patch": settings.patch, "batch": settings.batch, "arguments": settings.arguments, "device": settings.device}
     peak = peak_training_memory(settings.network, **size) if memory else None
+    ladder = try_rungs(network, settings, prepared) if settings.ladder else None
     network = network.to(settings.device).train()
     optimiser = torch.optim.AdamW(network.parameters(), fused=True)
     needed = 2 * settings.steps + 4
@@ -188,7 +175,7 @@ def profile_network(settings: ProfileSettings, folder: Path, *, prepared: Sequen
     timing = interleave({"step": step}, rounds=settings.steps, device=settings.device)["step"]
     profile = profile_steps(step, folder, steps=min(settings.steps, 3), device=settings.device)
     data = f"from {len(prepared)} prepared cases, {settings.workers} workers" if prepared else "noise, not read from files"
-    return Report(settings, machine, budget, timing, profile, peak, data)
+    return Report(settings, machine, budget, timing, profile, peak, data, ladder)
 
 
 def _loader(settings: ProfileSettings, prepared: Sequence[Path], steps: int) -> DataLoader:
@@ -209,6 +196,14 @@ def _loader(settings: ProfileSettings, prepared: Sequence[Path], steps: int) -> 
 def _rows(table: pd.DataFrame, first: str) -> list[tuple[str, ...]]:
     shown = [(row[first], f"{row['seconds']:.4f}", f"{row['share']:.1%}", row.get("calls")) for _, row in table.iterrows()]
     return [(*row[:3], f"{row[3]:g}") if row[3] is not None else row[:3] for row in shown]
+
+
+def _ladder_rows(table: pd.DataFrame) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    rows = [
+        (name, *("" if pd.isna(value) else value if isinstance(value, str) else f"{value:.3g}" for value in row))
+        for name, row in zip(table.index, table.to_numpy(dtype=object), strict=True)
+    ]
+    return ("change", *table.columns), rows
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.evaluation.inference import predict_image
-from helpers.models.export import OnnxNetwork, export_onnx
+from helpers.models.export import OnnxNetwork, OpenVinoNetwork, export_onnx
 from helpers.models.networks import build_network
 
 pytest.importorskip("onnxruntime")
@@ -32,3 +32,15 @@ def test_it_takes_the_place_of_the_network_in_prediction(tmp_path):
     image = torch.randn(4, 30, 20, 17)
     found, wanted = (predict_image(each, image, patch=(16, 16, 16), multiple=4) for each in (exported, network))
     assert torch.allclose(found, wanted, atol=1e-4)
+
+
+def test_openvino_gives_the_same_logits(tmp_path):
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = build_network("segresnet", **SMALL["segresnet"]).eval()
+    path = export_onnx(network, tmp_path / "network.onnx", size=(16, 16, 16))
+    image = torch.randn(1, 4, 24, 16, 32)
+    with torch.inference_mode():
+        wanted = network(image)
+        assert torch.allclose(OpenVinoNetwork(path)(image), wanted, atol=1e-3)
+        assert torch.allclose(OpenVinoNetwork(path, bf16=True)(image), wanted, atol=0.1 * float(wanted.std()))

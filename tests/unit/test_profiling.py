@@ -152,6 +152,11 @@ def test_the_report_holds_what_was_measured(tmp_path, capsys):
     assert record["numbers"]["peak training memory GiB"] == "not measured"
     assert list(pd.read_csv(tmp_path / "phases.csv")["phase"])[2] == "forward"
     assert (tmp_path / "trace.json").is_file()
+    ladder = pd.read_csv(tmp_path / "ladder.csv", index_col="change")
+    assert ladder.loc["a thread that prefetches", "loss difference"] == 0
+    assert ladder.loc["gradient checkpointing", "loss difference"] == pytest.approx(0, abs=1e-5)
+    assert ladder.loc["random changes on the device", "measured"] == "not measured here: patches are noise"
+    assert "| torch.compile |" in report
 
 
 @pytest.mark.parametrize(
