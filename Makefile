@@ -46,7 +46,7 @@ lint: $(READY) ## style of code and notebooks, spelling
 	@echo "lint: no complaints"
 
 unit: $(READY) ## unit tests
-	@$(BIN)/python -m pytest -n 2 tests/unit
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
 
 slow: $(READY) ## tests with real processes: training that is killed and resumed, the local cloud, fuzzing
 	@$(BIN)/python -m pytest -n 2 tests/slow

@@ -1,15 +1,22 @@
-"""Fixtures for every test: two threads at most, no window, nothing written outside pytest's own folders."""
+"""Fixtures for every test: no more threads than processors, no window, nothing written outside pytest's own folders."""
 
 import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import matplotlib
 import pytest
 import torch
 
 matplotlib.use("Agg")
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_configure(config):
+    """One thread a worker, two where there are no workers; what the caller chose stays.
+
+    The process that starts the workers decides for them, since they inherit its environment: several threads in each of
+    them would wait for each other's processor most of the time.
+    """
+    threads = "1" if getattr(config.option, "numprocesses", None) or "PYTEST_XDIST_WORKER" in os.environ else "2"
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", threads)))
 
 
 OWN_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")

@@ -28,7 +28,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance
 
 from helpers.evaluation.lesions import score_lesions
 from helpers.regions import REGIONS, classes_to_regions
@@ -58,6 +57,8 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 
     Empty masks follow the rule at the top of this module: both empty 1, one empty 0.
     """
+    from monai.metrics import compute_dice  # here, since it takes seconds and who looks at images needs none of it
+
     prediction, reference = _crop(*_masks(prediction, reference))
     return float(compute_dice(_tensor(prediction), _tensor(reference), include_background=True, ignore_empty=False))
 
@@ -82,6 +83,8 @@ def hausdorff95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence
     float
         Millimetres. Empty masks follow the rule at the top of this module: both empty 0, one empty 373.13.
     """
+    from monai.metrics import compute_hausdorff_distance  # as in `dice`
+
     prediction, reference = _crop(*_masks(prediction, reference))
     if not prediction.any() or not reference.any():
         return 0.0 if prediction.any() == reference.any() else EMPTY_DISTANCE

@@ -118,9 +118,9 @@ class SegmentationModule(lightning.LightningModule):
         return scaler is not None and scaler.get_scale() > 1
 
     def _leave_out(self, optimizer: torch.optim.Optimizer) -> None:
-        culprit = non_finite(self.network, self.step_loss)
+        culprit = non_finite(self.network, self.step_loss) or "the norm of the gradient"
         sentence = f"step {self.step + 1}: {culprit} is not finite"
-        if self.settings.nonfinite == "stop" or "weight" in culprit:
+        if self.settings.nonfinite == "stop" or culprit.startswith("the weight"):
             raise NonFiniteError(
                 f"{sentence}; lower learning_rate (now {self.settings.learning_rate}), take precision 32-true, or leave out "
                 "single steps with --nonfinite skip"

@@ -15,7 +15,7 @@ from helpers.extras.ct.organs import NUMBERS, ORGANS, ct_task
 from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.prepared import PreparedCtFile, prepare_ct_cohort
-from helpers.extras.ct.scores import organ_table, predict_ct, predict_scan, score_organs, write_scan
+from helpers.extras.ct.scores import count_windows, organ_table, predict_ct, predict_scan, score_organs, write_scan
 from helpers.extras.ct.training import CtSettings, swin_settings, train_ct
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
@@ -98,8 +98,10 @@ class Threshold(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
+        self.windows = 0
 
     def forward(self, image):
+        self.windows += len(image)
         logits = image.new_zeros(len(image), 14, *image.shape[2:])
         logits[:, NUMBERS["liver"]] = image[:, 0] * self.weight - 0.6
         return logits
@@ -107,8 +109,9 @@ class Threshold(nn.Module):
 
 @pytest.mark.parametrize("overlap", [0.5, 0.7])
 def test_windows_of_any_overlap_answer_as_the_whole_scan_would(scans, overlap):
-    image = PreparedCtFile(scans[1][0]).load().image
-    found = predict_ct(Threshold().eval(), image, roi=(32, 16, 16), overlap=overlap)
+    image, network, roi = PreparedCtFile(scans[1][0]).load().image, Threshold().eval(), (32, 16, 16)
+    found = predict_ct(network, image, roi=roi, overlap=overlap)
+    assert network.windows == count_windows(image.shape[1:], roi=roi, overlap=overlap)
     clear = np.abs(image[0].astype(float) - 0.6) > 0.001
     assert np.array_equal((found == NUMBERS["liver"])[clear], image[0][clear] > 0.6)
 

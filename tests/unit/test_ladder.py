@@ -20,7 +20,7 @@ PATCH = (32, 32, 32)
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ladder")
-    cases = write_cohort(folder / "cohort", 2, PhantomSettings(spacing=4.0), progress=False)
+    cases = write_cohort(folder / "cohort", 2, PhantomSettings(spacing=4.0), workers=0, progress=False)
     paths = prepare_cohort(cases, folder / "prepared", PreprocessSettings(spacing=(4.0,) * 3), progress=False).paths
     return {paths[case.identifier]: case for case in cases}
 

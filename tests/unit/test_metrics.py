@@ -167,8 +167,10 @@ def test_a_real_tumour_moved_by_some_voxels_scores_as_with_scipy():
     reference, affine = read_classes(case)
     prediction = np.roll(reference, (3, -2, 1), axis=(0, 1, 2))
     table = score_case(prediction, reference, voxel_spacing(affine))
+    (tumours,) = ndimage.find_objects(((prediction > 0) | (reference > 0)).astype(int))
+    near = tuple(slice(max(edge.start - 10, 0), edge.stop + 10) for edge in tumours)  # scipy takes seconds for the whole head
     for row, first, second in zip(
-        table.to_dict("records"), classes_to_regions(prediction), classes_to_regions(reference), strict=True
+        table.to_dict("records"), classes_to_regions(prediction[near]), classes_to_regions(reference[near]), strict=True
     ):
         assert row["dice"] == pytest.approx(plain_dice(first, second), abs=1e-6)
         assert row["hd95"] == pytest.approx(scipy_hausdorff95(first, second, voxel_spacing(affine)), abs=1e-4)

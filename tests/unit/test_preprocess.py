@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import operator
 import pickle
 
 import nibabel as nib
@@ -227,14 +228,11 @@ def test_case_without_reference(tmp_path):
         file.classes_patch((slice(1),) * 3)
 
 
-def _read_patch(file):
-    return file.image_patch((slice(4, 8),) * 3)
-
-
 def test_file_travels_to_worker_processes(tmp_path):
     file = open_prepared(save_prepared(tmp_path / "a.safetensors", preprocess_case(write_case(tmp_path / "cohort"))))
+    read_patch = operator.methodcaller("image_patch", (slice(4, 8),) * 3)  # of no module that is slow to import
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(_read_patch, (file,)), _read_patch(file))
+        np.testing.assert_array_equal(pool.apply(read_patch, (file,)), read_patch(file))
 
 
 @pytest.mark.parametrize("layout", ["brats2021", "brats2023", "msd"])

@@ -12,6 +12,7 @@ from helpers.data.files import DataError
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.networks import build_network
+from helpers.training import module
 from helpers.training.cache import FileInMemory, open_cases
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.guard import NonFiniteError, non_finite
@@ -123,6 +124,16 @@ def test_a_number_that_is_not_finite_stops_the_training_or_only_its_step(prepare
     skipped = result.history["train_loss"].isna()
     assert 0 < skipped.sum() < 8 and sum("left out" in line for line in lines) == skipped.sum()
     assert all(torch.isfinite(tensor).all() for tensor in load_file(result.checkpoint).values())
+
+
+@pytest.mark.parametrize(("found", "named"), [("", "the norm of the gradient"), ("the gradient of a.weight",) * 2])
+def test_a_gradient_that_is_not_finite_costs_a_step_whatever_it_belongs_to(prepared, tmp_path, monkeypatch, found, named):
+    norms = iter([torch.tensor(math.inf)])
+    monkeypatch.setattr(module, "get_total_norm", lambda gradients: next(norms, torch.tensor(1.0)))
+    monkeypatch.setattr(module, "non_finite", lambda network, loss: found)
+    lines = []
+    run(prepared, tmp_path, nonfinite="skip", report=lines.append, steps=2, validate_every=2)
+    assert f"step 1: {named} is not finite; the step was left out" in lines
 
 
 def test_cached_cases_give_the_same_patches(prepared):

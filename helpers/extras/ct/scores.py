@@ -45,7 +45,7 @@ def predict_ct(network: nn.Module, image: np.ndarray, *, roi: Sequence[int], ove
         Edges of the sliding window in voxels.
     overlap : float
         Share by which neighbouring windows overlap, 0 to below 1; they are blended with Gaussian weights. From 0.5 to 0.7 the
-        number of windows grows about (0.5 / 0.3)^3 = 4.6 times in a large volume.
+        number of windows (`count_windows`) grows about (0.5 / 0.3)^3 = 4.6 times in a large volume.
 
     Returns
     -------
@@ -64,6 +64,12 @@ def predict_ct(network: nn.Module, image: np.ndarray, *, roi: Sequence[int], ove
         batch, tuple(roi), WINDOWS, through, overlap=overlap, mode="gaussian", sw_device=device, device=torch.device("cpu")
     )
     return logits[0].argmax(0).to(torch.uint8).numpy()
+
+
+def count_windows(shape: Sequence[int], *, roi: Sequence[int], overlap: float) -> int:
+    """How many windows `predict_ct` puts over a prepared scan of this shape."""
+    steps = [max(1, int(edge * (1 - overlap))) for edge in roi]
+    return math.prod(math.ceil(max(n - edge, 0) / step) + 1 for n, edge, step in zip(shape, roi, steps, strict=True))
 
 
 def predict_scan(

@@ -110,7 +110,7 @@ def swin_settings(
     checkpointing : bool
         Gradient checkpointing: keep less for the backward pass and compute it again.
     amp : bool
-        Mixed precision, bf16, where there is a GPU; else 32 bit.
+        Mixed precision, bf16, on a GPU and on a CPU that has instructions for it; else 32 bit.
     window_size : int, optional
         Of the attention; 7 as published, and what published weights need, 4 where left out.
     **others
