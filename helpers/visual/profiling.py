@@ -51,6 +51,7 @@ def show_roofline(machine: Machine, steps: Mapping[str, tuple[Budget, float]], *
         text = f"{name}: {reached:.0f}, {budget.utilisation(seconds, machine):.0%} of the fp32 peak"
         ax.annotate(text, (budget.intensity, reached), (8, -14 if place else 6), textcoords="offset points")
     ax.set(xlabel="operations a byte", ylabel="10⁹ operations a second")
+    ax.set_ylim(bottom=ax.get_ylim()[0] / 2)  # room for the name below the lowest point
     ax.set_title(f"Roofline: what this machine could do ({machine.copy_gbs:.0f} GB/s) and what it does")
     ax.grid(which="both", alpha=0.4)
     return ax

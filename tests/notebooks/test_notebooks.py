@@ -20,7 +20,7 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 OWN: dict[str, dict[str, str]] = {
     "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "ABLATION_STEPS": "2", "ABLATION_FOLDS": "1"},
     "04_train_swin_unetr": {"MINUTES": "0.05", "NETWORK_STEPS": "2"},
-    "06_profile_gpu": {"PATCH": "32", "SWIN_PATCH": "[32, 32, 64]", "ROUNDS": "1"},
+    "06_profile_gpu": {"PATCH": "32", "SWIN_PATCH": "[32, 32, 64]", "ROUNDS": "1", "COMPILE": "no"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
 
