@@ -75,7 +75,7 @@ def test_every_line_for_conda_says_which_notebook_needs_it():
 )
 def test_what_is_imported_is_declared(folder, declared):
     distributions = packages_distributions()
-    optional = names(Requirement(line) for line in PROJECT["optional-dependencies"]["kaggle"])
+    optional = names(Requirement(line) for extra in ("kaggle", "openvino") for line in PROJECT["optional-dependencies"][extra])
     for module in imported(folder):
         # A package may be spread over distributions that one of its own name asks for, as sagemaker is.
         candidates = {canonicalize_name(name) for name in [module, *distributions.get(module, [])]}
