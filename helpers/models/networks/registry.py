@@ -13,6 +13,7 @@ from torch import nn
 from helpers.data.files import DataError
 from helpers.models.networks.convolutional import CHANNELS, attention_unet, dynunet, segresnet, unet
 from helpers.models.networks.transformers import swin_unetr, unetr
+from helpers.models.small_grids import keep_small_grids_exact
 
 MEMORY_FORMATS: dict[int, torch.memory_format] = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By the number of axes of an image with batch and channels."""
@@ -101,7 +102,7 @@ def build_network(name: str, **arguments) -> nn.Module:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name} cannot be built with {arguments}: {error}") from error
-    return network.to(memory_format=MEMORY_FORMATS[arguments.get("spatial_dims", 3) + 2])
+    return keep_small_grids_exact(network).to(memory_format=MEMORY_FORMATS[arguments.get("spatial_dims", 3) + 2])
 
 
 def channels_last(image: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,55 @@
+"""The gradients of bfloat16 are those of 32 bit, rounded, however small the grid."""
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.models.networks import build_network
+from helpers.models.small_grids import keep_small_grids_exact
+
+
+def fill_memory():
+    """Leave large numbers in the memory that is handed out next, to be found by who reads what nobody wrote."""
+    for count in (10_000, 100_000, 1_000_000):
+        torch.full((count,), 1e30)
+
+
+def gradients(network, image, weights, *, bf16):
+    network.zero_grad()
+    fill_memory()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = network(image)
+    fill_memory()
+    (out.float() * weights).sum().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 2, 2), (2, 4, 4), (1, 2, 2), (3, 3, 3), (6, 6, 6)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_a_convolution_on_a_small_grid(shape, stride):
+    torch.manual_seed(0)
+    network = keep_small_grids_exact(nn.Sequential(nn.Conv3d(16, 16, 3, stride=stride, padding=1)))
+    image = torch.randn(2, 16, *shape)
+    weights = torch.randn_like(network(image))
+    exact, rounded = (gradients(network, image, weights, bf16=bf16) for bf16 in (False, True))
+    assert (exact - rounded).norm() < 0.03 * exact.norm()
+
+
+def test_gradients_of_a_swin_unetr_that_ends_in_two_voxels_along_an_edge():
+    torch.manual_seed(0)
+    network = build_network("swin_unetr", feature_size=12, window_size=4)
+    image = torch.randn(2, 4, 64, 64, 32)
+    weights = torch.randn(2, 3, 64, 64, 32) / 64**3
+    exact, rounded = (gradients(network, image, weights, bf16=bf16) for bf16 in (False, True))
+    assert (exact - rounded).norm() < 0.2 * exact.norm()
+
+
+def test_weights_keep_their_names_and_large_grids_stay_in_bf16():
+    plain = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 1))
+    names = list(plain.state_dict())
+    network = keep_small_grids_exact(plain)
+    assert list(network.state_dict()) == names
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network[0](torch.ones(1, 1, 4, 4, 4)).dtype == torch.bfloat16
+        assert network[0](torch.ones(1, 1, 3, 4, 4)).dtype == torch.float32
+        assert network[1](torch.ones(1, 2, 1, 1, 1)).dtype == torch.bfloat16
