@@ -7,6 +7,7 @@ import ssl
 import pytest
 
 from helpers.cloud.rehearsal import find_account, limits, start_rehearsal
+from helpers.cloud.rehearsal.containers import PRIVATE, Container, Machine, namespaces_work
 from helpers.cloud.rehearsal.guard import CREDENTIALS, refuse_real_account
 from helpers.cloud.rehearsal.limits import AwsError
 from helpers.cloud.rehearsal.proxy import Authority, is_aws, serve_proxy
@@ -164,3 +165,14 @@ def test_the_proxy_plays_aws_and_refuses_every_other_host(tmp_path):
     assert received == b"answer" * 20_000
     upstream.close()
     assert not [path for path in tmp_path.iterdir() if path.name != "authority.pem" and path.stat().st_mode & 0o077]
+
+
+def test_a_container_can_be_asked_to_end_while_it_ends(tmp_path):
+    (tmp_path / "groups").mkdir()
+    machine = Machine(tmp_path, tmp_path / "programs", {}, private=namespaces_work(PRIVATE))
+    for number in range(20):
+        container = Container(machine, tmp_path / f"job-{number}" / "ml", ["sh", "-c", "exit 3"], environment={})
+        while container.running:
+            container.terminate()
+        container.kill()
+        assert container.status is not None

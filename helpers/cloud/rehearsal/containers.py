@@ -8,6 +8,7 @@ path outside them are not found.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -129,8 +130,9 @@ class Container:
         if not self.running:
             return
         if self.machine.private:
-            for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-                os.kill(int(child), signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it may end while it is being asked to
+                for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+                    os.kill(int(child), signal.SIGTERM)
         else:
             _kill_group(self.process.pid, signal.SIGTERM)
 
@@ -172,10 +174,8 @@ def namespaces_work(command: Sequence[str]) -> bool:
 
 
 def _kill_group(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    except ProcessLookupError:
-        return
 
 
 def _rewrite_scripts(folder: Path, translate) -> None:
