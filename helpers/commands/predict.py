@@ -9,8 +9,8 @@ import torch
 
 from helpers.data.files import DataError
 from helpers.data.layouts import Case, discover
-from helpers.evaluation.ensemble import load_ensemble
 from helpers.evaluation.inference import case_of_files, predict_case, predict_cases, write_prediction
+from helpers.models.ensemble import load_ensemble
 from helpers.models.released import load_released
 from helpers.regions import MODALITIES, MODALITY_NAMES
 

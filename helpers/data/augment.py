@@ -62,7 +62,12 @@ def training_transforms(patch: Sequence[int]) -> Compose:
     movements = _movements(always=False)
     if patch[0] != patch[1]:
         del movements["rotation by 90 degrees"]
-    return Compose([*movements.values(), InsideBrain(list(_intensity_changes(always=False).values()))])
+    return Compose([*movements.values(), intensity_transforms()])
+
+
+def intensity_transforms() -> Compose:
+    """The changes of `training_transforms` that move nothing, for images whose orientation a network is to rely on."""
+    return InsideBrain(list(_intensity_changes(always=False).values()))
 
 
 def _movements(always: bool) -> dict[str, Transform]:

@@ -23,11 +23,11 @@ from helpers.data.reading import read_classes
 from helpers.data.splits import SplitManifest
 from helpers.evaluation.cleanup import CleanUp, clean_up
 from helpers.evaluation.compare import LabelFile, read_label_file
-from helpers.evaluation.ensemble import load_ensemble
 from helpers.evaluation.metrics import dice, voxel_spacing
 from helpers.evaluation.statistics import bootstrap_interval, paired_test
 from helpers.evaluation.testset import CohortScores, score_cohort
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint
+from helpers.models.ensemble import load_ensemble
 from helpers.regions import classes_to_regions
 
 KEEP_ALL = asdict(CleanUp(tumour_ml=0.0, enhancing_ml=0.0))

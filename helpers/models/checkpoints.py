@@ -32,7 +32,7 @@ class ModelCard:
     Attributes
     ----------
     network : str
-        Key of `helpers.models.networks.NETWORKS`.
+        Key of `helpers.models.networks.NETWORKS`, or `helpers.models.networks.ENSEMBLE`.
     arguments : mapping
         Arguments that the network was built with.
     preprocessing : mapping

@@ -15,10 +15,10 @@ from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cleanup import CleanUp
 from helpers.evaluation.crossvalidation import STEPS, check_folds, choose_cleanup, gains_table, predict_out_of_fold
-from helpers.evaluation.ensemble import Ensemble, load_ensemble
 from helpers.evaluation.inference import predict_prepared
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, save_checkpoint
-from helpers.models.networks import build_network
+from helpers.models.ensemble import load_ensemble
+from helpers.models.networks import Ensemble, build_network
 from helpers.regions import BRATS2021, from_classes
 from helpers.training.folds import train_folds
 from helpers.training.settings import TrainSettings
@@ -130,7 +130,7 @@ def test_members_that_do_not_belong_together_are_refused(trained, tmp_path):
     network = build_network("unet", channels=(4, 6))
     card = ModelCard("unet", {"channels": [4, 6]}, asdict(PreprocessSettings()), (16, 16, 16))
     save_checkpoint(tmp_path / "other.safetensors", network, card)
-    with pytest.raises(DataError, match=r"differs from .* in arguments, preprocessing"):
+    with pytest.raises(DataError, match=r"differs from .* in preprocessing"):
         load_ensemble([checkpoints[0], tmp_path / "other.safetensors"])
     with pytest.raises(DataError, match="same weights twice"):
         load_ensemble([checkpoints[0], checkpoints[0]])

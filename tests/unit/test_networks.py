@@ -69,6 +69,8 @@ def test_multiple_follows_the_depth():
     assert input_multiple("unet", spatial_dims=2) == 16
     assert input_multiple("unet", channels=[4, 8, 16, 32, 64]) == 16
     assert input_multiple("swin_unetr") == 32
+    both = [{"network": "unet", "arguments": {"channels": (4, 8)}}, {"network": "segresnet", "arguments": {}}]
+    assert input_multiple("ensemble", members=both) == 8
 
 
 @pytest.mark.parametrize(
@@ -182,3 +184,11 @@ def test_fused_attention_has_the_same_weights_result_and_count():
     with torch.no_grad():
         torch.testing.assert_close(plain(image), fused(image), atol=1e-4, rtol=1e-4)
     assert describe_network(plain).gflop == pytest.approx(describe_network(fused).gflop, rel=0.02)
+
+
+@pytest.mark.parametrize("members", [(), [{"network": "unet"}], ["unet"], [{"network": "nothing", "arguments": {}}]])
+def test_an_ensemble_without_proper_members_is_refused(members):
+    with pytest.raises(DataError, match=r"member|no network"):
+        build_network("ensemble", members=members)
+    with pytest.raises(DataError, match="one argument"):
+        build_network("ensemble", members=[{"network": "unet", "arguments": {}}], channels=(4, 8))

@@ -1,6 +1,6 @@
 """The randomised phantom: the same case for the same numbers, a tumour where it can be, and a wide choice of examinations."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -9,13 +9,14 @@ import torch
 from helpers.data.phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
 from helpers.data.phantom.anatomy import draw_anatomy, draw_pose, draw_warp
 from helpers.data.phantom.contrast import draw_looks
+from helpers.data.phantom.core import CoreRanges, draw_core
 from helpers.data.phantom.draws import Box, Draws
 from helpers.data.phantom.mimics import MimicRanges, draw_mimics, strip_skull
 from helpers.data.phantom.randomised import ContrastRanges, draw_random_looks
 from helpers.data.phantom.scanner import ScannerRanges, scan, shifted, thick_slices
 from helpers.data.phantom.template import load_template
-from helpers.data.phantom.tumour import NON_ENHANCING, RING
-from helpers.regions import ET, MODALITIES
+from helpers.data.phantom.tumour import NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour
+from helpers.regions import ED, ET, MODALITIES, NCR
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 
@@ -78,20 +79,21 @@ def test_free_contrasts_keep_what_defines_the_classes():
     for kind in (RING, NON_ENHANCING):
         for index in range(60):
             looks = draw_random_looks(Draws(2, index), kind, ContrastRanges(free=1.0, reversed=0.0))
-            assert looks["t1ce"].enhancing > 1.1 * looks["t1"].enhancing
+            assert looks["t1ce"].enhancing > 1.05 * looks["t1"].enhancing
             assert looks["t1"].necrosis < looks["t1"].oedema <= 1
             assert looks["t2"].oedema > 1
             assert looks["flair"].oedema > looks["flair"].grey > 0.99
 
 
 def test_without_looseness_contrasts_are_the_calibrated_ones():
-    tight = ContrastRanges(free=0.0, looseness=(1.0, 1.0))
+    tight = ContrastRanges(free=0.0, looseness=(1.0, 1.0), uptake=(1.0, 1.0), swelling=(1.0, 1.0))
     for index in range(5):
         draws = Draws(4, index)
         draws.chance(0.0)
         calibrated = draw_looks(draws, RING)
         loose = draw_random_looks(Draws(4, index), RING, tight)
-        assert loose["flair"].oedema == pytest.approx(calibrated["flair"].oedema)
+        for modality, look in loose.items():
+            assert astuple(look) == pytest.approx(astuple(calibrated[modality]))
 
 
 def test_without_effects_a_scan_changes_nothing():
@@ -154,3 +156,47 @@ def test_a_resection_leaves_fluid_where_the_core_was_and_some_tumour_around_it()
         whole = draw_random_phantom(9, index, spacing=4.0)
         emptied = draw_random_phantom(9, index, spacing=4.0, ranges=always)
         assert 0 < (emptied.classes > 0).sum() <= (whole.classes > 0).sum()
+
+
+def tumour_with(index, **changes):
+    """A tumour that enhances, of the same draws but for what is changed."""
+    plain = TumourRanges(kinds=(0.5, 0.5, 0.0), multifocal=0.0, gaps=(-0.5, -0.5), islands=(0.5, 0.5))
+    template, draws = load_template(), Draws(10, index, series=1)
+    pose = draw_pose(draws)
+    foci = draw_foci(draws, template, pose, plain)
+    warp = draw_warp(draws, template, pose, [focus.mass for focus in foci], 2.0)
+    return draw_tumour(draws, foci, draw_anatomy(draws, template, warp), warp.box, replace(plain, **changes))
+
+
+def test_what_enhances_can_cover_the_surface_of_the_core():
+    def bare(tumour):
+        """Share of what meets oedema from inside that does not enhance."""
+        beside = np.zeros(tumour.classes.shape, bool)
+        for axis in range(3):
+            for step in (-1, 1):
+                beside |= np.roll(tumour.classes.numpy() == ED, step, axis)
+        met = tumour.classes.numpy()[beside & np.isin(tumour.classes, (NCR, ET))]
+        return (met == NCR).mean()
+
+    open_, enclosed = ([bare(tumour_with(n, enclosed=share)) for n in range(4)] for share in (0.0, 1.0))
+    assert np.mean(open_) > 0.2
+    assert max(enclosed) < 0.05
+
+
+def test_borders_between_classes_can_be_sharp():
+    for sharp, mixed in ((0.0, True), (1.0, False)):
+        core = tumour_with(0, sharp=(sharp, sharp)).shares[[0, 2]]
+        assert bool(((core > 0.01) & (core < 0.99)).any()) == mixed
+
+
+def test_uneven_tissue_varies_more_and_belongs_to_its_class():
+    tumour, looks = tumour_with(1), draw_looks(Draws(11, 0), RING)
+    even = CoreRanges(mixed=0.0, bloody=0.0, uneven=0.0)
+    assert draw_core(Draws(11, 1), tumour, looks, 2.0, even) == []
+    oedema, enhancing = draw_core(Draws(11, 1), tumour, looks, 2.0, replace(even, uneven=1.0))
+    for stuff, whole in ((oedema, tumour.shares[1]), (enhancing, tumour.shares[2])):
+        assert (stuff.share <= whole + 1e-6).all()
+    inside = tumour.shares[1] > 0.9
+    assert (oedema.share[inside] / tumour.shares[1][inside]).std() > 0.1
+    for modality, look in looks.items():
+        assert (oedema.look[modality] > 1) == (look.oedema > 1)

@@ -17,7 +17,7 @@ from helpers.evaluation.metrics import score_case
 from helpers.models import released
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network
-from helpers.models.released import LIMIT, RELEASED, load_released, release_checkpoint
+from helpers.models.released import LIMIT, RELEASED, load_released, release_checkpoints
 from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import REPOSITORY
 from tests.cases import REAL_CASES, write_case
@@ -51,13 +51,26 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
 def test_releasing_a_checkpoint_keeps_its_card_and_refuses_large_ones(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "best.safetensors", build_network("unet", **TINY), replace(CARD, metrics={"dice_mean": 0.5}))
     folder = tmp_path / "released"
-    network, card = load_checkpoint(release_checkpoint(tmp_path / "best.safetensors", folder=folder))
+    network, card = load_checkpoint(release_checkpoints([tmp_path / "best.safetensors"], folder=folder))
     assert card.metrics == {"dice_mean": 0.5} and not network.training
     assert len(list(folder.iterdir())) == 2
     monkeypatch.setattr(released, "LIMIT", 100)
     with pytest.raises(DataError, match="at most 100"):
-        release_checkpoint(tmp_path / "best.safetensors", folder=folder)
+        release_checkpoints([tmp_path / "best.safetensors"], folder=folder)
     assert len(list(folder.iterdir())) == 2 and load_checkpoint(folder / RELEASED.name)
+
+
+def test_networks_of_different_kinds_are_released_as_one_file(tmp_path):
+    paths, image = [], torch.rand(1, 4, 16, 16, 16)
+    for name, arguments in (("unet", TINY), ("segresnet", {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)})):
+        paths.append(tmp_path / f"{name}.safetensors")
+        card = replace(CARD, network=name, arguments=arguments)
+        save_checkpoint(paths[-1], build_network(name, **arguments), card, half=True)
+    network, card = load_checkpoint(release_checkpoints(paths, folder=tmp_path / "released"))
+    with torch.no_grad():
+        members = [load_checkpoint(path)[0](image).sigmoid() for path in paths]
+        assert torch.allclose(network(image).sigmoid(), sum(members) / 2, atol=1e-5)
+    assert [member["network"] for member in card.arguments["members"]] == ["unet", "segresnet"]
 
 
 def test_prediction_without_a_checkpoint_takes_the_released_model(tmp_path, monkeypatch, capsys):

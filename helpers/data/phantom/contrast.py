@@ -88,16 +88,24 @@ def draw_image(draws: Draws, anatomy: Anatomy, tumour: Tumour, box: Box) -> torc
 
 
 def mix_tumour(
-    image: torch.Tensor, look: Look, tumour: Tumour, anatomy: Anatomy, texture: torch.Tensor, *, grain: float = 1.0
+    image: torch.Tensor,
+    look: Look,
+    tumour: Tumour,
+    anatomy: Anatomy,
+    texture: torch.Tensor,
+    *,
+    grain: float = 1.0,
+    through: float = 0.15,
 ) -> None:
     """Mix the tumour's intensities into the healthy image, in place, by each class's share of the voxel.
 
-    `texture` is a field in the tumour's part of the box; `grain` multiplies how strongly it shows.
+    `texture` is a field in the tumour's part of the box; `grain` multiplies how strongly it shows. `through` is the share of
+    the contrast between grey and white matter that is left in oedema.
     """
     necrosis, oedema, enhancing = tumour.shares
     image *= 1 - tumour.shares.sum(dim=0)
     # Oedema is swollen tissue: what was grey or white before still shows through it.
-    below = (anatomy.grey[tumour.part] - anatomy.white[tumour.part]) * (0.15 * (look.grey - 1))
+    below = (anatomy.grey[tumour.part] - anatomy.white[tumour.part]) * (through * (look.grey - 1))
     image += oedema * (look.oedema * (1 + 0.05 * grain * texture) + below)
     image += necrosis * look.necrosis * (1 + 0.06 * grain * texture.flip(0))
     image += enhancing * look.enhancing * (1 + 0.09 * grain * texture)

@@ -1,4 +1,4 @@
-"""What a core is made of besides its average: cysts, solid tissue that does not enhance, blood; and oedema that looks like it.
+"""What tumours are made of besides their average: cysts, solid tissue that does not enhance, blood, uneven uptake and oedema.
 
 With one intensity for all of a core, a network learns to tell core from oedema by intensity alone. On patients that fails: in
 oedema around a small nodule T1 can be as low as in necrosis, a diffuse glioma differs hardly from the oedema around it, and a
@@ -18,6 +18,8 @@ from helpers.data.phantom.mimics import Stuff
 from helpers.data.phantom.tumour import NON_ENHANCING, Tumour
 
 T1_WEIGHTED = ("t1", "t1ce")
+STRENGTH: Range = (0.4, 1.8)
+"""By what the contrast of oedema or enhancing tumour is multiplied where it is uneven."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class CoreRanges:
         Probability of blood in it.
     patches : range
         Size in mm over which these take turns.
+    uneven : float
+        Probability that oedema holds more water in some places than in others; the same for contrast agent in what enhances.
     dark_oedema : float
         Probability that oedema around an enhancing tumour is nearly as dark as necrosis on T1.
     alike : float
@@ -43,6 +47,7 @@ class CoreRanges:
     mixed: float = 0.6
     bloody: float = 0.2
     patches: Range = (5.0, 16.0)
+    uneven: float = 0.6
     dark_oedema: float = 0.5
     alike: float = 0.45
     faint: float = 0.35
@@ -70,10 +75,14 @@ def vary_looks(draws: Draws, looks: dict[str, Look], kind: int, ranges: CoreRang
 
 
 def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: float, ranges: CoreRanges) -> list[Stuff]:
-    """Cysts, solid tissue and blood, as shares of every voxel of the tumour's part of the box."""
-    necrosis, _, enhancing = tumour.shares
+    """What differs from the average, as shares of every voxel of the tumour's part of the box."""
+    necrosis, oedema, enhancing = tumour.shares
     box = Box((0, 0, 0), tuple(necrosis.shape), spacing)
     stuff = []
+    for share, name in ((oedema, "oedema"), (enhancing, "enhancing")):
+        if draws.chance(ranges.uneven):
+            places = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(-0.5, 1.0)) * 4)
+            stuff.append(Stuff(places * share, _stronger(looks, name, draws.within(STRENGTH))))
     if tumour.kind != NON_ENHANCING and draws.chance(ranges.mixed):
         scale = draws.within(ranges.patches)
         cyst, solid = (torch.sigmoid((field - draws.uniform(-0.3, 1.5)) * 5) * necrosis for field in draws.field(box, scale, 2))
@@ -82,6 +91,11 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
         clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(0.8, 1.8)) * 5)
         stuff.append(Stuff(clots * (necrosis + enhancing), _blood(draws)))
     return stuff
+
+
+def _stronger(looks: dict[str, Look], tissue: str, factor: float) -> dict[str, float]:
+    """The same tissue, differing from white matter by a multiple of what it did."""
+    return {name: 1 + factor * (getattr(look, tissue) - 1) for name, look in looks.items()}
 
 
 def _solid(draws: Draws, looks: dict[str, Look]) -> dict[str, float]:

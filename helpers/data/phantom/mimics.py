@@ -129,7 +129,8 @@ def _remains(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, rang
     soft = torch.sigmoid((soft - draws.within(ranges.remains)) * 4) * shell
     grey = draws.uniform(0.05, 0.5)
     names = ("t1", "t1ce", "t2", "flair")
-    any_brightness = {name: draws.uniform(0.2, 2.2) for name in names}
+    brightest = 2.2 if draws.chance(0.6) else 4.5  # near the receive coil, or where air distorts the field
+    any_brightness = {name: draws.uniform(0.2, brightest) for name in names}
     return [Stuff(bone, dict.fromkeys(names, grey)), Stuff(soft, any_brightness)]
 
 

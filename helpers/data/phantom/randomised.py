@@ -45,6 +45,12 @@ class ContrastRanges:
         Probability, in a free case and for each of T1, T1ce and FLAIR, that grey matter is as bright as white or brighter.
     unsuppressed : float
         Probability that fluid is bright on FLAIR.
+    uptake : range
+        Factor on how much brighter enhancing tumour is on T1ce than on T1.
+    swelling : range
+        Factor on how much brighter than white matter oedema is on T2.
+    through : range
+        Share of the contrast between grey and white matter that is left in oedema.
     texture : range
         Standard deviation of the texture of healthy tissue.
     grain : range
@@ -57,6 +63,9 @@ class ContrastRanges:
     looseness: Range = (1.0, 2.2)
     reversed: float = 0.15
     unsuppressed: float = 0.2
+    uptake: Range = (0.8, 2.0)
+    swelling: Range = (1.0, 1.7)
+    through: Range = (0.0, 0.8)
     texture: Range = (0.0, 0.04)
     grain: Range = (0.3, 3.0)
     patchiness: Range = (0.0, 0.10)
@@ -83,10 +92,12 @@ WIDE_TUMOUR = TumourRanges(
     rim=(0.35, 0.88),
     gaps=(-2.6, -0.4),
     islands=(-1.2, 0.6),
+    enclosed=0.65,
     specks=0.45,
     infratentorial=0.1,
     crossing=0.12,
     fade=(0.0, 0.45),
+    sharp=(0.0, 0.8),
     resected=0.04,
 )
 CONTRAST, CORE, MIMICS, SCANNER = ContrastRanges(), CoreRanges(), MimicRanges(), ScannerRanges()
@@ -154,7 +165,7 @@ def draw_random_image(
     """Render the four modalities, float32 (4, X, Y, Z), relative to white matter."""
     looks = vary_looks(draws, draw_random_looks(draws, tumour.kind, ranges.contrast), tumour.kind, ranges.core)
     core = draw_core(draws, tumour, looks, box.spacing, ranges.core)
-    grain = draws.within(ranges.contrast.grain)
+    grain, through = draws.within(ranges.contrast.grain), draws.within(ranges.contrast.through)
     channels = []
     texture = draws.field(box, 3.2) + draws.field(box, draws.uniform(7.0, 14.0), strength=draws.uniform(0.3, 1.0))
     below = torch.sigmoid(-(anatomy.height + 35) / 4)
@@ -168,7 +179,7 @@ def draw_random_image(
         image = solid + look.fluid * fluid * patches[1]
         image.add_(anatomy.detail * (anatomy.white + anatomy.grey), alpha=_detail(draws, modality))
         image.add_(texture[0], alpha=draws.within(ranges.contrast.texture))
-        mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part], grain=grain)
+        mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part], grain=grain, through=through)
         for stuff in core:
             image[tumour.part] += stuff.share * (stuff.look[modality] - image[tumour.part])
         if tumour.cavity is not None:
@@ -182,8 +193,15 @@ def draw_random_image(
 
 def draw_random_looks(draws: Draws, kind: int, ranges: ContrastRanges) -> dict[str, Look]:
     """Draw one examination's contrasts: loosely around the calibrated ones, or freely."""
-    if draws.chance(ranges.free):
-        return _free_looks(draws, kind, ranges)
+    looks = _free_looks(draws, kind, ranges) if draws.chance(ranges.free) else _loose_looks(draws, kind, ranges)
+    t1ce, t2, before = looks["t1ce"], looks["t2"], looks["t1"].enhancing
+    looks["t1ce"] = replace(t1ce, enhancing=before + draws.within(ranges.uptake) * (t1ce.enhancing - before))
+    looks["t2"] = replace(t2, oedema=1 + draws.within(ranges.swelling) * (t2.oedema - 1))
+    return looks
+
+
+def _loose_looks(draws: Draws, kind: int, ranges: ContrastRanges) -> dict[str, Look]:
+    """The calibrated contrasts with more spread."""
     looks = draw_looks(draws, kind)
     looseness = draws.within(ranges.looseness) - 1
     for modality, look in looks.items():

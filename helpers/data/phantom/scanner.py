@@ -46,13 +46,13 @@ class ScannerRanges:
     thick: float = 0.5
     thickness: Range = (3.0, 6.5)
     axial: float = 0.75
-    blur: Range = (0.0, 0.8)
+    blur: Range = (0.0, 0.6)
     misplaced: float = 0.25
     shift: float = 1.2
     ghost: float = 0.12
     ghosts: Range = (0.02, 0.12)
     bias: Range = (0.02, 0.22)
-    slope: float = 0.2
+    slope: float = 0.28
     gamma: float = 0.15
     noise: Range = (0.0, 0.07)
 

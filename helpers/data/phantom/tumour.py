@@ -45,12 +45,16 @@ class TumourRanges:
         Threshold below which a rim is interrupted, in standard deviations of a field.
     islands : range
         The same for the necrotic islands of solid enhancement.
+    enclosed : float
+        Probability that what enhances covers the whole surface of the core, so that nothing else of the core meets oedema.
     specks : float
         Probability of specks of enhancement in a tumour that hardly enhances.
     crossing : float
         By how much oedema's reach is used up for every mm beyond the middle between the hemispheres, as a share.
     fade : range
         By how much of its brightness oedema has faded at its edge.
+    sharp : range
+        How sharp the borders between classes are, from 0, where each voxel is mixed from its 27 neighbours, to 1, not at all.
     resected : float
         Probability that the middle of the core was taken out; the cavity fills with fluid and is labelled as background.
     """
@@ -65,10 +69,12 @@ class TumourRanges:
     rim: Range = (0.45, 0.82)
     gaps: Range = (-2.6, -1.1)
     islands: Range = (-1.0, 0.1)
+    enclosed: float = 0.0
     specks: float = 0.5
     crossing: float = 0.0
     infratentorial: float = 1.0
     fade: Range = (0.0, 0.0)
+    sharp: Range = (0.0, 0.0)
     resected: float = 0.0
 
 
@@ -150,7 +156,7 @@ def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ran
     edge = beyond + 0.35 * coarse + 0.18 * medium + 1.1 * (0.65 - white) + 2.5 * fluid
     oedema = (edge < 1) & brain & ~inside & ~open_fluid & (depth > 0.1)
     enhancing = inside & _enhancement(draws, foci[0].kind, level, medium, fine, ranges)
-    shares, classes = _majority(torch.stack([inside & ~enhancing, oedema, enhancing]), brain)
+    shares, classes = _majority(torch.stack([inside & ~enhancing, oedema, enhancing]), brain, draws.within(ranges.sharp))
     fade = draws.within(ranges.fade)
     if fade:
         shares[1] *= 1 - fade * edge.clamp(0, 1)
@@ -204,22 +210,29 @@ def _length(vectors: torch.Tensor) -> torch.Tensor:
 def _enhancement(
     draws: Draws, kind: int, level: torch.Tensor, medium: torch.Tensor, fine: torch.Tensor, ranges: TumourRanges
 ) -> torch.Tensor:
+    # The calibrated cohort must not spend a random number on the question.
+    enclosed = bool(ranges.enclosed) and kind != NON_ENHANCING and draws.chance(ranges.enclosed)
     if kind == RING:
         rim = level + 0.07 * medium > draws.within(ranges.rim)
-        return rim & (medium + 0.5 * fine > draws.within(ranges.gaps))
+        return rim if enclosed else rim & (medium + 0.5 * fine > draws.within(ranges.gaps))
     if kind == SOLID:
-        return medium + 0.6 * fine > draws.within(ranges.islands)
+        solid = medium + 0.6 * fine > draws.within(ranges.islands)
+        return solid | (level > draws.uniform(0.7, 0.9)) if enclosed else solid
     if draws.chance(1 - ranges.specks):
         return torch.zeros_like(level, dtype=torch.bool)
     return (fine + 0.5 * medium > draws.uniform(2.0, 2.6)) & (level < 0.9)
 
 
-def _majority(masks: torch.Tensor, brain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Share of NCR, ED and ET among 27 neighbours, and the class that has most of them."""
-    shares = F.avg_pool3d(masks.float()[None], 3, stride=1, padding=1)[0] * brain
+def _majority(masks: torch.Tensor, brain: torch.Tensor, sharp: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Share of NCR, ED and ET among 27 neighbours, or nearer to the voxel's own, and the class that has most of them."""
+    own = masks.float()
+    shares = F.avg_pool3d(own[None], 3, stride=1, padding=1)[0] * brain
+    if sharp:
+        shares.lerp_(own, sharp)
     best, number = shares.max(dim=0)
     classes = torch.where(best > 1 - shares.sum(dim=0), number.to(torch.uint8) + 1, 0) * brain
     necrosis, oedema, enhancing = shares
     # Oedema fades into its surroundings, the core does not.
-    oedema = F.avg_pool3d(oedema[None, None], 3, stride=1, padding=1)[0, 0] * (1 - necrosis - enhancing) * brain
+    faded = F.avg_pool3d(oedema[None, None], 3, stride=1, padding=1)[0, 0]
+    oedema = faded.lerp_(oedema, sharp) * (1 - necrosis - enhancing) * brain
     return torch.stack([necrosis, oedema, enhancing]), classes.to(torch.uint8)

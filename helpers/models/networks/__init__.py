@@ -7,11 +7,22 @@ the documentation of each builder names the published setting.
 
 from helpers.models.networks.convolutional import attention_unet, dynunet, segresnet, unet
 from helpers.models.networks.description import NetworkDescription, describe_network
-from helpers.models.networks.registry import NETWORKS, NetworkKind, build_network, channels_last, check_patch, input_multiple
+from helpers.models.networks.ensemble import Ensemble
+from helpers.models.networks.registry import (
+    ENSEMBLE,
+    NETWORKS,
+    NetworkKind,
+    build_network,
+    channels_last,
+    check_patch,
+    input_multiple,
+)
 from helpers.models.networks.transformers import swin_unetr, unetr
 
 __all__ = [
+    "ENSEMBLE",
     "NETWORKS",
+    "Ensemble",
     "NetworkDescription",
     "NetworkKind",
     "attention_unet",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.networks.convolutional import CHANNELS, attention_unet, dynunet, segresnet, unet
+from helpers.models.networks.ensemble import Ensemble
 from helpers.models.networks.transformers import swin_unetr, unetr
 from helpers.models.small_grids import keep_small_grids_exact
 
@@ -67,7 +69,10 @@ NETWORKS: dict[str, NetworkKind] = {
     "unetr": NetworkKind(unetr, _unetr_multiple, one_size=True),
     "swin_unetr": NetworkKind(swin_unetr, lambda **_: 32),
 }
-"""Every network that `build_network` knows; another one is added by adding its builder here."""
+"""Every network that can be trained by name; another one is added by adding its builder here."""
+
+ENSEMBLE = "ensemble"
+"""Several of them as one: ``build_network(ENSEMBLE, members=[{"network": name, "arguments": {...}}, ...])``."""
 
 
 def build_network(name: str, **arguments) -> nn.Module:
@@ -78,7 +83,7 @@ def build_network(name: str, **arguments) -> nn.Module:
     Parameters
     ----------
     name : str
-        Key of `NETWORKS`.
+        Key of `NETWORKS`, or `ENSEMBLE`.
     **arguments
         ``spatial_dims`` (3, or 2), ``in_channels`` (4) and ``out_channels`` (3) of every network, and those of that network's
         builder; what is left out takes the builder's default.
@@ -88,6 +93,8 @@ def build_network(name: str, **arguments) -> nn.Module:
     DataError
         If the name or an argument does not exist, or the network refuses a value.
     """
+    if name == ENSEMBLE:
+        return Ensemble([build_network(kind, **settings) for kind, settings in _members(**arguments)])
     if name not in NETWORKS:
         raise DataError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}")
     known = inspect.signature(NETWORKS[name].build).parameters
@@ -105,6 +112,17 @@ def build_network(name: str, **arguments) -> nn.Module:
     return keep_small_grids_exact(network).to(memory_format=MEMORY_FORMATS[arguments.get("spatial_dims", 3) + 2])
 
 
+def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and arguments of the networks in an ensemble."""
+    try:
+        found = [(member["network"], member["arguments"]) for member in members]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{ENSEMBLE} needs a network and its arguments for every member, not {members!r}") from error
+    if unknown or not found:
+        raise DataError(f"{ENSEMBLE} takes one argument, members, which names at least one network")
+    return found
+
+
 def channels_last(image: torch.Tensor) -> torch.Tensor:
     """The same values (B, C, X, Y) or (B, C, X, Y, Z) with the channels of a voxel side by side in memory."""
     return image.contiguous(memory_format=MEMORY_FORMATS[image.ndim])
@@ -112,6 +130,8 @@ def channels_last(image: torch.Tensor) -> torch.Tensor:
 
 def input_multiple(name: str, **arguments) -> int:
     """Number of voxels of which every edge of an input to this network must be a multiple."""
+    if name == ENSEMBLE:
+        return math.lcm(*(input_multiple(kind, **settings) for kind, settings in _members(**arguments)))
     return NETWORKS[name].multiple(**arguments)
 
 

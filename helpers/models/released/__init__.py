@@ -6,6 +6,7 @@ For research and teaching, not for clinical use. ``MODEL_CARD.md`` says how it w
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, save_checkpoint
+from helpers.models.ensemble import load_ensemble
 
 RELEASED = Path(__file__).parent / "phantom.safetensors"
 """Weights in half precision, with their card beside them."""
@@ -34,31 +36,31 @@ def load_released(*, device: str | torch.device = "cpu") -> tuple[nn.Module, Mod
     return load_checkpoint(RELEASED, device=device)
 
 
-def release_checkpoint(path: Path, *, folder: Path = RELEASED.parent) -> Path:
-    """Put a trained checkpoint in the place of the released model, in half precision.
+def release_checkpoints(paths: Sequence[Path], *, folder: Path = RELEASED.parent) -> Path:
+    """Put a trained checkpoint, or several as an ensemble, in the place of the released model, in half precision.
 
     Parameters
     ----------
-    path : Path
-        Weights with their card beside them, as a training leaves them.
+    paths : sequence of Path
+        Weights with their cards beside them, as a training leaves them.
     folder : Path
         Where the released model lies.
 
     Raises
     ------
     DataError
-        If the checkpoint cannot be loaded, or in half precision has more than `LIMIT` bytes. Nothing is changed then.
+        If a checkpoint cannot be loaded, they do not fit together, or in half precision they have more than `LIMIT` bytes.
+        Nothing is changed then.
     """
-    network, card = load_checkpoint(path)
+    network, card = load_ensemble(paths)
     target = Path(folder) / RELEASED.name
     unfinished = target.with_name(f"unfinished-{target.name}")
     try:
         save_checkpoint(unfinished, network, card, half=True)
         size = unfinished.stat().st_size
         if size > LIMIT:
-            raise DataError(
-                f"{path} has {size:,} bytes in half precision, at most {LIMIT:,} can be released; train a smaller one"
-            )
+            names = " and ".join(map(str, paths))
+            raise DataError(f"{names}: {size:,} bytes in half precision, at most {LIMIT:,} can be released; train smaller")
         shutil.move(card_path(unfinished), card_path(target))
         shutil.move(unfinished, target)
     finally:

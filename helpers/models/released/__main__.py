@@ -1,12 +1,12 @@
-"""Release a checkpoint: ``python -m helpers.models.released best.safetensors``."""
+"""Release a checkpoint, or several as one model: ``python -m helpers.models.released best.safetensors ...``."""
 
 import argparse
 from pathlib import Path
 
-from helpers.models.released import release_checkpoint
+from helpers.models.released import release_checkpoints
 
 parser = argparse.ArgumentParser(
-    prog="python -m helpers.models.released", description=release_checkpoint.__doc__.splitlines()[0]
+    prog="python -m helpers.models.released", description=release_checkpoints.__doc__.splitlines()[0]
 )
-parser.add_argument("checkpoint", type=Path, help="weights (.safetensors) with their card (.json) beside them")
-release_checkpoint(parser.parse_args().checkpoint)
+parser.add_argument("checkpoints", nargs="+", type=Path, help="weights (.safetensors) with their card (.json) beside them")
+release_checkpoints(parser.parse_args().checkpoints)

@@ -7,7 +7,7 @@ of five makes is outvoted. The price is that everything takes five times as long
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,26 +16,10 @@ from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.models.networks import ENSEMBLE, Ensemble
 
-SHARED = ("network", "arguments", "preprocessing", "patch", "cleanup")
+SHARED = ("preprocessing", "patch", "cleanup")
 """Fields of the card in which the members of an ensemble must agree."""
-
-
-class Ensemble(nn.Module):
-    """Networks that answer together: the logits of the mean of their probabilities.
-
-    As it gives logits like any network, everything that takes a network takes an ensemble. (Where a volume needs several
-    sliding windows, their logits are blended after the mean, not before.)
-    """
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z)."""
-        mean = sum(member(image).float().sigmoid() for member in self.members) / len(self.members)
-        return torch.logit(mean, eps=1e-7)
 
 
 def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
@@ -52,8 +36,9 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
     network : Module
         In evaluation mode.
     card : ModelCard
-        What the members have in common; `weights_sha256` is the SHA-256 of theirs, sorted, one a line, `training_cases` the
-        cases that any of them was trained on, and `metrics` the mean of theirs.
+        What the members have in common, with a network that `build_network` builds them all from; `weights_sha256` is the
+        SHA-256 of theirs, sorted, one a line, and so are the other hashes; `training_cases` are the cases that any of them was
+        trained on, `training` lists each one's, and `metrics` is the mean of theirs.
 
     Raises
     ------
@@ -78,10 +63,18 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
 
 def _shared_card(cards: Sequence[ModelCard]) -> ModelCard:
     names = set.intersection(*(set(card.metrics) for card in cards))
-    hashes = sorted(card.weights_sha256 for card in cards)
     return replace(
         cards[0],
+        network=ENSEMBLE,
+        arguments={"members": [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]},
         training_cases=tuple(sorted({case for card in cards for case in card.training_cases})),
+        training={"members": [dict(card.training) for card in cards]},
         metrics={name: sum(card.metrics[name] for card in cards) / len(cards) for name in sorted(names)},
-        weights_sha256=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        **{name: _joint(getattr(card, name) for card in cards) for name in ("cohort_hash", "split_hash", "weights_sha256")},
     )
+
+
+def _joint(hashes: Iterable[str]) -> str:
+    """One hash for several: that of all of them, or the one that they all are."""
+    hashes = sorted(hashes)
+    return hashes[0] if len(set(hashes)) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
