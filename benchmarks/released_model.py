@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--layout", default="auto", help="layout of the folder, such as brats2021, brats2023 or msd")
     parser.add_argument("--phantoms", type=int, default=24, help="how many unseen phantoms to score; 0 for none")
     parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
-    parser.add_argument("--flips", action="store_true", help="mean over eight mirrored copies")
+    parser.add_argument("--flips", action="store_true", help="mean over mirrored copies")
     arguments = parser.parse_args()
     network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each"
     )
     parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
-    parser.add_argument("--flips", action="store_true", help="mean over eight mirrored copies: better, eight times as long")
+    parser.add_argument("--flips", action="store_true", help="mean over mirrored copies: better, up to eight times as long")
     parser.add_argument("--device", default="auto", help="auto takes a GPU where there is one; cpu, cuda, cuda:1")
 
 

@@ -83,7 +83,13 @@ def window_size(shape: Sequence[int], patch: Sequence[int], multiple: int) -> tu
 
 @torch.inference_mode()
 def predict_image(
-    network: nn.Module, image: torch.Tensor, *, patch: Sequence[int], multiple: int, flips: bool = False, overlap: float = 0.5
+    network: nn.Module,
+    image: torch.Tensor,
+    *,
+    patch: Sequence[int],
+    multiple: int,
+    mirrors: Sequence[int] = (),
+    overlap: float = 0.5,
 ) -> torch.Tensor:
     """Probabilities of the three regions for a prepared image.
 
@@ -97,8 +103,9 @@ def predict_image(
         Edges of the training patches in voxels.
     multiple : int
         Of which every edge of a window must be a multiple (`helpers.models.networks.input_multiple`).
-    flips : bool
-        Mean over the eight combinations of mirrored axes (test-time augmentation): eight times the work.
+    mirrors : sequence of int
+        Axes of the grid, 0 to 2. The result is the mean over the combinations of these being mirrored (test-time augmentation):
+        eight times the work for all three.
     overlap : float
         Share by which neighbouring windows overlap, where there are several; they are blended with Gaussian weights.
 
@@ -111,7 +118,8 @@ def predict_image(
     batch = image[None].to(device, torch.float32)
     window = window_size(image.shape[1:], patch, multiple)
     total = torch.zeros(())
-    combinations = [axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)] if flips else [()]
+    spatial = [2 + axis for axis in mirrors]
+    combinations = [axes for count in range(len(spatial) + 1) for axes in itertools.combinations(spatial, count)]
     for axes in combinations:
         flipped = batch.flip(axes) if axes else batch
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -127,10 +135,13 @@ def label_map(probabilities: np.ndarray, spacing: Sequence[float], cleanup: Clea
 
 
 def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, flips: bool = False) -> np.ndarray:
-    """`predict_image` with what the model card knows: float32 probabilities (3, X, Y, Z) on the prepared grid."""
+    """`predict_image` with what the model card knows: float32 probabilities (3, X, Y, Z) on the prepared grid.
+
+    With `flips`, mirrored copies are averaged along the axes that the card names.
+    """
     multiple = input_multiple(card.network, **card.arguments)
     tensor = torch.as_tensor(np.asarray(image, dtype=np.float32))
-    return predict_image(network, tensor, patch=card.patch, multiple=multiple, flips=flips).numpy()
+    return predict_image(network, tensor, patch=card.patch, multiple=multiple, mirrors=card.mirrors if flips else ()).numpy()
 
 
 def predict_volumes(
@@ -149,7 +160,7 @@ def predict_volumes(
     identifier : str
         Name for the errors.
     flips : bool
-        As in `predict_image`.
+        As in `predict_prepared`.
     """
     prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=identifier)
     return to_native(predict_prepared(network, card, prepared.image, flips=flips), prepared, mode="linear")
@@ -165,7 +176,7 @@ def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, fl
     case : Case
         With all four modalities in one grid, of any spacing and orientation.
     flips : bool
-        As in `predict_image`.
+        As in `predict_prepared`.
 
     Raises
     ------

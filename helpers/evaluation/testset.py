@@ -54,7 +54,7 @@ def score_cohort(
     folder : Path
         Gets one ``<identifier>.nii.gz`` a case, in BraTS 2021 numbers.
     flips : bool
-        As in `helpers.evaluation.inference.predict_image`.
+        As in `helpers.evaluation.inference.predict_prepared`.
 
     Raises
     ------

@@ -24,6 +24,9 @@ from helpers.models.networks import build_network
 from helpers.models.tasks import GLIOMA, Task
 from helpers.workspace import versions
 
+NOT_ON_OLDER_CARDS = ("mirrors", "task", "activation", "training_cases")
+"""Fields of `ModelCard` that a card may lack."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -41,6 +44,8 @@ class ModelCard:
         Edges in voxels of the patches that the network was trained on; the least window of prediction.
     cleanup : mapping
         Settings of `helpers.evaluation.cleanup.CleanUp`, which its predictions are to be treated with; none by default.
+    mirrors : tuple of int
+        Axes along which the network knows mirrored images from training, so that prediction may average over such copies.
     task, activation : str
         Name of the `helpers.models.tasks.Task`, and how its logits become probabilities.
     modalities, regions : tuple of str
@@ -64,6 +69,7 @@ class ModelCard:
     preprocessing: Mapping[str, Any]
     patch: tuple[int, ...]
     cleanup: Mapping[str, float] = field(default_factory=lambda: {"tumour_ml": 0.0, "enhancing_ml": 0.0})
+    mirrors: tuple[int, ...] = (0, 1, 2)
     task: str = GLIOMA.name
     activation: str = GLIOMA.activation
     modalities: tuple[str, ...] = GLIOMA.modalities
@@ -190,9 +196,11 @@ def load_card(path: Path, *, task: Task | None = GLIOMA) -> ModelCard:
             raise DataError(f"{file} does not exist; a checkpoint is a .safetensors file and a .json card beside it")
     try:
         content = json.loads(card_path(path).read_text())
-        content = {"training_cases": (), "task": GLIOMA.name, "activation": GLIOMA.activation, **content}  # not on older cards
-        for key in ("patch", "modalities", "regions", "training_cases"):
-            content[key] = tuple(content[key])
+        for item in fields(ModelCard):
+            if item.name in NOT_ON_OLDER_CARDS:
+                content.setdefault(item.name, item.default)
+            if item.name in ("patch", "mirrors", "modalities", "regions", "training_cases"):
+                content[item.name] = tuple(content[item.name])
         card = ModelCard(**{item.name: content[item.name] for item in fields(ModelCard)})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{card_path(path)} is not a model card of this package ({error!r}); copy it again") from error

@@ -18,7 +18,7 @@ from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.models.networks import ENSEMBLE, Ensemble
 
-SHARED = ("preprocessing", "patch", "cleanup")
+SHARED = ("preprocessing", "patch", "cleanup", "mirrors")
 """Fields of the card in which the members of an ensemble must agree."""
 
 

@@ -1,6 +1,6 @@
 """From files to a label map in the input's own grid, with a network whose answer is known."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +11,14 @@ from helpers.cli import main
 from helpers.data.files import DataError, write_volume
 from helpers.data.preprocess import PreprocessSettings
 from helpers.data.reading import read_classes
-from helpers.evaluation.inference import case_of_files, predict_case, predict_image, window_size, write_prediction
+from helpers.evaluation.inference import (
+    case_of_files,
+    predict_case,
+    predict_image,
+    predict_prepared,
+    window_size,
+    write_prediction,
+)
 from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import NETWORKS, NetworkKind
@@ -107,24 +114,24 @@ def test_windows_cover_what_fits():
 
 
 @pytest.mark.parametrize("shape", [(20, 24, 18), (70, 50, 41)], ids=["one window", "several windows"])
-@pytest.mark.parametrize("flips", [False, True])
-def test_windows_and_flips_do_not_change_what_a_network_without_surroundings_says(oracle, shape, flips):
+@pytest.mark.parametrize("mirrors", [(), (0,), (0, 1, 2)])
+def test_windows_and_flips_do_not_change_what_a_network_without_surroundings_says(oracle, shape, mirrors):
     image = torch.randn(4, *shape)
-    probabilities = predict_image(oracle, image, patch=(32, 32, 32), multiple=8, flips=flips)
+    probabilities = predict_image(oracle, image, patch=(32, 32, 32), multiple=8, mirrors=mirrors)
     torch.testing.assert_close(probabilities, (image[1:] > 0).float(), atol=1e-4, rtol=0)
 
 
-def test_flips_average_a_network_that_prefers_a_side():
+def test_flips_average_a_network_that_prefers_a_side_along_the_axes_of_its_card():
     class Sided(torch.nn.Module):
         def forward(self, image):
             ramp = torch.linspace(-3, 3, image.shape[2]).reshape(1, 1, -1, 1, 1)
             return ramp.expand(1, 3, *image.shape[2:]).clone()
 
-    options = {"patch": (16, 16, 16), "multiple": 8}
-    plain = predict_image(Sided(), torch.zeros(4, 16, 16, 16), **options)
-    mean = predict_image(Sided(), torch.zeros(4, 16, 16, 16), flips=True, **options)
-    assert plain[0, 0, 0, 0] < 0.1
-    torch.testing.assert_close(mean, torch.full_like(mean, 0.5))
+    card, image = make_card((1.0, 1.0, 1.0)), np.zeros((4, 16, 16, 16))
+    for axes, level in (((0, 1, 2), True), ((0,), True), ((1, 2), False), ((), False)):
+        plain, mean = (predict_prepared(Sided(), replace(card, mirrors=axes), image, flips=flips) for flips in (False, True))
+        assert plain[0, 0, 0, 0] < 0.1
+        assert np.allclose(mean, 0.5) == level
 
 
 def checkpoint(folder, spacing=(1.0, 1.0, 1.0)):
