@@ -32,7 +32,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, help="folder of cases with references, one file a modality")
-    parser.add_argument("--network", choices=tuple(NETWORKS), help="a fresh network in place of the released model")
+    parser.add_argument("--network", choices=tuple(NETWORKS), help="a fresh network in place of the released model's first")
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -43,7 +43,8 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     released, card = load_released()
-    network = build_network(arguments.network) if arguments.network else released
+    kind = arguments.network or card.arguments["members"][0]["network"]
+    network = build_network(kind) if arguments.network else released.members[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.cohort:
@@ -57,12 +58,12 @@ def main() -> None:
         held_out = patches_of(Recipe("mapped"), rest, patch=patch, count=4, seed=1)
         options = {"patch": patch, "held_out": held_out, "rounds": arguments.rounds, "device": arguments.device}
         kept = kept_rungs()
-        settings = TrainSettings(network=arguments.network or card.network, device=arguments.device)
+        settings = TrainSettings(network=kind, device=arguments.device)
         missing = missing_compiler(arguments.device) if arguments.compile else "ask for it with --compile"
         bf16 = number_format(settings) == "bf16-mixed"
         tried = tried_rungs(kept[-1].recipe, bf16=bf16, device=arguments.device, not_compiled=missing)
         table = measure_ladder([*kept, *tried], network, train, **options)
-    name = arguments.network or f"released {card.network}"
+    name = kind if arguments.network else f"released {kind}"
     print(f"{name}, patches of {arguments.patch}³ on {processor_name()}, {arguments.threads} threads")
     with pd.option_context("display.width", 250):
         print(table.round(4).to_string(na_rep=""))

@@ -25,7 +25,7 @@ import torch.multiprocessing as multiprocessing
 from helpers.data.augment import intensity_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings
 from helpers.evaluation.cleanup import CleanUp
-from helpers.models.checkpoints import ModelCard, save_checkpoint
+from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import segmentation_loss
 
@@ -78,6 +78,8 @@ def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
     torch.manual_seed(arguments.seed + rank)
     member = MEMBERS[rank]
     network = build_network(member.network, **member.arguments)
+    if arguments.init:
+        network.load_state_dict(load_checkpoint(arguments.init / f"{member.network}.safetensors")[0].state_dict())
     loss = segmentation_loss()
     optimiser = torch.optim.AdamW(network.parameters(), lr=arguments.learning_rate, weight_decay=1e-4)
     average = copy.deepcopy(network)
@@ -108,7 +110,7 @@ def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
 def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, step: int, seconds: float, loss: float) -> None:
     """Write the averaged weights of one network as they are now, with their card."""
     (stream, whole), member = phantom_streams(arguments, rank), MEMBERS[rank]
-    settings = {name: value for name, value in vars(arguments).items() if name != "out"}
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "init")}
     settings |= {"whole": WHOLE, "whole_cohort_hash": whole.fingerprint}
     card = ModelCard(
         member.network,
@@ -116,6 +118,7 @@ def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, ste
         dict(stream.preprocessing),
         stream.patch,
         cleanup=asdict(CLEANUP),
+        mirrors=(0,),  # phantoms are left-right mirrored at random
         cohort_hash=stream.fingerprint,
         training={**settings, "batch": stream.batch, "steps": step + 1, "seconds": round(seconds)},
         metrics={"loss": round(loss, 4)},
@@ -128,6 +131,7 @@ def main() -> None:
     """Read the settings and start the processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="folder of an earlier training, whose weights to begin with")
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--patch", type=int, default=64, help="edge of a patch in voxels of 2 mm")
     parser.add_argument("--learning-rate", type=float, default=2e-3)

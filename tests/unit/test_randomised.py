@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.data.phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
-from helpers.data.phantom.anatomy import draw_anatomy, draw_pose, draw_warp
+from helpers.data.phantom.anatomy import MIDDLE, draw_anatomy, draw_pose, draw_warp, sample
 from helpers.data.phantom.contrast import draw_looks
 from helpers.data.phantom.core import CoreRanges, draw_core
 from helpers.data.phantom.draws import Box, Draws
@@ -15,7 +15,7 @@ from helpers.data.phantom.mimics import MimicRanges, draw_mimics, strip_skull
 from helpers.data.phantom.randomised import ContrastRanges, draw_random_looks
 from helpers.data.phantom.scanner import ScannerRanges, scan, shifted, thick_slices
 from helpers.data.phantom.template import load_template
-from helpers.data.phantom.tumour import NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour
+from helpers.data.phantom.tumour import NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour, press_out
 from helpers.regions import ED, ET, MODALITIES, NCR
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
@@ -158,14 +158,19 @@ def test_a_resection_leaves_fluid_where_the_core_was_and_some_tumour_around_it()
         assert 0 < (emptied.classes > 0).sum() <= (whole.classes > 0).sum()
 
 
-def tumour_with(index, **changes):
-    """A tumour that enhances, of the same draws but for what is changed."""
+def drawn(index, **changes):
+    """A tumour that enhances, and its anatomy, of the same draws but for what is changed."""
     plain = TumourRanges(kinds=(0.5, 0.5, 0.0), multifocal=0.0, gaps=(-0.5, -0.5), islands=(0.5, 0.5))
-    template, draws = load_template(), Draws(10, index, series=1)
+    template, draws, ranges = load_template(), Draws(10, index, series=1), replace(plain, **changes)
     pose = draw_pose(draws)
     foci = draw_foci(draws, template, pose, plain)
     warp = draw_warp(draws, template, pose, [focus.mass for focus in foci], 2.0)
-    return draw_tumour(draws, foci, draw_anatomy(draws, template, warp), warp.box, replace(plain, **changes))
+    anatomy = press_out(draws, foci, draw_anatomy(draws, template, warp), warp.box, ranges)
+    return draw_tumour(draws, foci, anatomy, warp.box, ranges), anatomy
+
+
+def tumour_with(index, **changes):
+    return drawn(index, **changes)[0]
 
 
 def test_what_enhances_can_cover_the_surface_of_the_core():
@@ -200,3 +205,34 @@ def test_uneven_tissue_varies_more_and_belongs_to_its_class():
     assert (oedema.share[inside] / tumour.shares[1][inside]).std() > 0.1
     for modality, look in looks.items():
         assert (oedema.look[modality] > 1) == (look.oedema > 1)
+
+
+def test_a_core_can_close_the_sulci_around_it_and_keeps_the_ventricles():
+    (_, before), (_, after) = (drawn(2, effaced=(share, share)) for share in (0.0, 1.0))
+    assert (after.fluid <= before.fluid + 1e-6).all()
+    assert (before.fluid - after.fluid).max() > 0.5
+    assert torch.allclose(after.fluid + after.grey, before.fluid + before.grey, atol=1e-5)
+    deep = before.ventricles > 0.99
+    assert torch.allclose(after.fluid[deep], before.fluid[deep], atol=0.02)
+
+
+def test_oedema_can_enter_the_cortex():
+    def grey(tumour, anatomy):
+        return float(anatomy.grey[tumour.part][tumour.classes == ED].mean())
+
+    spared, entered = ([grey(*drawn(n, spared=(share, share))) for n in range(4)] for share in (1.1, 0.0))
+    assert np.mean(entered) > np.mean(spared) + 0.05
+
+
+def test_tumours_can_begin_anywhere_below_the_surface():
+    template, shallowest = load_template(), {}
+    for scatter in (0.0, 10.0):
+        depths = []
+        for index in range(60):
+            draws = Draws(12, index)
+            pose = draw_pose(draws)
+            focus = draw_foci(draws, template, pose, TumourRanges(scatter=scatter))[0]
+            voxel = pose.matrix @ (focus.centre - torch.tensor(MIDDLE)) + template.centre
+            depths.append(float(sample(template.maps[3:4], voxel.view(3, 1, 1, 1))))
+        shallowest[scatter] = min(depths)
+    assert 0.25 < shallowest[10.0] < 0.8 < shallowest[0.0]

@@ -20,7 +20,7 @@ from helpers.data.phantom.generator import Phantom, brats_affine
 from helpers.data.phantom.mimics import MimicRanges, Stuff, draw_mimics, strip_skull
 from helpers.data.phantom.scanner import ScannerRanges, scan
 from helpers.data.phantom.template import load_template
-from helpers.data.phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour
+from helpers.data.phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour, press_out
 from helpers.regions import MODALITIES
 
 CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
@@ -84,7 +84,8 @@ WIDE_ANATOMY = AnatomyRanges(
 WIDE_TUMOUR = TumourRanges(
     kinds=(0.46, 0.24, 0.30),
     multifocal=0.2,
-    radius=((5.0, 27.0), (6.0, 33.0), (8.0, 33.0)),
+    radius=((5.0, 27.0), (6.0, 33.0), (8.0, 36.0)),
+    scatter=8.0,
     stretch=(0.65, 1.5),
     reach=((2.0, 34.0), (2.0, 34.0), (1.0, 18.0)),
     push=(0.0, 0.55),
@@ -94,6 +95,8 @@ WIDE_TUMOUR = TumourRanges(
     islands=(-1.2, 0.6),
     enclosed=0.65,
     specks=0.45,
+    spared=(0.0, 1.2),
+    effaced=(0.0, 1.0),
     infratentorial=0.1,
     crossing=0.12,
     fade=(0.0, 0.45),
@@ -146,6 +149,7 @@ def draw_random_phantom(
         foci = draw_foci(draws, template, pose, ranges.tumour)
         warp = draw_warp(draws, template, pose, [focus.mass for focus in foci], spacing, ranges.anatomy)
         anatomy, shell = strip_skull(draws, draw_anatomy(draws, template, warp, ranges.anatomy), warp.box, ranges.mimics)
+        anatomy = press_out(draws, foci, anatomy, warp.box, ranges.tumour)
         tumour = draw_tumour(draws, foci, replace(anatomy, brain=anatomy.brain & (shell == 0)), warp.box, ranges.tumour)
         mimics = draw_mimics(draws, anatomy, shell, warp.box, ranges.mimics)
         image = draw_random_image(draws, anatomy, tumour, mimics, warp.box, ranges)

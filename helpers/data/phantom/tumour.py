@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from helpers.data.phantom.anatomy import COARSE, MIDDLE, Anatomy, Mass, Pose, place
+from helpers.data.phantom.anatomy import COARSE, MIDDLE, Anatomy, Mass, Pose, place, sample
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.template import Template
 
 RING, SOLID, NON_ENHANCING = 0, 1, 2
 TENTORIUM = (-15.0, -20.0)
 """What lies behind and below, in mm from the template's middle, is cerebellum and brain stem."""
+SHALLOW = 0.3
+"""Least depth in cm below the brain's surface at which a tumour begins."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class TumourRanges:
         Probability of one or two satellites.
     radius : three ranges
         Of the core in mm, by kind.
+    scatter : float
+        Standard deviation in mm, along each axis, by which a tumour begins away from deep white matter, where it always begins
+        otherwise.
     stretch : range
         Lengths of the core's axes relative to each other.
     reach : three ranges
@@ -49,6 +54,10 @@ class TumourRanges:
         Probability that what enhances covers the whole surface of the core, so that nothing else of the core meets oedema.
     specks : float
         Probability of specks of enhancement in a tumour that hardly enhances.
+    spared : range
+        How much of oedema's reach grey matter uses up, as a share: 0 lets it into cortex as easily as into white matter.
+    effaced : range
+        Share of the fluid in sulci that a core presses out of itself and its surroundings.
     crossing : float
         By how much oedema's reach is used up for every mm beyond the middle between the hemispheres, as a share.
     fade : range
@@ -62,6 +71,7 @@ class TumourRanges:
     kinds: tuple[float, float, float] = (0.58, 0.22, 0.20)
     multifocal: float = 0.15
     radius: tuple[Range, Range, Range] = ((8.0, 27.0), (13.0, 33.0), (12.0, 32.0))
+    scatter: float = 0.0
     stretch: Range = (0.75, 1.35)
     reach: tuple[Range, Range, Range] = ((3.0, 23.0), (3.0, 23.0), (1.5, 9.0))
     push: Range = (0.1, 0.4)
@@ -71,6 +81,8 @@ class TumourRanges:
     islands: Range = (-1.0, 0.1)
     enclosed: float = 0.0
     specks: float = 0.5
+    spared: Range = (1.1, 1.1)
+    effaced: Range = (0.0, 0.0)
     crossing: float = 0.0
     infratentorial: float = 1.0
     fade: Range = (0.0, 0.0)
@@ -143,9 +155,8 @@ def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ran
     points = local.points(device)
     core, beyond = None, None
     for focus in foci:
-        away = points - focus.centre.to(device).view(3, 1, 1, 1)
-        distance = _length(torch.einsum("ij,jxyz->ixyz", focus.stretch.to(device), away))
-        relative, outside = distance / focus.radius, (distance - focus.radius) / focus.oedema
+        relative = _relative_distance(focus, points)
+        outside = (relative - 1) * focus.radius / focus.oedema
         core = relative if core is None else torch.minimum(core, relative)
         beyond = outside if beyond is None else torch.minimum(beyond, outside)
     rough = draws.within(ranges.rough)
@@ -153,7 +164,7 @@ def draw_tumour(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ran
     open_fluid = fluid > 0.6
     inside = (level < 1) & brain & ~(open_fluid & (core > 0.6))
     beyond = beyond + ranges.crossing * _beyond_the_middle(points, foci[0])
-    edge = beyond + 0.35 * coarse + 0.18 * medium + 1.1 * (0.65 - white) + 2.5 * fluid
+    edge = beyond + 0.35 * coarse + 0.18 * medium + draws.within(ranges.spared) * (0.65 - white) + 2.5 * fluid
     oedema = (edge < 1) & brain & ~inside & ~open_fluid & (depth > 0.1)
     enhancing = inside & _enhancement(draws, foci[0].kind, level, medium, fine, ranges)
     shares, classes = _majority(torch.stack([inside & ~enhancing, oedema, enhancing]), brain, draws.within(ranges.sharp))
@@ -174,6 +185,20 @@ def _resect(tumour: Tumour, cavity: torch.Tensor) -> Tumour:
     return replace(tumour, classes=tumour.classes * ~cavity, shares=tumour.shares * ~cavity, cavity=cavity.float())
 
 
+def press_out(draws: Draws, foci: list[Focus], anatomy: Anatomy, box: Box, ranges: TumourRanges) -> Anatomy:
+    """Close the sulci in and around the cores, as swelling does: what was fluid there becomes grey matter."""
+    share, points = draws.within(ranges.effaced), box.points(anatomy.fluid.device)
+    near = torch.stack([torch.sigmoid((1.4 - _relative_distance(focus, points)) / 0.12) for focus in foci]).amax(dim=0)
+    pressed = share * near * anatomy.fluid * (1 - anatomy.ventricles)
+    return replace(anatomy, fluid=anatomy.fluid - pressed, grey=anatomy.grey + pressed)
+
+
+def _relative_distance(focus: Focus, points: torch.Tensor) -> torch.Tensor:
+    """Distance of points (3, ...) from the centre of growth, stretched as the core is, in radii of it."""
+    away = points - focus.centre.to(points.device).view(3, 1, 1, 1)
+    return _length(torch.einsum("ij,jxyz->ixyz", focus.stretch.to(points.device), away)) / focus.radius
+
+
 def _part(foci: list[Focus], box: Box) -> tuple[tuple[slice, slice, slice], Box]:
     """The part of the drawing box that the tumour can reach."""
     low, high = [], []
@@ -191,6 +216,10 @@ def _part(foci: list[Focus], box: Box) -> tuple[tuple[slice, slice, slice], Box]
 def _draw_seed(draws: Draws, template: Template, ranges: TumourRanges) -> torch.Tensor:
     while True:
         seed = template.seeds[draws.integer(len(template.seeds))]
+        if ranges.scatter:
+            seed = seed + torch.tensor([draws.normal(0, ranges.scatter) for _ in range(3)])
+            if sample(template.maps[3:4], seed.view(3, 1, 1, 1).to(template.maps.device)).item() < SHALLOW:
+                continue
         _, front, height = (seed - template.centre).tolist()
         if ranges.infratentorial == 1 or height > TENTORIUM[1] or front > TENTORIUM[0] or draws.chance(ranges.infratentorial):
             return seed
