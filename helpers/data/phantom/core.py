@@ -18,8 +18,8 @@ from helpers.data.phantom.mimics import Stuff
 from helpers.data.phantom.tumour import NON_ENHANCING, Tumour
 
 T1_WEIGHTED = ("t1", "t1ce")
-STRENGTH: Range = (0.4, 1.8)
-"""By what the contrast of oedema or enhancing tumour is multiplied where it is uneven."""
+STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.4, 1.8)}
+"""By what the contrast of a tissue is multiplied where it is uneven. Oedema hardly ever holds as much water as a core."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
     for share, name in ((oedema, "oedema"), (enhancing, "enhancing")):
         if draws.chance(ranges.uneven):
             places = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(-0.5, 1.0)) * 4)
-            stuff.append(Stuff(places * share, _stronger(looks, name, draws.within(STRENGTH))))
+            stuff.append(Stuff(places * share, _stronger(looks, name, draws.within(STRENGTH[name]))))
     if tumour.kind != NON_ENHANCING and draws.chance(ranges.mixed):
         scale = draws.within(ranges.patches)
         cyst, solid = (torch.sigmoid((field - draws.uniform(-0.3, 1.5)) * 5) * necrosis for field in draws.field(box, scale, 2))

@@ -48,7 +48,7 @@ class ContrastRanges:
     uptake : range
         Factor on how much brighter enhancing tumour is on T1ce than on T1.
     swelling : range
-        Factor on how much brighter than white matter oedema is on T2.
+        Factor on how much brighter than white matter oedema and necrosis are on T2.
     through : range
         Share of the contrast between grey and white matter that is left in oedema.
     texture : range
@@ -198,9 +198,9 @@ def draw_random_image(
 def draw_random_looks(draws: Draws, kind: int, ranges: ContrastRanges) -> dict[str, Look]:
     """Draw one examination's contrasts: loosely around the calibrated ones, or freely."""
     looks = _free_looks(draws, kind, ranges) if draws.chance(ranges.free) else _loose_looks(draws, kind, ranges)
-    t1ce, t2, before = looks["t1ce"], looks["t2"], looks["t1"].enhancing
+    t1ce, t2, before, swelling = looks["t1ce"], looks["t2"], looks["t1"].enhancing, draws.within(ranges.swelling)
     looks["t1ce"] = replace(t1ce, enhancing=before + draws.within(ranges.uptake) * (t1ce.enhancing - before))
-    looks["t2"] = replace(t2, oedema=1 + draws.within(ranges.swelling) * (t2.oedema - 1))
+    looks["t2"] = replace(t2, **{name: 1 + swelling * (getattr(t2, name) - 1) for name in ("oedema", "necrosis")})
     return looks
 
 
