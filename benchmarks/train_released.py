@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as multiprocessing
 
-from helpers.data.augment import intensity_transforms
+from helpers.data.augment import training_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings
 from helpers.evaluation.cleanup import CleanUp
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
@@ -55,11 +55,16 @@ WHOLE, PER_BRAIN = (80, 96, 80), 4
 
 def phantom_streams(arguments: argparse.Namespace, rank: int) -> tuple[PhantomStream, PhantomStream]:
     """What one network trains on: patches by two, and whole brains one by one."""
-    options = {"count": 10**9, "transforms": intensity_transforms()}
-    near = StreamSettings(seed=arguments.seed + 2 * rank, patches_per_case=12, tumour_share=0.6)
-    whole = StreamSettings(seed=arguments.seed + 2 * rank + 1, patches_per_case=PER_BRAIN)
-    patches = PhantomStream(near, patch=(arguments.patch,) * 3, batch=2, **options)
-    return patches, PhantomStream(whole, patch=WHOLE, batch=1, **options)
+    seed = arguments.seed + 2 * rank
+
+    def stream(seed: int, patch: tuple[int, ...], batch: int, **settings) -> PhantomStream:
+        changes = training_transforms(patch, mirrors=())
+        return PhantomStream(StreamSettings(seed=seed, **settings), patch=patch, count=10**9, batch=batch, transforms=changes)
+
+    return (
+        stream(seed, (arguments.patch,) * 3, 2, patches_per_case=12, tumour_share=0.6),
+        stream(seed + 1, WHOLE, 1, patches_per_case=PER_BRAIN),
+    )
 
 
 def batches(arguments: argparse.Namespace, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -50,7 +50,7 @@ def augmentations(*, always: bool = False) -> dict[str, Transform]:
     return {**_movements(always), **{name: InsideBrain([change]) for name, change in _intensity_changes(always).items()}}
 
 
-def training_transforms(patch: Sequence[int]) -> Compose:
+def training_transforms(patch: Sequence[int], *, mirrors: Sequence[int] = (0, 1, 2)) -> Compose:
     """All of `augmentations` composed, masking the background once; seed it with ``set_random_state``.
 
     Parameters
@@ -58,16 +58,15 @@ def training_transforms(patch: Sequence[int]) -> Compose:
     patch : sequence of 3 int
         Edges of the patches in voxels. Rotation within the axial plane is left out where the first two differ, as it
         would change the shape.
+    mirrors : sequence of int
+        Axes along which patches are mirrored. Without the first two there is no rotation either: a network that is to rely on
+        how the patient lies must not be turned.
     """
-    movements = _movements(always=False)
-    if patch[0] != patch[1]:
-        del movements["rotation by 90 degrees"]
-    return Compose([*movements.values(), intensity_transforms()])
-
-
-def intensity_transforms() -> Compose:
-    """The changes of `training_transforms` that move nothing, for images whose orientation a network is to rely on."""
-    return InsideBrain(list(_intensity_changes(always=False).values()))
+    *flips, rotation = _movements(always=False).values()
+    movements = [flips[axis] for axis in mirrors]
+    if patch[0] == patch[1] and {0, 1} <= set(mirrors):
+        movements.append(rotation)
+    return Compose([*movements, InsideBrain(list(_intensity_changes(always=False).values()))])
 
 
 def _movements(always: bool) -> dict[str, Transform]:

@@ -35,6 +35,7 @@ def fine_tune(
     rate: float,
     batch: int = 2,
     seed: int = 2021,
+    mirrors: Sequence[int] = (0, 1, 2),
 ) -> list[float]:
     """Train a network in place on patches of prepared cases; the learning rate falls in a straight line to 0.
 
@@ -49,6 +50,8 @@ def fine_tune(
     steps, batch, seed : int
     rate : float
         First learning rate of AdamW.
+    mirrors : sequence of int
+        As in `helpers.data.augment.training_transforms`.
 
     Returns
     -------
@@ -56,7 +59,8 @@ def fine_tune(
         The loss of every step.
     """
     device = next(network.parameters()).device
-    patches = PatchDataset(training, patch=patch, count=batch * steps, seed=seed, transforms=training_transforms(patch))
+    transforms = training_transforms(patch, mirrors=mirrors)
+    patches = PatchDataset(training, patch=patch, count=batch * steps, seed=seed, transforms=transforms)
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate)
     loss, course = segmentation_loss(), []
     network.train()
@@ -123,7 +127,7 @@ def transfer_scores(
                 torch.manual_seed(seed)
                 fresh = build_network(card.network, **card.arguments).to(next(network.parameters()).device)
             learner = copy.deepcopy(network) if start == "released" else fresh
-            options = {"patch": patch or card.patch, "steps": steps, "batch": batch, "seed": seed}
+            options = {"patch": patch or card.patch, "steps": steps, "batch": batch, "seed": seed, "mirrors": card.mirrors}
             fine_tune(learner, training[:size], rate=rate, **options)
             tables.append(score_prepared(learner, card, test).assign(start=start, cases=size))
     return pd.concat(tables, ignore_index=True)

@@ -64,3 +64,17 @@ def test_rotation_is_left_out_where_it_would_change_the_shape():
     transforms = training_transforms((8, 12, 16))
     shapes = {tuple(transforms.set_random_state(seed=seed)(dict(sample))["image"].shape) for seed in range(20)}
     assert shapes == {(4, 8, 12, 16)}
+
+
+@pytest.mark.parametrize("mirrors", [(), (0,), (2,), (0, 1)])
+def test_patches_are_mirrored_along_the_named_axes_only(mirrors):
+    change = training_transforms((EDGE,) * 3, mirrors=mirrors)
+    coordinates = torch.stack(torch.meshgrid(*[torch.arange(EDGE)] * 3, indexing="ij")).to(torch.uint8)
+    turned = set()
+    for seed in range(40):
+        for axis in range(3):
+            label = coordinates[axis : axis + 1]
+            moved = change.set_random_state(seed=seed)({"image": torch.ones(4, EDGE, EDGE, EDGE), "label": label})["label"]
+            if not torch.equal(torch.as_tensor(moved), label):
+                turned.add(axis)
+    assert turned == set(mirrors)
