@@ -18,7 +18,7 @@ from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.models.networks import ENSEMBLE, Ensemble
 
-SHARED = ("preprocessing", "patch", "cleanup", "mirrors")
+SHARED = ("preprocessing", "patch", "cleanup")
 """Fields of the card in which the members of an ensemble must agree."""
 
 
@@ -37,8 +37,9 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
         In evaluation mode.
     card : ModelCard
         What the members have in common, with a network that `build_network` builds them all from; `weights_sha256` is the
-        SHA-256 of theirs, sorted, one a line, and so are the other hashes; `training_cases` are the cases that any of them was
-        trained on, `training` lists each one's, and `metrics` is the mean of theirs.
+        SHA-256 of theirs, sorted, one a line, and so are the other hashes; `mirrors` are the axes that all of them know,
+        `training_cases` the cases that any of them was trained on, `training` lists each one's, and `metrics` is the mean of
+        theirs.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def _shared_card(cards: Sequence[ModelCard]) -> ModelCard:
         cards[0],
         network=ENSEMBLE,
         arguments={"members": [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]},
+        mirrors=tuple(sorted(set.intersection(*(set(card.mirrors) for card in cards)))),
         training_cases=tuple(sorted({case for card in cards for case in card.training_cases})),
         training={"members": [dict(card.training) for card in cards]},
         metrics={name: sum(card.metrics[name] for card in cards) / len(cards) for name in sorted(names)},
