@@ -25,7 +25,7 @@ import torch.multiprocessing as multiprocessing
 from helpers.data.augment import training_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings
 from helpers.evaluation.cleanup import CleanUp
-from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import segmentation_loss
 
@@ -117,6 +117,8 @@ def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, ste
     (stream, whole), member = phantom_streams(arguments, rank), MEMBERS[rank]
     settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "init")}
     settings |= {"whole": WHOLE, "whole_cohort_hash": whole.fingerprint}
+    if arguments.init:
+        settings["began_with"] = load_card(arguments.init / f"{member.network}.safetensors").weights_sha256
     card = ModelCard(
         member.network,
         member.arguments,

@@ -27,6 +27,8 @@ CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
 """Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
 FOLIA: Range = (0.0, 0.35)
 """Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
+VERSION = 2
+"""Raised when the same ranges, seed and number draw another case."""
 SERIES = 1
 """Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
 

@@ -20,8 +20,7 @@ from torch.utils.data import Dataset
 
 from helpers.data.files import DataError
 from helpers.data.patches import draw_patch
-from helpers.data.phantom.cohort import VERSION
-from helpers.data.phantom.randomised import DEFAULTS, Randomisation, draw_random_phantom
+from helpers.data.phantom.randomised import DEFAULTS, VERSION, Randomisation, draw_random_phantom
 from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
 from helpers.data.preprocess import preprocess_image
 
@@ -93,7 +92,8 @@ class PhantomStream(Dataset):
     Attributes
     ----------
     fingerprint : str
-        SHA-256 of everything that decides the patches; of two equal ones all patches are equal.
+        SHA-256 of everything that decides the patches; of two equal ones all patches are equal. Of the random changes it
+        knows the kinds and the mirrored axes, not the strengths.
     spacing : tuple of 3 float
         Of the patches, in mm.
     preprocessing : mapping
@@ -118,7 +118,7 @@ class PhantomStream(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changed": self.transforms is not None}
+        facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changes": _names(self.transforms)}
         facts["version"] = VERSION
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -214,6 +214,12 @@ def _prepare(seed: int, index: int, spacing: int, ranges: Randomisation, device:
         return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
     finally:
         torch.set_num_threads(threads)
+
+
+def _names(change: Callable | None) -> list:
+    """The kinds of the random changes in a composition of them, with the axis of those that mirror."""
+    axis = getattr(getattr(change, "flipper", None), "spatial_axis", None)
+    return [type(change).__name__, axis, [_names(each) for each in getattr(change, "transforms", ())]]
 
 
 class _CaseInMemory:
