@@ -1,11 +1,10 @@
 """Train the released model on randomised phantoms: ``python benchmarks/train_released.py --out DIR``.
 
-The released model is the mean of two networks of different kinds, which make different mistakes. Each learns on a core of its
-own, from phantoms of its own. The learning rate falls along half a cosine over the time limit, and what is kept is a moving
-average of the weights. Steps take turns between two patches around a tumour and one whole brain, which is what prediction
-shows: in a patch, a network that normalises each instance sees other statistics. Nothing is mirrored or turned, so that a
-network can tell the cerebellum by where it lies. The U-Net computes in bfloat16, which cores with AVX-512 BF16 do in two thirds
-of the time of float32; the SegResNet gains nothing by it.
+The released model is the mean of two networks that differ in their random numbers alone: each learns on a core of its own, from
+phantoms of its own, and they make different mistakes. The learning rate falls along half a cosine over the time limit, and what
+is kept is a moving average of the weights. Steps take turns between two patches around a tumour and one whole brain, which is
+what prediction shows: in a patch, a network that normalises each instance sees other statistics. Nothing is mirrored or turned,
+so that a network can tell the cerebellum by where it lies.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,21 +28,8 @@ from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, sa
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import segmentation_loss
 
-
-@dataclass(frozen=True)
-class Member:
-    """One network of the released model: its kind, how it is built, and whether it computes in bfloat16."""
-
-    network: str
-    arguments: dict
-    bf16: bool
-
-
-MEMBERS = (
-    Member("segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}, bf16=False),
-    Member("unet", {"channels": (18, 36, 72, 96, 96)}, bf16=True),
-)
-"""The first keeps to the full grid and sees fine detail; the second halves it in its first layer, so that a step costs half."""
+NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
+MEMBERS = ("first", "second")
 WARMUP = 60
 CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1, enhancing_share=0.1, near_mm=4.0, surrounded=4)
 """The share and the distance were chosen on phantoms that no training saw."""
@@ -81,10 +67,9 @@ def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
     """Train one network until the time is over, average and save it."""
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed + rank)
-    member = MEMBERS[rank]
-    network = build_network(member.network, **member.arguments)
+    network = build_network(NETWORK, **ARGUMENTS)
     if arguments.init:
-        network.load_state_dict(load_checkpoint(arguments.init / f"{member.network}.safetensors")[0].state_dict())
+        network.load_state_dict(load_checkpoint(arguments.init / f"{MEMBERS[rank]}.safetensors")[0].state_dict())
     loss = segmentation_loss()
     optimiser = torch.optim.AdamW(network.parameters(), lr=arguments.learning_rate, weight_decay=1e-4)
     average = copy.deepcopy(network)
@@ -96,9 +81,7 @@ def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
         for group in optimiser.param_groups:
             group["lr"] = arguments.learning_rate * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * share) + 0.01)
         optimiser.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=member.bf16):
-            logits = network(image)
-        value = loss(logits.float(), regions)
+        value = loss(network(image), regions)
         value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
@@ -114,14 +97,14 @@ def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
 
 def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, step: int, seconds: float, loss: float) -> None:
     """Write the averaged weights of one network as they are now, with their card."""
-    (stream, whole), member = phantom_streams(arguments, rank), MEMBERS[rank]
+    stream, whole = phantom_streams(arguments, rank)
     settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "init")}
     settings |= {"whole": WHOLE, "whole_cohort_hash": whole.fingerprint}
     if arguments.init:
-        settings["began_with"] = load_card(arguments.init / f"{member.network}.safetensors").weights_sha256
+        settings["began_with"] = load_card(arguments.init / f"{MEMBERS[rank]}.safetensors").weights_sha256
     card = ModelCard(
-        member.network,
-        member.arguments,
+        NETWORK,
+        ARGUMENTS,
         dict(stream.preprocessing),
         stream.patch,
         cleanup=asdict(CLEANUP),
@@ -130,8 +113,8 @@ def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, ste
         training={**settings, "batch": stream.batch, "steps": step + 1, "seconds": round(seconds)},
         metrics={"loss": round(loss, 4)},
     )
-    save_checkpoint(arguments.out / f"{member.network}.safetensors", network, card)
-    print(f"{member.network}: {seconds:.0f} s, {step + 1} steps, loss {loss:.3f}", flush=True)
+    save_checkpoint(arguments.out / f"{MEMBERS[rank]}.safetensors", network, card)
+    print(f"{MEMBERS[rank]}: {seconds:.0f} s, {step + 1} steps, loss {loss:.3f}", flush=True)
 
 
 def main() -> None:

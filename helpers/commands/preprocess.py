@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spacing", type=float, nargs="+", default=[1.0], help="voxel edge in mm, or three of them")
     parser.add_argument("--normalise", choices=("zscore", "minmax"), default=defaults.normalise, help="scale of intensities")
     parser.add_argument("--margin", type=int, default=defaults.margin, help="voxels kept around the brain")
+    parser.add_argument("--correct-bias", action="store_true", help="take the bias field out first")
     parser.add_argument("--workers", type=int, default=None, help="cases at a time; None means one for each core")
     parser.add_argument("--prune", action="store_true", help="remove files made from other inputs or settings")
 
@@ -27,7 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Prepare the cohort and say what is there; status 1 if a case could not be prepared."""
     start = time.perf_counter()
     spacing = arguments.spacing * 3 if len(arguments.spacing) == 1 else arguments.spacing
-    settings = PreprocessSettings(tuple(spacing), normalise=arguments.normalise, margin=arguments.margin)
+    settings = PreprocessSettings(
+        tuple(spacing), normalise=arguments.normalise, margin=arguments.margin, correct_bias=arguments.correct_bias
+    )
     cases = discover(arguments.cohort, arguments.layout)
     print(f"{len(cases)} cases, about {estimate_size(cases, settings) / 1e6:.0f} MB when prepared")
     result = prepare_cohort(cases, arguments.out, settings, workers=arguments.workers, prune=arguments.prune)

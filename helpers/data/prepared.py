@@ -44,12 +44,15 @@ class PreprocessSettings:
         Native voxels kept around the brain when cropping.
     percentiles : tuple of 2 float
         For "minmax".
+    correct_bias : bool
+        Divide each modality by its bias field before that (`helpers.data.bias`).
     """
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     normalise: str = "zscore"
     margin: int = 1
     percentiles: tuple[float, float] = (0.5, 99.5)
+    correct_bias: bool = False
 
     def __post_init__(self) -> None:
         spacing = (self.spacing,) * 3 if isinstance(self.spacing, int | float) else self.spacing

@@ -1,7 +1,7 @@
 """From the files of a case to an array a network can use, and from there back to the patient's own grid.
 
-The recipe: orientation RAS, crop to the brain, one spacing for all cases, intensities brought to one scale. Cropping comes
-before everything that costs time: two thirds of a BraTS volume are air.
+The recipe: orientation RAS, crop to the brain, one spacing for all cases, where wanted no bias field, intensities on one scale.
+Cropping comes before everything that costs time: two thirds of a BraTS volume are air.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from helpers.data.bias import correct_bias
 from helpers.data.cache import prepared_path, prune_prepared
 from helpers.data.files import DataError, open_volume
 from helpers.data.grids import coincide, cropped_affine, ras_grid, regrid, regrid_classes, spacing_of
@@ -128,6 +129,8 @@ def preprocess_image(
     for volume, channel in zip(volumes, normalised, strict=True):
         for plane in range(shape[1]):  # axes change places between file and array, and a plane fits the cache
             np.copyto(values[:, plane], volume[:, plane], casting="same_kind")
+        if settings.correct_bias:
+            correct_bias(values, settings.spacing)
         normalise(values, settings)
         channel.copy_(torch.from_numpy(values))
     native_shape = tuple(int(length) for length in image[0].shape)

@@ -194,17 +194,40 @@ def test_borders_between_classes_can_be_sharp():
         assert bool(((core > 0.01) & (core < 0.99)).any()) == mixed
 
 
+EVEN = CoreRanges(mixed=0.0, bloody=0.0, uneven=0.0, mottled=0.0, pale_edge=(0.0, 0.0))
+
+
+def stuff_of(tumour, looks, **changes):
+    """What a core that has nothing but its average is given by the changes."""
+    return [stuff for stuff in draw_core(Draws(11, 1), tumour, looks, 2.0, replace(EVEN, **changes)) if stuff.share.any()]
+
+
 def test_uneven_tissue_varies_more_and_belongs_to_its_class():
     tumour, looks = tumour_with(1), draw_looks(Draws(11, 0), RING)
-    even = CoreRanges(mixed=0.0, bloody=0.0, uneven=0.0)
-    assert draw_core(Draws(11, 1), tumour, looks, 2.0, even) == []
-    oedema, enhancing = draw_core(Draws(11, 1), tumour, looks, 2.0, replace(even, uneven=1.0))
+    assert stuff_of(tumour, looks) == []
+    oedema, enhancing = stuff_of(tumour, looks, uneven=1.0)
     for stuff, whole in ((oedema, tumour.shares[1]), (enhancing, tumour.shares[2])):
         assert (stuff.share <= whole + 1e-6).all()
     inside = tumour.shares[1] > 0.9
     assert (oedema.share[inside] / tumour.shares[1][inside]).std() > 0.1
     for modality, look in looks.items():
         assert (oedema.look[modality] > 1) == (look.oedema > 1)
+
+
+@pytest.mark.parametrize("changes", [{"pale_edge": (0.8, 0.8)}, {"mottled": 1.0}], ids=["edge", "mottled"])
+def test_what_enhances_can_lack_contrast_agent_at_its_edge_or_in_places(changes):
+    tumour = tumour_with(1, rim=(0.2, 0.2), gaps=(-3.0, -3.0), kinds=(1.0, 0.0, 0.0))
+    looks, enhancing = draw_looks(Draws(11, 0), RING), tumour.shares[2]
+    (pale,) = stuff_of(tumour, looks, **changes)
+    assert (pale.share <= enhancing + 1e-6).all()
+    assert pale.look["t1ce"] < looks["t1ce"].enhancing
+    inside = enhancing > 0.3
+    lacking = pale.share[inside] / enhancing[inside]
+    assert lacking.min() < 0.1, "some of it is as bright as ever"
+    assert lacking.max() > 0.4
+    if "pale_edge" in changes:
+        assert pale.look["t1ce"] == looks["t1"].enhancing, "as before contrast agent"
+        assert lacking[enhancing[inside] < 0.7].mean() > lacking[enhancing[inside] > 0.99].mean() + 0.2
 
 
 def test_a_core_can_close_the_sulci_around_it_and_keeps_the_ventricles():

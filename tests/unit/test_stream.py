@@ -92,7 +92,9 @@ def test_each_case_is_made_once_while_its_patches_are_asked_for_in_order(monkeyp
 def test_phantoms_are_prepared_as_files_are(monkeypatch):
     phantom = draw_random_phantom(5, 3, spacing=4)
     monkeypatch.setattr("helpers.data.phantom.stream.draw_random_phantom", lambda *_, **__: phantom)
-    wanted = preprocess_image(phantom.image, phantom.affine, PreprocessSettings(4.0), classes=phantom.classes)
+    wanted = preprocess_image(
+        phantom.image, phantom.affine, PreprocessSettings(4.0, correct_bias=True), classes=phantom.classes
+    )
     found = prepare_phantom(3, StreamSettings(spacing=4, seed=5))
     assert np.allclose(found.image, wanted.image, atol=2e-3) and np.array_equal(found.classes, wanted.classes)
     assert stream().preprocessing["spacing"] == (4.0, 4.0, 4.0) == stream().spacing

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 from helpers.data.phantom.contrast import Look
 from helpers.data.phantom.draws import Box, Draws, Range
@@ -20,6 +21,10 @@ from helpers.data.phantom.tumour import NON_ENHANCING, Tumour
 T1_WEIGHTED = ("t1", "t1ce")
 STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.4, 1.8)}
 """By what the contrast of a tissue is multiplied where it is uneven. Oedema hardly ever holds as much water as a core."""
+
+
+MOTTLES: Range = (3.5, 9.0)
+"""Size in mm of places without contrast agent in what enhances."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class CoreRanges:
         Size in mm over which these take turns.
     uneven : float
         Probability that oedema holds more water in some places than in others; the same for contrast agent in what enhances.
+    mottled : float
+        Probability that what enhances holds small places of solid tissue or fluid without contrast agent, which raters include.
+    pale_edge : range
+        Share of its contrast agent that what enhances lacks where it meets other tissue: an outline is drawn around the
+        faintest enhancement, not around the brightest.
     dark_oedema : float
         Probability that oedema around an enhancing tumour is nearly as dark as necrosis on T1.
     alike : float
@@ -48,9 +58,11 @@ class CoreRanges:
     bloody: float = 0.2
     patches: Range = (5.0, 16.0)
     uneven: float = 0.6
+    mottled: float = 0.35
+    pale_edge: Range = (0.0, 0.6)
     dark_oedema: float = 0.5
     alike: float = 0.45
-    faint: float = 0.35
+    faint: float = 0.4
 
 
 def vary_looks(draws: Draws, looks: dict[str, Look], kind: int, ranges: CoreRanges) -> dict[str, Look]:
@@ -66,7 +78,7 @@ def vary_looks(draws: Draws, looks: dict[str, Look], kind: int, ranges: CoreRang
         alike = {name: look.necrosis + toward * (look.oedema - look.necrosis) for name, look in looks.items()}
         looks = {name: replace(look, necrosis=alike[name]) for name, look in looks.items()}
     if draws.chance(ranges.faint):
-        share = draws.uniform(0.35, 0.9)
+        share = draws.uniform(0.25, 0.9)
         looks = {
             name: replace(look, necrosis=1 + share * (look.necrosis - 1), oedema=1 + share * (look.oedema - 1))
             for name, look in looks.items()
@@ -83,6 +95,13 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
         if draws.chance(ranges.uneven):
             places = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(-0.5, 1.0)) * 4)
             stuff.append(Stuff(places * share, _stronger(looks, name, draws.within(STRENGTH[name]))))
+    before = {name: look.enhancing for name, look in looks.items()} | {"t1ce": looks["t1"].enhancing}
+    stuff.append(Stuff(draws.within(ranges.pale_edge) * _edge(enhancing) * enhancing, before))
+    if draws.chance(ranges.mottled):
+        holes = torch.sigmoid((draws.field(box, draws.within(MOTTLES))[0] - draws.uniform(-0.3, 1.0)) * 5)
+        wet = draws.uniform(0.0, 1.0)
+        inside = {name: value + wet * (looks[name].necrosis - value) for name, value in before.items()}
+        stuff.append(Stuff(draws.uniform(0.5, 1.0) * holes * enhancing, inside))
     if tumour.kind != NON_ENHANCING and draws.chance(ranges.mixed):
         scale = draws.within(ranges.patches)
         cyst, solid = (torch.sigmoid((field - draws.uniform(-0.3, 1.5)) * 5) * necrosis for field in draws.field(box, scale, 2))
@@ -91,6 +110,11 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
         clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(0.8, 1.8)) * 5)
         stuff.append(Stuff(clots * (necrosis + enhancing), _blood(draws)))
     return stuff
+
+
+def _edge(share: torch.Tensor) -> torch.Tensor:
+    """0 inside a tissue (X, Y, Z), rising to 1 where it is thinner than three voxels or meets others."""
+    return (2 - 2 * F.avg_pool3d(share[None, None], 3, stride=1, padding=1)[0, 0]).clamp_(0, 1)
 
 
 def _stronger(looks: dict[str, Look], tissue: str, factor: float) -> dict[str, float]:

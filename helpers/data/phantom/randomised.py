@@ -27,7 +27,7 @@ CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
 """Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
 FOLIA: Range = (0.0, 0.35)
 """Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
-VERSION = 2
+VERSION = 3
 """Raised when the same ranges, seed and number draw another case."""
 SERIES = 1
 """Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
@@ -86,7 +86,7 @@ WIDE_ANATOMY = AnatomyRanges(
 WIDE_TUMOUR = TumourRanges(
     kinds=(0.46, 0.24, 0.30),
     multifocal=0.2,
-    radius=((5.0, 27.0), (6.0, 33.0), (8.0, 36.0)),
+    radius=((5.0, 31.0), (6.0, 36.0), (8.0, 39.0)),
     scatter=8.0,
     stretch=(0.65, 1.5),
     reach=((2.0, 34.0), (2.0, 34.0), (1.0, 18.0)),
@@ -101,7 +101,7 @@ WIDE_TUMOUR = TumourRanges(
     effaced=(0.0, 1.0),
     infratentorial=0.1,
     crossing=0.12,
-    fade=(0.0, 0.45),
+    fade=(0.0, 0.8),
     sharp=(0.0, 0.8),
     resected=0.04,
 )

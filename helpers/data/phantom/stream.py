@@ -128,7 +128,7 @@ class PhantomStream(Dataset):
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        return asdict(PreprocessSettings(self.spacing))
+        return asdict(_preprocessing(self.settings.spacing))
 
     def __len__(self) -> int:
         return self.count
@@ -204,8 +204,13 @@ def held_out_phantoms(
     return paths
 
 
+def _preprocessing(spacing: int) -> PreprocessSettings:
+    """A faint tumour is told from a strong bias field only once the field is taken out."""
+    return PreprocessSettings((float(spacing),) * 3, correct_bias=True)
+
+
 def _prepare(seed: int, index: int, spacing: int, ranges: Randomisation, device: str) -> Prepared:
-    settings = PreprocessSettings((float(spacing),) * 3)
+    settings = _preprocessing(spacing)
     name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums over a volume depend on the number of threads in their last digit
