@@ -42,7 +42,9 @@ PLAIN_CONTRAST = ContrastRanges(
     grain=(1.0, 1.0),
     patchiness=(0.0, 0.0),
 )
-PLAIN_CORE = CoreRanges(mixed=0.0, bloody=0.0, uneven=0.0, dark_oedema=0.0, alike=0.0, faint=0.0)
+PLAIN_CORE = CoreRanges(
+    mixed=0.0, bloody=0.0, uneven=0.0, mottled=0.0, pale_edge=(0.0, 0.0), dark_oedema=0.0, alike=0.0, faint=0.0
+)
 PLAIN_MIMICS = MimicRanges(rim=(0.0, 0.0), rim_variation=(0.0, 0.0), remains=(9.0, 9.0), lesions=0.0, caps=(0.0, 0.3))
 PLAIN_SCANNER = ScannerRanges(
     thick=0.0, blur=(0.0, 0.0), misplaced=0.0, ghost=0.0, bias=(0.03, 0.12), gamma=0.0, slope=0.0, noise=(0.03, 0.05)
