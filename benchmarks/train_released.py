@@ -31,8 +31,8 @@ from helpers.training.loss import segmentation_loss
 NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
 MEMBERS = ("first", "second")
 WARMUP = 60
-CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1, enhancing_share=0.1, near_mm=4.0, surrounded=4)
-"""The share and the distance were chosen on phantoms that no training saw."""
+CLEANUP = CleanUp(tumour_ml=0.5, enhancing_ml=0.1, enhancing_share=0.1, near_mm=4.0, surrounded=4, core_share=0.1)
+"""Shares and distance were chosen on phantoms that no training saw."""
 SAVE_EVERY = 180.0
 """Seconds."""
 WHOLE, PER_BRAIN = (80, 96, 80), 4

@@ -3,9 +3,10 @@
 A few false voxels cost little Dice in a region that exists and all of it in one that does not: by the BraTS rule a patient
 without enhancing tumour scores 0 as soon as a single voxel is called enhancing. The two rules about volumes are usual among
 BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The others know how gliomas grow: where
-a tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1; and
-oedema lies around a core, so that what lies between pieces of core belongs to it. All limits are settings, kept in the model
-card, so that validation during training, prediction and serving do the same.
+a tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1; oedema
+lies around a core, so that what lies between pieces of core belongs to it; and there is no glioma without a core, so that where
+none is sure the likeliest place is taken (`doubtful_core`). All limits are settings, kept in the model card, so that validation
+during training, prediction and serving do the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ENCLOSED_BY = 3
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Limits of four rules, applied in this order; 0 switches a rule off.
+    """Limits of five rules, of which the one about doubtful core comes first; 0 switches a rule off.
 
     Attributes
     ----------
@@ -39,6 +40,10 @@ class CleanUp:
         In mm.
     surrounded : int
         Oedema that meets core in at least so many of the six directions along the axes becomes necrotic core.
+    core_share : float
+        If nothing enhances and less than this share of the tumour is core, core is where its probability is `core_from`.
+    core_from : float
+        Above 0, below 0.5.
     """
 
     tumour_ml: float = 0.5
@@ -46,11 +51,40 @@ class CleanUp:
     enhancing_share: float = 0.0
     near_mm: float = 4.0
     surrounded: int = 0
+    core_share: float = 0.0
+    core_from: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse limits that are no volumes, shares, lengths or numbers of directions."""
-        if min(self.tumour_ml, self.enhancing_ml, self.enhancing_share, self.near_mm, self.surrounded) < 0:
+        if min(vars(self).values()) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
+
+
+def doubtful_core(
+    probabilities: np.ndarray, regions: np.ndarray, spacing: Sequence[float], settings: CleanUp
+) -> np.ndarray | None:
+    """The core of a tumour in which hardly any is sure.
+
+    Parameters
+    ----------
+    probabilities : float array (3, X, Y, Z)
+        Of TC, WT and ET.
+    regions : bool array (3, X, Y, Z)
+        Where they are taken for true.
+    spacing : three floats
+        Voxel edges in mm.
+    settings : CleanUp
+        The limits.
+
+    Returns
+    -------
+    bool array (X, Y, Z) or None
+        None where the core is to stay as it is.
+    """
+    core, whole, enhancing = (np.count_nonzero(region) for region in regions)
+    if core >= settings.core_share * whole or enhancing * np.prod(spacing) / 1000 >= max(settings.enhancing_ml, 1e-9):
+        return None
+    return regions[1] & (probabilities[0] >= settings.core_from)
 
 
 def clean_up(classes: np.ndarray, spacing: Sequence[float], settings: CleanUp) -> np.ndarray:

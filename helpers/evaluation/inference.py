@@ -24,7 +24,7 @@ from helpers.data.grids import spacing_of
 from helpers.data.layouts import Case, Source
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.reading import read_image
-from helpers.evaluation.cleanup import CleanUp, clean_up
+from helpers.evaluation.cleanup import CleanUp, clean_up, doubtful_core
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import input_multiple
 from helpers.regions import BRATS2021, MODALITIES, from_classes, regions_to_classes
@@ -131,7 +131,12 @@ def predict_image(
 
 def label_map(probabilities: np.ndarray, spacing: Sequence[float], cleanup: CleanUp) -> np.ndarray:
     """From region probabilities (3, X, Y, Z) to classes (X, Y, Z): cut at 0.5, made one label map, cleaned up."""
-    return clean_up(regions_to_classes(np.asarray(probabilities) >= THRESHOLD), spacing, cleanup)
+    probabilities = np.asarray(probabilities)
+    regions = probabilities >= THRESHOLD
+    core = doubtful_core(probabilities, regions, spacing, cleanup)
+    if core is not None:
+        regions[0] = core
+    return clean_up(regions_to_classes(regions), spacing, cleanup)
 
 
 def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, flips: bool = False) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from helpers.evaluation.cleanup import CleanUp, clean_up
+from helpers.evaluation.inference import label_map
 from helpers.regions import ED, ET, NCR
 
 
@@ -99,3 +100,32 @@ def test_oedema_between_pieces_of_core_becomes_core_and_oedema_around_it_stays()
     assert (filled[groove] == NCR).all(), "it meets core on three sides"
     assert np.array_equal(filled[~groove], classes[~groove])
     assert np.array_equal(clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, surrounded=4)), classes)
+
+
+def likely(core, enhancing=0.0):
+    """Probabilities of a tumour with a middle that is core with one of them."""
+    probabilities = np.zeros((3, 16, 16, 16), np.float32)
+    probabilities[1, 2:14, 2:14, 2:14] = 0.9
+    probabilities[0, 4:12, 4:12, 4:12] = core
+    probabilities[0, 0:2] = core  # outside the tumour
+    probabilities[2, 6:8, 6:8, 6:8] = enhancing
+    return probabilities
+
+
+def test_the_likeliest_place_is_core_where_none_is_sure():
+    rule = CleanUp(0.0, 0.0, core_share=0.1, core_from=0.1)
+    middle = np.zeros((16, 16, 16), bool)
+    middle[4:12, 4:12, 4:12] = True
+    assert np.array_equal(label_map(likely(0.2), (1, 1, 1), rule) == NCR, middle), "only within the tumour"
+    assert (label_map(likely(0.2), (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
+    for unchanged in (label_map(likely(0.05), (1, 1, 1), rule), label_map(likely(0.2), (1, 1, 1), CleanUp(0.0, 0.0))):
+        assert not (unchanged == NCR).any()
+
+
+def test_a_sure_core_and_one_that_enhances_are_not_enlarged():
+    rule = CleanUp(0.0, 0.0, core_share=0.1, core_from=0.1)
+    sure = likely(0.2)
+    sure[0, 4:12, 4:12, 4:8] = 0.9
+    assert (label_map(sure, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
+    enhancing = label_map(likely(0.2, enhancing=0.9), (1, 1, 1), rule)
+    assert (enhancing == ET).sum() == 8 and not (enhancing == NCR).any()
