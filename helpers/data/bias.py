@@ -3,8 +3,9 @@
 The method is N4 (Tustison et al., IEEE TMI 29, 2010), after N3 (Sled et al., IEEE TMI 17, 1998). A bias field widens the peaks
 in the histogram of the logarithms of intensity. So the histogram is sharpened, every voxel is compared with what it would be
 there, and a smooth surface through the differences is the next piece of the field. The surface is a tensor product of cubic
-B-splines of one and then two pieces an axis, fitted by least squares to averages over 6 mm. Those are 125 coefficients, which
-take milliseconds where SimpleITK's implementation, made for finer surfaces, takes seconds.
+B-splines of one and then two pieces an axis, fitted to averages over 6 mm. With so few coefficients, 125, a fit is a product of
+two small matrices: 0.04 s for a modality at 2 mm, where SimpleITK's N4 takes 0.5 s to the same result (correlations of 0.998
+and more on five patients, `benchmarks/bias_field.py`).
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class CleanUp:
         If nothing enhances and less than this share of the tumour is core, core is where its probability is `core_from`.
     core_from : float
         Above 0, below 0.5.
+    tumour_from : float
+        Probability from which a voxel is whole tumour. Below 0.5 where raters draw wider than those a network learnt from.
     """
 
     tumour_ml: float = 0.5
@@ -53,6 +55,7 @@ class CleanUp:
     surrounded: int = 0
     core_share: float = 0.0
     core_from: float = 0.1
+    tumour_from: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse limits that are no volumes, shares, lengths or numbers of directions."""

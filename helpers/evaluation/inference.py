@@ -130,9 +130,10 @@ def predict_image(
 
 
 def label_map(probabilities: np.ndarray, spacing: Sequence[float], cleanup: CleanUp) -> np.ndarray:
-    """From region probabilities (3, X, Y, Z) to classes (X, Y, Z): cut at 0.5, made one label map, cleaned up."""
+    """From region probabilities (3, X, Y, Z) to classes (X, Y, Z): cut at 0.5 or `cleanup.tumour_from`, cleaned up."""
     probabilities = np.asarray(probabilities)
-    regions = probabilities >= THRESHOLD
+    limits = np.array([THRESHOLD, cleanup.tumour_from, THRESHOLD], dtype=np.float32)
+    regions = probabilities >= limits[:, None, None, None]
     core = doubtful_core(probabilities, regions, spacing, cleanup)
     if core is not None:
         regions[0] = core

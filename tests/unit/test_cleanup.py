@@ -129,3 +129,11 @@ def test_a_sure_core_and_one_that_enhances_are_not_enlarged():
     assert (label_map(sure, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
     enhancing = label_map(likely(0.2, enhancing=0.9), (1, 1, 1), rule)
     assert (enhancing == ET).sum() == 8 and not (enhancing == NCR).any()
+
+
+def test_whole_tumour_can_be_cut_lower_than_core():
+    probabilities = np.full((3, 6, 6, 6), 0.3, np.float32)
+    probabilities[1] = 0.45
+    probabilities[0, 2:4, 2:4, 2:4] = 0.48
+    assert not label_map(probabilities, (1, 1, 1), CleanUp(0.0, 0.0)).any()
+    assert (label_map(probabilities, (1, 1, 1), CleanUp(0.0, 0.0, tumour_from=0.45)) == ED).all()
