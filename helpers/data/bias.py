@@ -82,7 +82,11 @@ def _rows(positions: Sequence[np.ndarray], pieces: int, inside: np.ndarray) -> n
 
 
 def _fit(logarithms: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients of the logarithm of the field, and the logarithms without it."""
+    """Coefficients of the logarithm of the field, and the logarithms without it.
+
+    A coefficient is the weighted mean of what each block asks of it (Lee, Wolberg and Shin, IEEE TVCG 3, 1997). Least squares
+    would follow the rim of the brain and overshoot beyond it.
+    """
     squares = rows**2
     support = squares.sum(axis=0)
     spread = (rows * squares / squares.sum(axis=1, keepdims=True)).T / np.where(support > 0, support, 1)[:, None]
