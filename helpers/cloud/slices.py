@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers.cloud.answers import JSON, NPZ, TIFF, output_type
 from helpers.cloud.limits import BadRequest, Limits
-from helpers.evaluation.inference import THRESHOLD
+from helpers.evaluation.cleanup import THRESHOLD
 from helpers.extras.lgg.cohort import CHANNELS, EDGE
 from helpers.extras.lgg.scores import predict_slices
 from helpers.extras.lgg.slices import LGG, SlicePreparation

@@ -5,7 +5,7 @@ without enhancing tumour scores 0 as soon as a single voxel is called enhancing.
 BraTS entries (for example Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The others know how gliomas grow: where
 a tumour enhances, its necrosis lies inside what enhances, and what swells around it is oedema however dark it is on T1; oedema
 lies around a core, so that what lies between pieces of core belongs to it; and there is no glioma without a core, so that where
-none is sure the likeliest place is taken (`doubtful_core`). All limits are settings, kept in the model card, so that validation
+none is sure the likeliest place is taken (`cut`). All limits are settings, kept in the model card, so that validation
 during training, prediction and serving do the same.
 """
 
@@ -19,13 +19,16 @@ from scipy import ndimage
 
 from helpers.regions import BACKGROUND, ED, ET, NCR
 
+THRESHOLD = 0.5
+"""Probability from which a voxel belongs to a region, where nothing else is said."""
+
 ENCLOSED_BY = 3
 """Of the six directions along the axes, those in which enclosed core must meet enhancing tumour."""
 
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Limits of five rules, of which the one about doubtful core comes first; 0 switches a rule off.
+    """Limits of five rules, of which `cut` applies the one about `core_share`; 0 switches a rule off.
 
     Attributes
     ----------
@@ -41,11 +44,12 @@ class CleanUp:
     surrounded : int
         Oedema that meets core in at least so many of the six directions along the axes becomes necrotic core.
     core_share : float
-        If nothing enhances and less than this share of the tumour is core, core is where its probability is `core_from`.
+        If nothing enhances and less than this share of the tumour is core, core begins at a probability of `core_from`.
     core_from : float
-        Above 0, below 0.5.
+        Above 0, at most 0.5.
     tumour_from : float
-        Probability from which a voxel is whole tumour. Below 0.5 where raters draw wider than those a network learnt from.
+        Probability from which a voxel is whole tumour, above 0 and at most 0.5; lower where raters draw wider
+        than the labels that a network learnt from.
     """
 
     tumour_ml: float = 0.5
@@ -58,36 +62,22 @@ class CleanUp:
     tumour_from: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse limits that are no volumes, shares, lengths or numbers of directions."""
+        """Refuse limits that are no volumes, shares, lengths, numbers of directions or probabilities."""
         if min(vars(self).values()) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
+        if not (0 < self.core_from <= THRESHOLD and 0 < self.tumour_from <= THRESHOLD):
+            raise ValueError(f"core_from and tumour_from must lie above 0 and at most at {THRESHOLD}: {self}")
 
 
-def doubtful_core(
-    probabilities: np.ndarray, regions: np.ndarray, spacing: Sequence[float], settings: CleanUp
-) -> np.ndarray | None:
-    """The core of a tumour in which hardly any is sure.
-
-    Parameters
-    ----------
-    probabilities : float array (3, X, Y, Z)
-        Of TC, WT and ET.
-    regions : bool array (3, X, Y, Z)
-        Where they are taken for true.
-    spacing : three floats
-        Voxel edges in mm.
-    settings : CleanUp
-        The limits.
-
-    Returns
-    -------
-    bool array (X, Y, Z) or None
-        None where the core is to stay as it is.
-    """
+def cut(probabilities: np.ndarray, spacing: Sequence[float], settings: CleanUp) -> np.ndarray:
+    """Regions TC, WT and ET, bool (3, X, Y, Z), where their probabilities of the same shape are high enough."""
+    limits = np.array([THRESHOLD, settings.tumour_from, THRESHOLD], dtype=np.float32)
+    regions = probabilities >= limits[:, None, None, None]
     core, whole, enhancing = (np.count_nonzero(region) for region in regions)
-    if core >= settings.core_share * whole or enhancing * np.prod(spacing) / 1000 >= max(settings.enhancing_ml, 1e-9):
-        return None
-    return regions[1] & (probabilities[0] >= settings.core_from)
+    enhances = enhancing > 0 and enhancing * np.prod(spacing) / 1000 >= settings.enhancing_ml
+    if core < settings.core_share * whole and not enhances:
+        regions[0] = regions[1] & (probabilities[0] >= settings.core_from)
+    return regions
 
 
 def clean_up(classes: np.ndarray, spacing: Sequence[float], settings: CleanUp) -> np.ndarray:

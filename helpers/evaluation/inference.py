@@ -24,12 +24,11 @@ from helpers.data.grids import spacing_of
 from helpers.data.layouts import Case, Source
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.reading import read_image
-from helpers.evaluation.cleanup import CleanUp, clean_up, doubtful_core
+from helpers.evaluation.cleanup import CleanUp, clean_up, cut
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import input_multiple
 from helpers.regions import BRATS2021, MODALITIES, from_classes, regions_to_classes
 
-THRESHOLD = 0.5
 WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
 statistics over the window, so one very much larger than the patch would change what the network sees."""
@@ -131,13 +130,7 @@ def predict_image(
 
 def label_map(probabilities: np.ndarray, spacing: Sequence[float], cleanup: CleanUp) -> np.ndarray:
     """From region probabilities (3, X, Y, Z) to classes (X, Y, Z): cut at 0.5 or `cleanup.tumour_from`, cleaned up."""
-    probabilities = np.asarray(probabilities)
-    limits = np.array([THRESHOLD, cleanup.tumour_from, THRESHOLD], dtype=np.float32)
-    regions = probabilities >= limits[:, None, None, None]
-    core = doubtful_core(probabilities, regions, spacing, cleanup)
-    if core is not None:
-        regions[0] = core
-    return clean_up(regions_to_classes(regions), spacing, cleanup)
+    return clean_up(regions_to_classes(cut(np.asarray(probabilities), spacing, cleanup)), spacing, cleanup)
 
 
 def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, flips: bool = False) -> np.ndarray:

@@ -36,14 +36,15 @@ def spread(ratio):
     return float(ratio.std() / ratio.mean())
 
 
-@pytest.mark.parametrize("modality", range(4), ids=MODALITIES)
-def test_a_field_that_is_laid_over_an_image_is_taken_out_again(phantom, modality):
-    volume = phantom.image[modality].astype(np.float32)
+@pytest.mark.parametrize(("modality", "left"), [("t1", 0.35), ("t1ce", 0.25), ("t2", 0.7), ("flair", 0.25)])
+def test_a_field_that_is_laid_over_an_image_is_taken_out_again(phantom, modality, left):
+    """From T2 least of it, whose histogram has no narrow peaks to sharpen."""
+    volume = phantom.image[MODALITIES.index(modality)].astype(np.float32)
     brain, added = volume > 0, coil(volume.shape, 0.8)
     plain, _ = corrected(volume)
     shaded, _ = corrected(volume * added)
     assert spread(added[brain]) > 0.1
-    assert spread((shaded / np.where(brain, plain, 1))[brain]) < 0.7 * spread(added[brain])
+    assert spread((shaded / np.where(brain, plain, 1))[brain]) < left * spread(added[brain])
 
 
 def test_oedema_keeps_its_contrast(phantom):
@@ -91,4 +92,4 @@ def test_preparation_gives_nearly_the_same_image_under_any_field_where_it_is_ask
             preprocess_image(each, phantom.affine, settings).image.astype(np.float32) for each in (phantom.image, shaded)
         )
         moved[wanted] = np.abs(plain - other).sum() / brain.sum()
-    assert moved[True] < 0.5 * moved[False]
+    assert moved[True] < 0.25 * moved[False]

@@ -68,6 +68,12 @@ def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
         CleanUp(tumour_ml=-1.0)
 
 
+@pytest.mark.parametrize("limits", [{"tumour_from": 0.0}, {"tumour_from": 0.6}, {"core_from": 0.0}, {"core_from": 0.6}])
+def test_probabilities_that_would_make_everything_tumour_or_core_are_refused(limits):
+    with pytest.raises(ValueError, match="above 0 and at most"):
+        CleanUp(**limits)
+
+
 def test_core_outside_an_enhancing_tumour_becomes_oedema_and_core_inside_it_stays():
     tumour, _ = tumour_with_specks()
     outside = tumour.copy()

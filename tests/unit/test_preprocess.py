@@ -285,6 +285,15 @@ def test_bad_cases_are_reported_and_the_others_go_on(tmp_path, capsys):
     assert "4 cases, about" in printed and "1 of 4 cases" in printed and printed.count("left out:") == 3
 
 
+def test_the_command_corrects_the_bias_field_where_it_is_asked_to(tmp_path):
+    write_case(tmp_path / "cohort", "A")
+    for words, wanted in ([], False), (["--correct-bias"], True):
+        out = tmp_path / str(wanted)
+        assert main(["preprocess", str(tmp_path / "cohort"), "--out", str(out), "--workers", "1", *words]) == 0
+        (path,) = out.iterdir()
+        assert open_prepared(path).settings.correct_bias == wanted
+
+
 def test_file_that_is_no_prepared_case(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(DataError, match="does not exist"):

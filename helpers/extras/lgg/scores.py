@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from helpers.evaluation.inference import THRESHOLD
+from helpers.evaluation.cleanup import THRESHOLD
 from helpers.evaluation.metrics import dice
 from helpers.extras.lgg.cohort import SliceFile, read_patient
 from helpers.extras.lgg.slices import SlicePreparation
