@@ -17,8 +17,7 @@ from helpers.data.layouts import discover
 from helpers.data.phantom import PhantomSettings, draw_random_phantom, make_phantom
 from helpers.data.phantom.stream import HELD_OUT_SEED
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import label_map, predict_prepared
+from helpers.evaluation.inference import segment_prepared
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.statistics import summarise
 from helpers.evaluation.testset import score_cases
@@ -39,7 +38,7 @@ def phantom_scores(network: nn.Module, card: ModelCard, count: int, *, randomise
         else:
             phantom = make_phantom(index, PhantomSettings(spacing=spacing, seed=HELD_OUT_SEED))
         prepared = preprocess_image(phantom.image, phantom.affine, recipe, classes=phantom.classes)
-        classes = label_map(predict_prepared(network, card, prepared.image), card.spacing, CleanUp(**card.cleanup))
+        classes = segment_prepared(network, card, prepared.image)
         table = score_case(classes, prepared.classes, card.spacing)
         table.insert(0, "case", f"phantom {index}")
         tables.append(table)

@@ -113,7 +113,7 @@ def _(data: Volumes, model: Model) -> Answer:
         native = predict_volumes(model.network, card, data.image, data.affine, identifier=data.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    classes = label_map(native, spacing_of(data.affine), CleanUp(**card.cleanup))
+    classes = label_map(native, data.image, spacing_of(data.affine), CleanUp(**card.cleanup))
     return Answer(data.identifier, classes, data.affine, data.like, card.weights_sha256)
 
 

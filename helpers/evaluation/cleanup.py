@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from helpers.evaluation.uptake import outline_enhancement
 from helpers.regions import BACKGROUND, ED, ET, NCR
 
 THRESHOLD = 0.5
@@ -28,7 +29,7 @@ ENCLOSED_BY = 3
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Limits of five rules, of which `cut` applies the one about `core_share`; 0 switches a rule off.
+    """Limits of six rules, of which `cut` applies those about `core_share` and `brighter`; 0 switches a rule off.
 
     Attributes
     ----------
@@ -50,6 +51,11 @@ class CleanUp:
     tumour_from : float
         Probability from which a voxel is whole tumour, above 0 and at most 0.5; lower where raters draw wider
         than the labels that a network learnt from.
+    brighter : float
+        Enhancing tumour is what is connected with its sure voxels and by so much brighter on T1ce than white matter, in the
+        measure of `helpers.evaluation.uptake`.
+    enhancing_from : float
+        Probability of enhancing tumour from which such a voxel may belong to it, above 0 and at most 0.5.
     """
 
     tumour_ml: float = 0.5
@@ -60,19 +66,29 @@ class CleanUp:
     core_share: float = 0.0
     core_from: float = 0.1
     tumour_from: float = 0.5
+    brighter: float = 0.0
+    enhancing_from: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse limits that are no volumes, shares, lengths, numbers of directions or probabilities."""
         if min(vars(self).values()) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
-        if not (0 < self.core_from <= THRESHOLD and 0 < self.tumour_from <= THRESHOLD):
-            raise ValueError(f"core_from and tumour_from must lie above 0 and at most at {THRESHOLD}: {self}")
+        if not all(0 < limit <= THRESHOLD for limit in (self.core_from, self.tumour_from, self.enhancing_from)):
+            raise ValueError(f"core_from, tumour_from and enhancing_from must lie above 0 and at most at {THRESHOLD}: {self}")
 
 
-def cut(probabilities: np.ndarray, spacing: Sequence[float], settings: CleanUp) -> np.ndarray:
-    """Regions TC, WT and ET, bool (3, X, Y, Z), where their probabilities of the same shape are high enough."""
+def cut(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], settings: CleanUp) -> np.ndarray:
+    """Regions TC, WT and ET, bool (3, X, Y, Z), where their probabilities of the same shape are high enough.
+
+    The image (4, X, Y, Z), scanned or prepared, is looked at for what is `brighter`.
+    """
     limits = np.array([THRESHOLD, settings.tumour_from, THRESHOLD], dtype=np.float32)
     regions = probabilities >= limits[:, None, None, None]
+    if settings.brighter:
+        likely, brighter = settings.enhancing_from, settings.brighter
+        enhancing = outline_enhancement(probabilities, image, spacing, sure=THRESHOLD, likely=likely, brighter=brighter)
+        regions[2] = enhancing & regions[1]
+        regions[0] |= regions[2]
     core, whole, enhancing = (np.count_nonzero(region) for region in regions)
     enhances = enhancing > 0 and enhancing * np.prod(spacing) / 1000 >= settings.enhancing_ml
     if core < settings.core_share * whole and not enhances:

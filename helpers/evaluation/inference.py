@@ -128,9 +128,12 @@ def predict_image(
     return (total / len(combinations))[0]
 
 
-def label_map(probabilities: np.ndarray, spacing: Sequence[float], cleanup: CleanUp) -> np.ndarray:
-    """From region probabilities (3, X, Y, Z) to classes (X, Y, Z): cut at 0.5 or `cleanup.tumour_from`, cleaned up."""
-    return clean_up(regions_to_classes(cut(np.asarray(probabilities), spacing, cleanup)), spacing, cleanup)
+def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], cleanup: CleanUp) -> np.ndarray:
+    """From region probabilities (3, X, Y, Z) and the image (4, X, Y, Z) they belong to, to classes (X, Y, Z), cleaned up.
+
+    The image may be scanned or prepared; it is looked at only where `cleanup.brighter` says so.
+    """
+    return clean_up(regions_to_classes(cut(np.asarray(probabilities), image, spacing, cleanup)), spacing, cleanup)
 
 
 def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, flips: bool = False) -> np.ndarray:
@@ -141,6 +144,11 @@ def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, 
     multiple = input_multiple(card.network, **card.arguments)
     tensor = torch.as_tensor(np.asarray(image, dtype=np.float32))
     return predict_image(network, tensor, patch=card.patch, multiple=multiple, mirrors=card.mirrors if flips else ()).numpy()
+
+
+def segment_prepared(network: nn.Module, card: ModelCard, image: np.ndarray) -> np.ndarray:
+    """Classes (X, Y, Z) of a prepared image (4, X, Y, Z) on its own grid, cleaned up as the model card says."""
+    return label_map(predict_prepared(network, card, image), image, card.spacing, CleanUp(**card.cleanup))
 
 
 def predict_volumes(
@@ -189,7 +197,7 @@ def predict_probabilities(network: nn.Module, card: ModelCard, case: Case, *, fl
 
 def segment(probabilities: Probabilities, cleanup: CleanUp) -> Prediction:
     """The label map that these probabilities mean; see `label_map`."""
-    classes = label_map(probabilities.values, spacing_of(probabilities.affine), cleanup)
+    classes = label_map(probabilities.values, probabilities.image, spacing_of(probabilities.affine), cleanup)
     return Prediction(probabilities.identifier, classes, probabilities.affine, probabilities.like)
 
 

@@ -87,7 +87,7 @@ def predict_by_route(
     tensor = torch.from_numpy(prepared.image.astype(np.float32))
     found = timed("network", lambda: _probabilities(network, card, tensor, route))
     native = timed("native", lambda: to_native(found, prepared, mode="linear"))
-    classes = timed("label map", lambda: label_map(native, spacing_of(affine), CleanUp(**card.cleanup)))
+    classes = timed("label map", lambda: label_map(native, image, spacing_of(affine), CleanUp(**card.cleanup)))
     prediction = Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path)
     timed("write", lambda: write_prediction(out, prediction))
     return times, classes, found

@@ -20,7 +20,7 @@ import torch
 
 from helpers.data.prepared import open_prepared
 from helpers.data.splits import SplitManifest
-from helpers.evaluation.inference import label_map, predict_prepared
+from helpers.evaluation.inference import segment_prepared
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.statistics import bootstrap_interval, holm, paired_test
 from helpers.models.checkpoints import load_checkpoint
@@ -146,6 +146,6 @@ def _train_and_score(settings: TrainSettings, manifest: SplitManifest, files: Ma
     tables = []
     for path in parts[1]:
         prepared = open_prepared(path).load()
-        classes = label_map(predict_prepared(network, card, prepared.image), card.spacing, settings.cleanup)
+        classes = segment_prepared(network, card, prepared.image)
         tables.append(score_case(classes, np.asarray(prepared.classes), card.spacing).assign(case=prepared.identifier))
     return pd.concat(tables).assign(seconds_per_step=result.seconds_per_step, checkpoint=card.weights_sha256)

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 from helpers.data.augment import training_transforms
 from helpers.data.prepared import open_prepared
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import label_map, predict_prepared
+from helpers.evaluation.inference import segment_prepared
 from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
@@ -82,7 +81,7 @@ def score_prepared(network: nn.Module, card: ModelCard, paths: Sequence[Path]) -
     rows = []
     for path in paths:
         case = open_prepared(path).load()
-        found = label_map(predict_prepared(network, card, case.image), card.spacing, CleanUp(**card.cleanup))
+        found = segment_prepared(network, card, case.image)
         for region, mask, truth in zip(REGIONS, classes_to_regions(found), classes_to_regions(case.classes), strict=True):
             rows.append({"case": case.identifier, "region": region, "dice": dice(mask, truth)})
     return pd.DataFrame(rows)

@@ -65,7 +65,7 @@ class PreparedCases:
         case = open_prepared(self.paths[index]).load()
         image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
         probabilities = predict_image(network, image, patch=self.patch, multiple=self.multiple)
-        classes = label_map(probabilities.numpy(), self.spacing, self.cleanup)
+        classes = label_map(probabilities.numpy(), case.image, self.spacing, self.cleanup)
         pairs = zip(classes_to_regions(classes), classes_to_regions(np.asarray(case.classes)), strict=True)
         scores = [dice(mask, truth) for mask, truth in pairs]
         return scores, ScoredCase(case, classes, float(np.mean(scores)))

@@ -8,6 +8,9 @@ from helpers.evaluation.cleanup import CleanUp, clean_up
 from helpers.evaluation.inference import label_map
 from helpers.regions import ED, ET, NCR
 
+NO_IMAGE = np.zeros((4, 1, 1, 1))
+"""None of the rules here looks at it."""
+
 
 def tumour_with_specks():
     classes = np.zeros((40, 40, 40), np.uint8)
@@ -68,10 +71,11 @@ def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
         CleanUp(tumour_ml=-1.0)
 
 
-@pytest.mark.parametrize("limits", [{"tumour_from": 0.0}, {"tumour_from": 0.6}, {"core_from": 0.0}, {"core_from": 0.6}])
-def test_probabilities_that_would_make_everything_tumour_or_core_are_refused(limits):
+@pytest.mark.parametrize("name", ["tumour_from", "core_from", "enhancing_from"])
+@pytest.mark.parametrize("limit", [0.0, 0.6])
+def test_probabilities_that_would_make_everything_tumour_or_core_are_refused(name, limit):
     with pytest.raises(ValueError, match="above 0 and at most"):
-        CleanUp(**limits)
+        CleanUp(**{name: limit})
 
 
 def test_core_outside_an_enhancing_tumour_becomes_oedema_and_core_inside_it_stays():
@@ -122,18 +126,18 @@ def test_the_likeliest_place_is_core_where_none_is_sure():
     rule = CleanUp(0.0, 0.0, core_share=0.1, core_from=0.1)
     middle = np.zeros((16, 16, 16), bool)
     middle[4:12, 4:12, 4:12] = True
-    assert np.array_equal(label_map(likely(0.2), (1, 1, 1), rule) == NCR, middle), "only within the tumour"
-    assert (label_map(likely(0.2), (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
-    for unchanged in (label_map(likely(0.05), (1, 1, 1), rule), label_map(likely(0.2), (1, 1, 1), CleanUp(0.0, 0.0))):
-        assert not (unchanged == NCR).any()
+    assert np.array_equal(label_map(likely(0.2), NO_IMAGE, (1, 1, 1), rule) == NCR, middle), "only within the tumour"
+    assert (label_map(likely(0.2), NO_IMAGE, (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
+    for probability, settings in ((0.05, rule), (0.2, CleanUp(0.0, 0.0))):
+        assert not (label_map(likely(probability), NO_IMAGE, (1, 1, 1), settings) == NCR).any()
 
 
 def test_a_sure_core_and_one_that_enhances_are_not_enlarged():
     rule = CleanUp(0.0, 0.0, core_share=0.1, core_from=0.1)
     sure = likely(0.2)
     sure[0, 4:12, 4:12, 4:8] = 0.9
-    assert (label_map(sure, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
-    enhancing = label_map(likely(0.2, enhancing=0.9), (1, 1, 1), rule)
+    assert (label_map(sure, NO_IMAGE, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
+    enhancing = label_map(likely(0.2, enhancing=0.9), NO_IMAGE, (1, 1, 1), rule)
     assert (enhancing == ET).sum() == 8 and not (enhancing == NCR).any()
 
 
@@ -141,5 +145,5 @@ def test_whole_tumour_can_be_cut_lower_than_core():
     probabilities = np.full((3, 6, 6, 6), 0.3, np.float32)
     probabilities[1] = 0.45
     probabilities[0, 2:4, 2:4, 2:4] = 0.48
-    assert not label_map(probabilities, (1, 1, 1), CleanUp(0.0, 0.0)).any()
-    assert (label_map(probabilities, (1, 1, 1), CleanUp(0.0, 0.0, tumour_from=0.45)) == ED).all()
+    assert not label_map(probabilities, NO_IMAGE, (1, 1, 1), CleanUp(0.0, 0.0)).any()
+    assert (label_map(probabilities, NO_IMAGE, (1, 1, 1), CleanUp(0.0, 0.0, tumour_from=0.45)) == ED).all()

@@ -9,7 +9,7 @@ import torch
 from helpers.data.phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
 from helpers.data.phantom.anatomy import MIDDLE, draw_anatomy, draw_pose, draw_warp, sample
 from helpers.data.phantom.contrast import draw_looks
-from helpers.data.phantom.core import CoreRanges, draw_core
+from helpers.data.phantom.core import CoreRanges, draw_core, label_enhancement
 from helpers.data.phantom.draws import Box, Draws
 from helpers.data.phantom.mimics import MimicRanges, draw_mimics, strip_skull
 from helpers.data.phantom.randomised import ContrastRanges, draw_random_looks
@@ -228,6 +228,43 @@ def test_what_enhances_can_lack_contrast_agent_at_its_edge_or_in_places(changes)
     if "pale_edge" in changes:
         assert pale.look["t1ce"] == looks["t1"].enhancing, "as before contrast agent"
         assert lacking[enhancing[inside] < 0.7].mean() > lacking[enhancing[inside] > 0.99].mean() + 0.2
+
+
+def labelled(tumour, looks, t1, t1ce):
+    """Classes of a tumour as a rater sees it who wants 1.1 times the brightness of white matter."""
+    return label_enhancement(Draws(11, 2), tumour, looks, t1, t1ce, 2.0, CoreRanges(outline=(1.1, 1.1)))
+
+
+def test_core_is_labelled_as_enhancing_where_contrast_agent_makes_it_brighter_than_white_matter():
+    tumour, looks = tumour_with(1), draw_looks(Draws(11, 0), RING)
+    was, t1 = tumour.classes, torch.full(tumour.classes.shape, 0.8)
+    left = (torch.arange(was.shape[0])[:, None, None] < was.shape[0] // 2).expand(was.shape)
+    now = labelled(tumour, looks, t1, torch.where(left, 1.2, 1.0))
+    core = (was == NCR) | (was == ET)
+    assert (now[core & left] == ET).all() and not (now[~left] == ET).any()
+    assert torch.equal(now > 0, was > 0) and torch.equal(now[~core], was[~core]), "oedema stays what it is however bright"
+    dim = now[(was == ET) & ~left]
+    assert (dim == NCR).any() and (dim == ED).any(), "inside core it is core, at the edge oedema"
+    bled = labelled(tumour, looks, t1 + 0.4, t1 + 0.4)
+    assert torch.equal(bled == ET, was == ET), "blood is bright before contrast agent already"
+
+
+def test_where_white_matter_is_brighter_what_takes_up_most_enhances():
+    tumour, looks = tumour_with(1), draw_looks(Draws(11, 0), RING)
+    looks["t1ce"] = replace(looks["t1ce"], necrosis=0.6, enhancing=0.9)
+    seen = torch.where(tumour.classes == ET, 0.9, 0.6)
+    assert torch.equal(labelled(tumour, looks, torch.full_like(seen, 0.5), seen), tumour.classes)
+
+
+def test_enhancing_tumour_is_brighter_than_the_rest_of_the_core():
+    compared = 0
+    for index in range(8):
+        phantom = draw_random_phantom(4, index, spacing=4.0)
+        rest, enhancing = (phantom.image[1][phantom.classes == name] for name in (NCR, ET))
+        if min(rest.size, enhancing.size) >= 10:
+            compared += 1
+            assert np.median(enhancing) > np.median(rest)
+    assert compared >= 2
 
 
 def test_a_core_can_close_the_sulci_around_it_and_keeps_the_ventricles():

@@ -17,14 +17,19 @@ from helpers.data.phantom.contrast import Look
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.mimics import Stuff
 from helpers.data.phantom.tumour import NON_ENHANCING, Tumour
+from helpers.regions import ED, ET, NCR
 
 T1_WEIGHTED = ("t1", "t1ce")
-STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.4, 1.8)}
+STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.3, 2.5)}
 """By what the contrast of a tissue is multiplied where it is uneven. Oedema hardly ever holds as much water as a core."""
 
 
 MOTTLES: Range = (3.5, 9.0)
 """Size in mm of places without contrast agent in what enhances."""
+ABRUPT: Range = (1.0, 5.0)
+"""How abruptly they begin: from shades to holes."""
+TAKEN_UP = 0.1
+"""By how much T1 must brighten with contrast agent, relative to white matter, to be told from blood, bright already before."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ class CoreRanges:
     uneven : float
         Probability that oedema holds more water in some places than in others; the same for contrast agent in what enhances.
     mottled : float
-        Probability that what enhances holds small places of solid tissue or fluid without contrast agent, which raters include.
+        Probability that what enhances holds small places of solid tissue or fluid with little or no contrast agent.
     pale_edge : range
-        Share of its contrast agent that what enhances lacks where it meets other tissue: an outline is drawn around the
-        faintest enhancement, not around the brightest.
+        Share of its contrast agent that what enhances lacks where it meets other tissue.
+    outline : range
+        How bright on T1ce core must be, relative to white matter, to be labelled as enhancing.
     dark_oedema : float
         Probability that oedema around an enhancing tumour is nearly as dark as necrosis on T1.
     alike : float
@@ -58,8 +64,9 @@ class CoreRanges:
     bloody: float = 0.2
     patches: Range = (5.0, 16.0)
     uneven: float = 0.6
-    mottled: float = 0.35
+    mottled: float = 0.5
     pale_edge: Range = (0.0, 0.6)
+    outline: Range = (1.03, 1.2)
     dark_oedema: float = 0.5
     alike: float = 0.45
     faint: float = 0.4
@@ -98,7 +105,7 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
     before = {name: look.enhancing for name, look in looks.items()} | {"t1ce": looks["t1"].enhancing}
     stuff.append(Stuff(draws.within(ranges.pale_edge) * _edge(enhancing) * enhancing, before))
     if draws.chance(ranges.mottled):
-        holes = torch.sigmoid((draws.field(box, draws.within(MOTTLES))[0] - draws.uniform(-0.3, 1.0)) * 5)
+        holes = torch.sigmoid((draws.field(box, draws.within(MOTTLES))[0] - draws.uniform(-0.3, 1.0)) * draws.within(ABRUPT))
         wet = draws.uniform(0.0, 1.0)
         inside = {name: value + wet * (looks[name].necrosis - value) for name, value in before.items()}
         stuff.append(Stuff(draws.uniform(0.5, 1.0) * holes * enhancing, inside))
@@ -110,6 +117,50 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
         clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(0.8, 1.8)) * 5)
         stuff.append(Stuff(clots * (necrosis + enhancing), _blood(draws)))
     return stuff
+
+
+def label_enhancement(
+    draws: Draws,
+    tumour: Tumour,
+    looks: dict[str, Look],
+    t1: torch.Tensor,
+    t1ce: torch.Tensor,
+    spacing: float,
+    ranges: CoreRanges,
+) -> torch.Tensor:
+    """Label as enhancing what raters label so: core brighter on T1ce than on T1 and than normal white matter.
+
+    That is the definition in the protocol of BraTS (Baid et al. 2021, arXiv:2107.02314), and patients' labels follow the
+    brightness of single voxels. Where uptake is so weak that white matter is brighter, the limit lies halfway between what
+    enhances and what does not.
+
+    Parameters
+    ----------
+    tumour : Tumour
+        As it was drawn.
+    looks : dict
+        Contrasts of the examination.
+    t1, t1ce : float32 tensors
+        In the tumour's part of the box, relative to white matter, before they are scanned.
+    spacing : float
+        Voxel edge in mm.
+    ranges : CoreRanges
+        Of which `outline` is drawn from.
+
+    Returns
+    -------
+    uint8 tensor
+        Classes. What is too dim to enhance becomes what there is more of within 2 mm, core or oedema; core if neither.
+    """
+    look = looks["t1ce"]
+    limit = min(draws.within(ranges.outline) * max(1.0, look.grey), (look.necrosis + look.enhancing) / 2)
+    bright = t1ce > limit
+    width = 2 * round(2 / spacing) + 1
+    necrosis, oedema = F.avg_pool3d(tumour.shares[None, :2], width, stride=1, padding=width // 2)[0]
+    dim = torch.where(oedema > necrosis, ED, NCR).to(torch.uint8)
+    was = tumour.classes
+    classes = torch.where((was == ET) & ~bright, dim, was)
+    return torch.where((was == NCR) & bright & (t1ce - t1 > TAKEN_UP), ET, classes).to(torch.uint8)
 
 
 def _edge(share: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from helpers.data.phantom.anatomy import FIELD_OF_VIEW, Anatomy, AnatomyRanges, draw_anatomy, draw_pose, draw_warp
 from helpers.data.phantom.contrast import Look, draw_looks, mix_tumour
-from helpers.data.phantom.core import CoreRanges, draw_core, vary_looks
+from helpers.data.phantom.core import T1_WEIGHTED, CoreRanges, draw_core, label_enhancement, vary_looks
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.generator import Phantom, brats_affine
 from helpers.data.phantom.mimics import MimicRanges, Stuff, draw_mimics, strip_skull
@@ -27,7 +27,7 @@ CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
 """Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
 FOLIA: Range = (0.0, 0.35)
 """Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
-VERSION = 3
+VERSION = 4
 """Raised when the same ranges, seed and number draw another case."""
 SERIES = 1
 """Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
@@ -84,7 +84,7 @@ WIDE_ANATOMY = AnatomyRanges(
     atrophy=(-0.6, 1.0),
 )
 WIDE_TUMOUR = TumourRanges(
-    kinds=(0.46, 0.24, 0.30),
+    kinds=(0.48, 0.30, 0.22),
     multifocal=0.2,
     radius=((5.0, 31.0), (6.0, 36.0), (8.0, 39.0)),
     scatter=8.0,
@@ -154,7 +154,7 @@ def draw_random_phantom(
         anatomy = press_out(draws, foci, anatomy, warp.box, ranges.tumour)
         tumour = draw_tumour(draws, foci, replace(anatomy, brain=anatomy.brain & (shell == 0)), warp.box, ranges.tumour)
         mimics = draw_mimics(draws, anatomy, shell, warp.box, ranges.mimics)
-        image = draw_random_image(draws, anatomy, tumour, mimics, warp.box, ranges)
+        image, tumour = draw_random_image(draws, anatomy, tumour, mimics, warp.box, ranges)
         image = image.clamp_(min=1e-3).mul_(anatomy.brain)
     grid = tuple(math.ceil(length / spacing) for length in FIELD_OF_VIEW)
     inner = warp.box.inside
@@ -167,12 +167,12 @@ def draw_random_phantom(
 
 def draw_random_image(
     draws: Draws, anatomy: Anatomy, tumour: Tumour, mimics: list[Stuff], box: Box, ranges: Randomisation
-) -> torch.Tensor:
-    """Render the four modalities, float32 (4, X, Y, Z), relative to white matter."""
+) -> tuple[torch.Tensor, Tumour]:
+    """Render the four modalities, float32 (4, X, Y, Z), relative to white matter, and label the tumour as it looks there."""
     looks = vary_looks(draws, draw_random_looks(draws, tumour.kind, ranges.contrast), tumour.kind, ranges.core)
     core = draw_core(draws, tumour, looks, box.spacing, ranges.core)
     grain, through = draws.within(ranges.contrast.grain), draws.within(ranges.contrast.through)
-    channels = []
+    channels, tissue = [], {}
     texture = draws.field(box, 3.2) + draws.field(box, draws.uniform(7.0, 14.0), strength=draws.uniform(0.3, 1.0))
     below = torch.sigmoid(-(anatomy.height + 35) / 4)
     folia = anatomy.grey * below * torch.sigmoid(-(anatomy.front + 8) / 4) * draws.within(FOLIA) * (1 + 0.3 * texture[0])
@@ -190,11 +190,14 @@ def draw_random_image(
             image[tumour.part] += stuff.share * (stuff.look[modality] - image[tumour.part])
         if tumour.cavity is not None:
             image[tumour.part] += tumour.cavity * (look.fluid - image[tumour.part])
+        if modality in T1_WEIGHTED:
+            tissue[modality] = image[tumour.part].clone()
         for stuff in mimics:
             image = torch.lerp(image, torch.full_like(image, stuff.look[modality]), stuff.share)
         noise = 1.0 if modality in ("t2", "flair") else 0.5  # T1 has less contrast for the same share of noise
         channels.append(scan(draws, image, box, ranges.scanner, noise=noise))
-    return torch.stack(channels)
+    classes = label_enhancement(draws, tumour, looks, tissue["t1"], tissue["t1ce"], box.spacing, ranges.core)
+    return torch.stack(channels), replace(tumour, classes=classes)
 
 
 def draw_random_looks(draws: Draws, kind: int, ranges: ContrastRanges) -> dict[str, Look]:
