@@ -24,7 +24,7 @@ from helpers.models.networks import build_network
 from helpers.models.tasks import GLIOMA, Task
 from helpers.workspace import versions
 
-NOT_ON_OLDER_CARDS = ("mirrors", "task", "activation", "training_cases")
+NOT_ON_OLDER_CARDS = ("mirrors", "task", "activation", "training_cases", "votes")
 """Fields of `ModelCard` that a card may lack."""
 
 
@@ -54,6 +54,8 @@ class ModelCard:
         SHA-256 of what the network was trained on and of the split manifest; empty where unknown.
     training_cases : tuple of str
         Identifiers of the cases whose patches changed the weights: what must not be scored with them. Empty where unknown.
+    votes : tuple of float
+        How much each of its outputs counts in an ensemble; empty: as much as any other network's.
     training : mapping
         Settings of the training.
     metrics : mapping from str to float
@@ -77,6 +79,7 @@ class ModelCard:
     cohort_hash: str = ""
     split_hash: str = ""
     training_cases: tuple[str, ...] = ()
+    votes: tuple[float, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -199,7 +202,7 @@ def load_card(path: Path, *, task: Task | None = GLIOMA) -> ModelCard:
         for item in fields(ModelCard):
             if item.name in NOT_ON_OLDER_CARDS:
                 content.setdefault(item.name, item.default)
-            if item.name in ("patch", "mirrors", "modalities", "regions", "training_cases"):
+            if item.name in ("patch", "mirrors", "modalities", "regions", "training_cases", "votes"):
                 content[item.name] = tuple(content[item.name])
         card = ModelCard(**{item.name: content[item.name] for item in fields(ModelCard)})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:

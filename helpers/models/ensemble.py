@@ -1,4 +1,4 @@
-"""Several networks as one: the mean of their probabilities.
+"""Several networks as one: the mean of their probabilities, each counting by its votes.
 
 Networks that were trained on different patients or from different seeds make different mistakes, and a mistake that only one
 of five makes is outvoted. The price is that everything takes five times as long.
@@ -16,7 +16,7 @@ from torch import nn
 
 from helpers.data.files import DataError
 from helpers.models.checkpoints import ModelCard, load_checkpoint
-from helpers.models.networks import ENSEMBLE, Ensemble
+from helpers.models.networks import ENSEMBLE, Ensemble, ensemble_votes
 
 SHARED = ("preprocessing", "patch", "cleanup")
 """Fields of the card in which the members of an ensemble must agree."""
@@ -59,15 +59,22 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
     hashes = [card.weights_sha256 for card in cards]
     if len(set(hashes)) < len(hashes):
         raise DataError("an ensemble was given the same weights twice; name every checkpoint once")
-    return Ensemble(networks).eval(), _shared_card(cards)
+    card = _shared_card(cards)
+    return Ensemble(networks, ensemble_votes(card.arguments["members"])).eval(), card
 
 
 def _shared_card(cards: Sequence[ModelCard]) -> ModelCard:
     names = set.intersection(*(set(card.metrics) for card in cards))
+    members = [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]
+    if any(card.votes for card in cards):
+        members = [
+            each | {"votes": card.votes or (1.0,) * len(card.regions)} for each, card in zip(members, cards, strict=True)
+        ]
     return replace(
         cards[0],
         network=ENSEMBLE,
-        arguments={"members": [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]},
+        arguments={"members": members},
+        votes=(),
         mirrors=tuple(sorted(set.intersection(*(set(card.mirrors) for card in cards)))),
         training_cases=tuple(sorted({case for card in cards for case in card.training_cases})),
         training={"members": [dict(card.training) for card in cards]},

@@ -15,6 +15,7 @@ from helpers.models.networks.registry import (
     build_network,
     channels_last,
     check_patch,
+    ensemble_votes,
     input_multiple,
 )
 from helpers.models.networks.transformers import swin_unetr, unetr
@@ -31,6 +32,7 @@ __all__ = [
     "check_patch",
     "describe_network",
     "dynunet",
+    "ensemble_votes",
     "input_multiple",
     "segresnet",
     "swin_unetr",

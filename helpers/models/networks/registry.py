@@ -72,7 +72,10 @@ NETWORKS: dict[str, NetworkKind] = {
 """Every network that can be trained by name; another one is added by adding its builder here."""
 
 ENSEMBLE = "ensemble"
-"""Several of them as one: ``build_network(ENSEMBLE, members=[{"network": name, "arguments": {...}}, ...])``."""
+"""Several of them as one: ``build_network(ENSEMBLE, members=[{"network": name, "arguments": {...}}, ...])``.
+
+A member may say with ``"votes": [...]`` how much each of its outputs counts; all of them must say so then.
+"""
 
 
 def build_network(name: str, **arguments) -> nn.Module:
@@ -94,7 +97,8 @@ def build_network(name: str, **arguments) -> nn.Module:
         If the name or an argument does not exist, or the network refuses a value.
     """
     if name == ENSEMBLE:
-        return Ensemble([build_network(kind, **settings) for kind, settings in _members(**arguments)])
+        members = [build_network(kind, **settings) for kind, settings in _members(**arguments)]
+        return Ensemble(members, ensemble_votes(arguments["members"]))
     if name not in NETWORKS:
         raise DataError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}")
     known = inspect.signature(NETWORKS[name].build).parameters
@@ -121,6 +125,17 @@ def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple
     if unknown or not found:
         raise DataError(f"{ENSEMBLE} takes one argument, members, which names at least one network")
     return found
+
+
+def ensemble_votes(members: Sequence[Mapping[str, Any]]) -> list[Sequence[float]] | None:
+    """How much each output of each member counts; None where all count alike."""
+    votes = [member["votes"] for member in members if member.get("votes")]
+    if not votes:
+        return None
+    alike = len(votes) == len(members) and len(set(map(len, votes))) == 1
+    if not alike or min(map(min, votes)) < 0 or not all(map(any, zip(*votes, strict=True))):
+        raise DataError(f"{ENSEMBLE} needs as many votes of every member, none below 0, and one for every output, not {votes}")
+    return votes
 
 
 def channels_last(image: torch.Tensor) -> torch.Tensor:
