@@ -58,10 +58,12 @@ def outline_enhancement(
     if not certain.any():
         return certain
     box = ndimage.find_objects(candidates.astype(np.uint8))[0]
-    before, after = (_brightness(image, channel, probabilities[1], spacing, box) for channel in (0, 1))
+    places = np.nonzero(candidates[box])
+    before, after = (_brightness(image, channel, probabilities[1], spacing, box, places) for channel in (0, 1))
     if before is None or after is None:
         return certain
-    bright = candidates[box] & (after > brighter) & (after - before > TAKEN_UP)
+    bright = np.zeros_like(candidates[box])
+    bright[places] = (after > brighter) & (after - before > TAKEN_UP)
     pieces, _ = ndimage.label(bright, structure=np.ones((3, 3, 3)))
     begun = np.unique(pieces[bright & certain[box]])
     grown = np.zeros_like(certain)
@@ -70,12 +72,17 @@ def outline_enhancement(
 
 
 def _brightness(
-    image: np.ndarray, channel: int, tumour: np.ndarray, spacing: Sequence[float], box: tuple[slice, slice, slice]
+    image: np.ndarray,
+    channel: int,
+    tumour: np.ndarray,
+    spacing: Sequence[float],
+    box: tuple[slice, slice, slice],
+    places: tuple[np.ndarray, ...],
 ) -> np.ndarray | None:
-    """How much brighter a part of one modality is than white matter nearby; None without white matter brighter than fluid."""
+    """How much brighter voxels of a box are than white matter nearby, (N,); None without white matter brighter than fluid."""
     steps = [max(1, round(COARSE_MM / edge)) for edge in spacing]
     coarse = tuple(slice(None, None, step) for step in steps)
-    t1, values = image[0][coarse], image[channel][coarse].astype(np.float32)
+    t1, values = _finite(image[0][coarse]), _finite(image[channel][coarse])
     normal = (t1 != 0) & (tumour[coarse] < NORMAL)
     if not normal.any():
         return None
@@ -93,7 +100,12 @@ def _brightness(
     differences, weights = (ndimage.gaussian_filter(part, scales, truncate=3.0) for part in parts)
     # Deep in a large tumour no white matter is near, and the volume's own median stands for it.
     nearby = middle + differences / (weights + 0.02)
-    places = [np.arange(part.start, part.stop) / step for part, step in zip(box, steps, strict=True)]
-    reference = ndimage.map_coordinates(nearby, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest")
-    smooth = ndimage.gaussian_filter(image[channel][box].astype(np.float32), [SMOOTH_MM / edge for edge in spacing])
-    return (smooth - reference) / contrast
+    on_coarse = [(part.start + place) / step for part, place, step in zip(box, places, steps, strict=True)]
+    reference = ndimage.map_coordinates(nearby, on_coarse, order=1, mode="nearest")
+    smooth = ndimage.gaussian_filter(_finite(image[channel][box]), [SMOOTH_MM / edge for edge in spacing])
+    return (smooth[places] - reference) / contrast
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """As float32, with 0 for what is no number, as preparation reads an image too."""
+    return np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)

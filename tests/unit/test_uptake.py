@@ -61,13 +61,14 @@ def test_what_is_sure_but_not_bright_does_not_enhance():
     assert grown[:, :, 39].any() and not grown[:, :, 43:].any()
 
 
-@pytest.mark.parametrize("units", ["counts", "z-scores", "one gain a modality"])
+@pytest.mark.parametrize("units", ["counts", "z-scores", "one gain a modality", "no number outside the brain"])
 def test_units_and_normalisation_do_not_matter(units):
     image = head()
     changed = {
         "counts": (image * 700).astype(np.int16),
         "z-scores": np.where(HEAD, (image - 0.7) / 0.2, 0),
         "one gain a modality": image * np.reshape([3, 50, 1, 1], (4, 1, 1, 1)),
+        "no number outside the brain": np.where(HEAD, image, np.nan),
     }[units]
     grown = [outline_enhancement(blurred(), each, (1, 1, 1), **HOW) for each in (image, changed)]
     assert overlap(*grown) > 0.99
