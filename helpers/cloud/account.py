@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import sys
 from dataclasses import dataclass
 
 import boto3
+from sagemaker_rehearsal import Rehearsal, start_rehearsal
 
-from helpers.cloud.rehearsal import Rehearsal, RehearsalSettings, find_account, start_rehearsal
 from helpers.cloud.storage import open_bucket
 from helpers.data.files import DataError
 
-CHOICES = ("auto", "yes", "no")
+CHOICES = ("yes", "no")
+SERVE = f"{shlex.quote(sys.executable)} -m helpers.cloud.serve"
+"""What serves a model in a rehearsal, as the image does in AWS."""
 ROLE = "brain-tumour-segmentation"
 IMAGE = {"framework": "pytorch-amzn2023", "version": "2.13", "image_scope": "training"}
 """AWS's training image: it trains, tunes and prepares; the image that serves is built from it."""
@@ -63,14 +67,14 @@ class Account:
 
 
 def open_account(
-    rehearse: str = "auto", *, region: str = "us-east-1", role: str = "", bucket: str = "", grace: float = 0.0
+    rehearse: str = "yes", *, region: str = "us-east-1", role: str = "", bucket: str = "", grace: float = 0.0
 ) -> Account:
     """Find the account, or start a rehearsal in its place.
 
     Parameters
     ----------
     rehearse : str
-        "auto" takes a real account where variables or files of one are set up, and otherwise rehearses; "yes" and "no" insist.
+        "yes" rehearses, whatever account is set up on this machine; "no" takes that account.
     region : str
     role : str
         ARN of the execution role in a real account; a rehearsal makes its own.
@@ -82,12 +86,12 @@ def open_account(
     Raises
     ------
     DataError
-        If credentials and choice contradict each other, or a real account lacks its role.
+        If there is no such choice, or a real account lacks its role.
     """
     if rehearse not in CHOICES:
         raise DataError(f"REHEARSE is {rehearse!r}; choose one of {', '.join(CHOICES)}")
-    real = rehearse == "no" or (rehearse == "auto" and bool(find_account()))
-    rehearsal = None if real else start_rehearsal(RehearsalSettings(region, grace=grace)).apply()
+    real = rehearse == "no"
+    rehearsal = None if real else start_rehearsal(region, serve=SERVE, grace=grace).apply()
     try:
         if real and not role:
             raise DataError("a real account needs ROLE, the ARN of the execution role; the policies folder says what it may do")

@@ -15,7 +15,7 @@ from helpers.data.files import DataError
 from helpers.workspace import REPOSITORY
 
 PACKAGE, SUFFIXES = "helpers", (".py", ".json")
-LEFT_OUT = ("helpers/cloud/rehearsal", "helpers/running", "helpers/models/released")
+LEFT_OUT = ("helpers/running", "helpers/models/released")
 """Parts of the package that no job needs."""
 ENTRY = "train.py"
 ENTRY_CODE = """import sys

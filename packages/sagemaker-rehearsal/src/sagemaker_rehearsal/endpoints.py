@@ -1,4 +1,4 @@
-"""Endpoints: the serving process of a model, and the three roads to it: real time, asynchronous, without server."""
+"""Endpoints: the serving process of a model, asked in real time or through S3."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import requests
 
-from helpers.cloud.rehearsal import limits
-from helpers.cloud.rehearsal.hosting import STARTUP_SECONDS, Server, start_server
-from helpers.cloud.rehearsal.limits import AwsError, invalid
-from helpers.cloud.rehearsal.records import Record
-from helpers.cloud.rehearsal.world import World
+from sagemaker_rehearsal import limits
+from sagemaker_rehearsal.hosting import STARTUP_SECONDS, Server, start_server
+from sagemaker_rehearsal.limits import AwsError, invalid
+from sagemaker_rehearsal.records import Record
+from sagemaker_rehearsal.world import World
 
 ACCEPT = "X-Amzn-SageMaker-Accept"
 PASSED_ON = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Session-Id")
@@ -74,14 +74,6 @@ class Endpoints:
         self._live[record.name] = live
         self._show(record, live)
 
-    def update(self, record: Record, config: str) -> None:
-        """Start what another configuration asks for, then take it in place of the present one."""
-        live = self._build(record, config)
-        old, self._live[record.name] = self._live[record.name], live
-        record.request = {**record.request, "EndpointConfigName": config}
-        self._show(record, live)
-        old.stop(self.world.grace)
-
     def stop(self, record: Record) -> None:
         """End the processes of an endpoint."""
         if live := self._live.pop(record.name, None):
@@ -111,10 +103,7 @@ class Endpoints:
                 "VariantName": variant.config["VariantName"],
                 "CurrentWeight": variant.config.get("InitialVariantWeight", 1.0),
             }
-            if serverless := variant.config.get("ServerlessConfig"):
-                one["CurrentServerlessConfig"] = serverless
-            else:
-                one |= dict.fromkeys(("CurrentInstanceCount", "DesiredInstanceCount"), len(variant.servers))
+            one |= dict.fromkeys(("CurrentInstanceCount", "DesiredInstanceCount"), len(variant.servers))
             shown.append(one)
         more = {"AsyncInferenceConfig": wanted} if (wanted := live.config.get("AsyncInferenceConfig")) else {}
         record.update(EndpointStatus="InService", ProductionVariants=shown, **more)
@@ -136,7 +125,7 @@ class Endpoints:
         if live.queue is not None:
             raise AwsError("ValidationError", f"Endpoint {name} is asynchronous; use InvokeEndpointAsync.")
         variant = _choose(live, headers.get("X-Amzn-SageMaker-Target-Variant"))
-        limit = limits.SERVERLESS_BYTES if variant.config.get("ServerlessConfig") else limits.REALTIME_BYTES
+        limit = limits.REALTIME_BYTES
         if len(body) > limit:
             raise AwsError(
                 "ValidationError", f"Request body of {len(body)} bytes exceeds the limit of {limit} bytes.", status=413

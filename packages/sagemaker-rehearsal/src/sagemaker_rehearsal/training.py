@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.cloud.rehearsal.containers import Container
-from helpers.cloud.rehearsal.limits import DAY, FAILURE_CHARACTERS, invalid
-from helpers.cloud.rehearsal.logs import Tail, compile_metrics
-from helpers.cloud.rehearsal.objects import Mirror
-from helpers.cloud.rehearsal.records import Record
-from helpers.cloud.rehearsal.world import World
+from sagemaker_rehearsal.containers import Container
+from sagemaker_rehearsal.limits import DAY, FAILURE_CHARACTERS, invalid
+from sagemaker_rehearsal.logs import Tail, compile_metrics
+from sagemaker_rehearsal.objects import Mirror
+from sagemaker_rehearsal.records import Record
+from sagemaker_rehearsal.world import World
 
 GROUP = "/aws/sagemaker/TrainingJobs"
 SYNC = 0.5

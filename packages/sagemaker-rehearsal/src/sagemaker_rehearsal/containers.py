@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -152,16 +153,27 @@ class Container:
         self.kill()
 
 
-def write_programs(folder: Path, repository: Path) -> Path:
-    """Commands that the image brings: ``serve`` and ``train``, by the Python of this environment, and a pip that only looks."""
+def write_programs(folder: Path, serve: str) -> Path:
+    """Write the commands that the image brings: ``serve``, ``train``, and a pip that only looks.
+
+    Parameters
+    ----------
+    folder : Path
+    serve : str
+        Shell command of the serving process; empty if there is none.
+    """
     pip = folder / "python/pip"
     pip.mkdir(parents=True)
     (pip / "__init__.py").touch()
-    shutil.copyfile(Path(__file__).with_name("pip.py"), pip / "__main__.py")
-    modules = {"serve": 'helpers.cloud.serve --model-dir "$SM_MODEL_DIR"', "train": "helpers.cloud.rehearsal.toolkit"}
-    for name, words in modules.items():
+    shutil.copyfile(Path(__file__).with_name("pip_stand_in.py"), pip / "__main__.py")
+    missing = "echo 'this rehearsal has no serving program; name one: start_rehearsal(serve=...)'; exit 1"
+    lines = {
+        "serve": f"exec {serve}" if serve else missing,
+        "train": f"exec {shlex.quote(sys.executable)} -m sagemaker_rehearsal.toolkit",
+    }
+    for name, line in lines.items():
         path = folder / name
-        path.write_text(f'#!/bin/sh\nPYTHONPATH="{repository}" exec "{sys.executable}" -m {words}\n')
+        path.write_text(f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))}\n{line}\n")
         path.chmod(0o755)
     return folder
 

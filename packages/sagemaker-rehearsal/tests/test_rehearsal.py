@@ -17,6 +17,8 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+from sagemaker_rehearsal import start_rehearsal
+from sagemaker_rehearsal.session import without_aws
 
 ROLE = "arn:aws:iam::123456789012:role/Execution"
 ENDED = {"Completed", "Failed", "Stopped"}
@@ -261,8 +263,8 @@ def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(sagemaker, buck
 
 LIFE = """
 import sys, time, boto3
-from helpers.cloud.rehearsal import RehearsalSettings, start_rehearsal
-rehearsal = start_rehearsal(RehearsalSettings(private=sys.argv[1] == "private")).apply()
+from sagemaker_rehearsal import start_rehearsal
+rehearsal = start_rehearsal(private=sys.argv[1] == "private").apply()
 boto3.client("sagemaker").create_training_job(
     TrainingJobName="job", RoleArn="arn:aws:iam::123456789012:role/Execution",
     AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File",
@@ -291,7 +293,7 @@ def below(pid: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("victim", ["caller", "server"])
 def test_nothing_is_left_when_it_is_killed(rehearsal, isolation, victim):
     """SIGKILL to the program that started it, or to its server: no process, no mount and no file stays."""
-    hidden = {name: value for name, value in os.environ.items() if name not in rehearsal.environment}
+    hidden = without_aws(os.environ)
     command = [sys.executable, "-c", LIFE, isolation]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=hidden) as caller:
         folder, janitor = caller.stdout.readline().split()
@@ -301,7 +303,7 @@ def test_nothing_is_left_when_it_is_killed(rehearsal, isolation, victim):
             time.sleep(0.05)
         family = [psutil.Process(int(janitor)), *below(int(janitor))]
         assert len(sleeping()) == 2
-        server = next(one for one in family if one.cmdline()[1:3] == ["-m", "helpers.cloud.rehearsal.server"])
+        server = next(one for one in family if one.cmdline()[1:3] == ["-m", "sagemaker_rehearsal.server"])
         os.kill(caller.pid if victim == "caller" else server.pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while any(lives(one) for one in family) and time.monotonic() < deadline:
@@ -312,10 +314,89 @@ def test_nothing_is_left_when_it_is_killed(rehearsal, isolation, victim):
     assert folder not in Path("/proc/self/mountinfo").read_text() if sys.platform == "linux" else True
 
 
+SECRET = "not-to-be-seen-anywhere"
+ACCOUNT = """
+import boto3, os, pathlib, sys
+from sagemaker_rehearsal import start_rehearsal
+before = dict(os.environ)
+with start_rehearsal("eu-west-1") as rehearsal:
+    rehearsal.apply()
+    boto3.client("s3").create_bucket(Bucket="inside", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    assert boto3.client("sagemaker").meta.region_name == "eu-west-1"
+    assert boto3.Session().available_profiles == []
+    janitor = str(rehearsal._janitor.pid)
+    family = [janitor, *pathlib.Path(f"/proc/{janitor}/task/{janitor}/children").read_text().split()]
+    for process in family:
+        assert sys.argv[1].encode() not in pathlib.Path(f"/proc/{process}/environ").read_bytes(), process
+    assert len(family) > 1 and sys.argv[1] not in str(dict(os.environ))
+assert dict(os.environ) == before
+"""
+
+
+@pytest.mark.parametrize(
+    "shell", [{}, {"AWS_PROFILE": "clinic", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL_S3": "http://x"}]
+)
+def test_an_account_of_the_machine_is_hidden_and_comes_back(rehearsal, shell, tmp_path):
+    """A region in ~/.aws/config is enough to make boto3 look there; a profile that does not exist makes it fail."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/config").write_text("[default]\nregion = eu-central-1\n[profile clinic]\nregion = eu-north-1\n")
+    (tmp_path / ".aws/credentials").write_text(f"[default]\naws_access_key_id = x\naws_secret_access_key = {SECRET}\n")
+    environment = {**without_aws(os.environ), "HOME": str(tmp_path), **shell}
+    done = subprocess.run([sys.executable, "-c", ACCOUNT, SECRET], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_runs_a_program_inside(rehearsal):
-    hidden = {name: value for name, value in os.environ.items() if name not in rehearsal.environment}
     code = "import boto3, sys; boto3.client('s3').create_bucket(Bucket='inside'); sys.exit(5)"
-    command = [sys.executable, "-m", "helpers", "rehearse", "--", sys.executable, "-c", code]
-    assert subprocess.run(command, env=hidden, check=False).returncode == 5
-    refused = subprocess.run(command, env={**hidden, "AWS_PROFILE": "clinic"}, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1 and "AWS_PROFILE" in refused.stderr
+    command = [sys.executable, "-m", "sagemaker_rehearsal", "--", sys.executable, "-c", code]
+    environment = {**without_aws(os.environ), "AWS_PROFILE": "clinic"}
+    assert subprocess.run(command, env=environment, check=False).returncode == 5
+
+
+SERVE = """
+import http.server, os, pathlib
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.end_headers()
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(400 if body == b"bad" else 200), self.end_headers()
+        self.wfile.write(pathlib.Path(os.environ["SM_MODEL_DIR"], "greeting").read_bytes() + body)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+"""
+
+
+def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
+    (tmp_path / "serve.py").write_text(SERVE)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        greeting = tarfile.TarInfo("greeting")
+        greeting.size = 6
+        archive.addfile(greeting, io.BytesIO(b"hello "))
+    with start_rehearsal(serve=f"{sys.executable} {tmp_path / 'serve.py'}", grace=2.0) as own:
+        make = lambda service: boto3.Session("rehearsal", "rehearsal", region_name="us-east-1").client(  # noqa: E731
+            service, endpoint_url=own.address
+        )
+        s3, sagemaker, runtime = make("s3"), make("sagemaker"), make("sagemaker-runtime")
+        s3.create_bucket(Bucket="own-bucket")
+        s3.put_object(Bucket="own-bucket", Key="model.tar.gz", Body=stream.getvalue())
+        s3.put_object(Bucket="own-bucket", Key="bad", Body=b"bad")
+        container = {"Image": "image", "ModelDataUrl": "s3://own-bucket/model.tar.gz"}
+        sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
+        variant = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        later = {"OutputConfig": {"S3OutputPath": "s3://own-bucket/out", "S3FailurePath": "s3://own-bucket/failed"}}
+        for name, more in {"now": {}, "later": {"AsyncInferenceConfig": later}}.items():
+            sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], **more)
+            sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        for name in ("now", "later"):
+            described = wait(lambda name=name: sagemaker.describe_endpoint(EndpointName=name))
+            assert described["EndpointStatus"] == "InService", described
+        assert runtime.invoke_endpoint(EndpointName="now", Body=b"world")["Body"].read() == b"hello world"
+        with pytest.raises(ClientError, match=r"client error \(400\)"):
+            runtime.invoke_endpoint(EndpointName="now", Body=b"bad")
+        with pytest.raises(ClientError, match="exceeds the limit"):
+            runtime.invoke_endpoint(EndpointName="now", Body=bytes(26 * 2**20))
+        answer = runtime.invoke_endpoint_async(EndpointName="later", InputLocation="s3://own-bucket/bad")
+        key = answer["FailureLocation"].removeprefix("s3://own-bucket/")
+        s3.get_waiter("object_exists").wait(Bucket="own-bucket", Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+        assert b"client error (400)" in s3.get_object(Bucket="own-bucket", Key=key)["Body"].read()

@@ -1,6 +1,6 @@
 """Keeps watch over a rehearsal from outside, so that nothing stays behind however it ends.
 
-Run as a script by `helpers.cloud.rehearsal.session`: ``janitor.py FOLDER PARENT COMMAND...``. It imports nothing but the
+Run as a script by `sagemaker_rehearsal.session`: ``janitor.py FOLDER PARENT COMMAND...``. It imports nothing but the
 standard library, because it must be there before anything else can fail. It holds the lock on the folder, starts the
 command, and ends everything as soon as the command ends, the parent is gone (killed, too) or a signal asks for it.
 """

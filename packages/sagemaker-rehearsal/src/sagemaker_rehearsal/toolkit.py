@@ -6,15 +6,15 @@ become options of the program.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import boto3
+
+from sagemaker_rehearsal.objects import extract
 
 
 def main() -> int:
@@ -25,8 +25,7 @@ def main() -> int:
     bucket, _, key = own["sagemaker_submit_directory"].removeprefix("s3://").partition("/")
     content = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     code = root / "code"
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        archive.extractall(code, filter="data")
+    extract(content, code)
     words = [word for name, text in values.items() if name not in own for word in (f"--{name}", str(_plain(text)))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     channels = [path for path in (root / "input/data").iterdir() if path.is_dir()]

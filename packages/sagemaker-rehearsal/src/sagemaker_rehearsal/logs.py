@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from helpers.cloud.rehearsal.containers import Container
+from sagemaker_rehearsal.containers import Container
 
 PAUSE = 0.2
 """Seconds between two deliveries of lines."""

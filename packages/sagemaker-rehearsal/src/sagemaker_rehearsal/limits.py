@@ -10,10 +10,7 @@ from collections.abc import Mapping
 
 MIB = 2**20
 REALTIME_BYTES, REALTIME_SECONDS = 25 * MIB, 60.0
-SERVERLESS_BYTES = 4 * MIB
 ASYNC_BYTES, ASYNC_SECONDS = 1024 * MIB, 3600.0
-BATCH_MIB, BATCH_DEFAULT_MIB, BATCH_SECONDS = 100, 6, 3600.0
-SERVERLESS_MEMORY = (1024, 2048, 3072, 4096, 5120, 6144)
 FAILURE_CHARACTERS = 1024
 DAY = 86_400
 LONGEST_SECONDS = {"training": 28 * DAY, "processing": 5 * DAY}
@@ -94,25 +91,11 @@ def check_tuning(request: Mapping) -> None:
         raise invalid("The rehearsal runs tuning jobs with one TrainingJobDefinition.")
 
 
-def check_transform(request: Mapping) -> None:
-    """Raise `AwsError` for a batch transform that AWS would not take."""
-    payload, concurrent = request.get("MaxPayloadInMB", BATCH_DEFAULT_MIB), request.get("MaxConcurrentTransforms", 1)
-    if payload > BATCH_MIB or payload * max(concurrent, 1) > BATCH_MIB:
-        raise invalid("MaxPayloadInMB, and its product with MaxConcurrentTransforms, must not exceed 100 MB.")
-    if (request["TransformInput"].get("SplitType") or "None") != "None":
-        raise invalid("The rehearsal sends whole objects: SplitType must be None.")
-
-
 def check_variants(request: Mapping) -> None:
     """Raise `AwsError` for an endpoint configuration that AWS would not take."""
     for variant in request["ProductionVariants"]:
-        serverless = variant.get("ServerlessConfig")
-        if serverless and serverless["MemorySizeInMB"] not in SERVERLESS_MEMORY:
-            raise invalid(f"MemorySizeInMB must be one of {', '.join(map(str, SERVERLESS_MEMORY))}.")
-        if serverless and (variant.get("InstanceType") or request.get("AsyncInferenceConfig")):
-            raise invalid("A serverless variant has neither an instance type nor asynchronous inference.")
-        if not serverless and not variant.get("InstanceType"):
-            raise invalid(f"Variant {variant['VariantName']} needs an InstanceType or a ServerlessConfig.")
+        if not variant.get("InstanceType"):
+            raise invalid(f"Variant {variant['VariantName']} needs an InstanceType; the rehearsal has no serverless endpoints.")
         if request.get("AsyncInferenceConfig") and len(request["ProductionVariants"]) > 1:
             raise invalid("An asynchronous endpoint has one production variant.")
 

@@ -10,24 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from helpers.cloud.rehearsal import limits
-from helpers.cloud.rehearsal.endpoints import Endpoints
-from helpers.cloud.rehearsal.limits import AwsError
-from helpers.cloud.rehearsal.processing import run_processing
-from helpers.cloud.rehearsal.records import KINDS, Kind, Record
-from helpers.cloud.rehearsal.training import run_training
-from helpers.cloud.rehearsal.transform import run_transform
-from helpers.cloud.rehearsal.tuning import Trials, run_tuning
-from helpers.cloud.rehearsal.world import World
+from sagemaker_rehearsal import limits
+from sagemaker_rehearsal.endpoints import Endpoints
+from sagemaker_rehearsal.limits import AwsError
+from sagemaker_rehearsal.processing import run_processing
+from sagemaker_rehearsal.records import KINDS, Kind, Record
+from sagemaker_rehearsal.training import run_training
+from sagemaker_rehearsal.tuning import Trials, run_tuning
+from sagemaker_rehearsal.world import World
 
 CHECKS: dict[str, Callable[[Mapping], None]] = {
     "TrainingJob": limits.check_training,
     "ProcessingJob": limits.check_processing,
-    "TransformJob": limits.check_transform,
     "HyperParameterTuningJob": limits.check_tuning,
     "EndpointConfig": limits.check_variants,
 }
-JOBS = ("TrainingJob", "ProcessingJob", "TransformJob", "HyperParameterTuningJob")
+JOBS = ("TrainingJob", "ProcessingJob", "HyperParameterTuningJob")
 
 
 class ControlPlane:
@@ -43,7 +41,6 @@ class ControlPlane:
         self.endpoints = Endpoints(world)
         self.trials = Trials(self.start)
         self.operations: dict[str, Callable[[dict], dict]] = {
-            "UpdateEndpoint": self._update_endpoint,
             "ListTrainingJobsForHyperParameterTuningJob": lambda request: {
                 "TrainingJobSummaries": self.trials.summaries(
                     self.records.get("HyperParameterTuningJob", request["HyperParameterTuningJobName"])
@@ -72,8 +69,6 @@ class ControlPlane:
         CHECKS.get(kind, lambda request: None)(request)
         if kind == "HyperParameterTuningJob":
             limits.check_name(request["HyperParameterTuningJobName"], limits.TUNING_NAME)
-        if kind == "TransformJob":
-            self.records.get("Model", request["ModelName"])
         if kind == "EndpointConfig":
             for variant in request["ProductionVariants"]:
                 self.records.get("Model", variant["ModelName"])
@@ -86,7 +81,6 @@ class ControlPlane:
         work = {
             "TrainingJob": lambda: run_training(self.world, record),
             "ProcessingJob": lambda: run_processing(self.world, record),
-            "TransformJob": lambda: run_transform(self.world, record),
             "HyperParameterTuningJob": lambda: run_tuning(self.trials, record),
             "Endpoint": lambda: self.endpoints.start(record),
         }[kind]
@@ -120,16 +114,6 @@ class ControlPlane:
             self.endpoints.stop(record)
         return {}
 
-    def _update_endpoint(self, request: Mapping) -> dict:
-        record = self.records.get("Endpoint", request["EndpointName"])
-        if record.status != "InService":
-            raise limits.invalid(f"Cannot update in-progress endpoint {record.arn}.")
-        self.records.get("EndpointConfig", request["EndpointConfigName"])
-        record.update(EndpointStatus="Updating")
-        work = lambda: self.endpoints.update(record, request["EndpointConfigName"])  # noqa: E731
-        threading.Thread(target=_guarded, args=(work, record), daemon=True).start()
-        return {"EndpointArn": record.arn}
-
     def _add_tags(self, request: Mapping) -> dict:
         record = self._tagged(request)
         added = {tag["Key"]: tag for tag in [*(record.request.get("Tags") or []), *request["Tags"]]}
@@ -153,7 +137,7 @@ def _guarded(work: Callable[[], None], record: Record) -> None:
     except Exception as error:
         reason = error.message if isinstance(error, AwsError) else f"InternalServerError: {type(error).__name__}: {error}"
         more = {"SecondaryStatus": "Failed"} if record.kind.name == "TrainingJob" else {}
-        end = {"TrainingJob": "TrainingEndTime", "ProcessingJob": "ProcessingEndTime", "TransformJob": "TransformEndTime"}
+        end = {"TrainingJob": "TrainingEndTime", "ProcessingJob": "ProcessingEndTime"}
         if record.kind.name in end:
             more[end[record.kind.name]] = time.time()
         record.update(FailureReason=reason[: limits.FAILURE_CHARACTERS], **{record.kind.status_key: "Failed"}, **more)

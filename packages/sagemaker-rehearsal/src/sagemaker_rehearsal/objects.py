@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from helpers.cloud.rehearsal.limits import invalid
+from sagemaker_rehearsal.limits import invalid
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -113,9 +113,24 @@ class Objects:
 
     def unpack(self, uri: str, folder: Path) -> None:
         """The files of a tar.gz; nothing of it gets out of `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(fileobj=io.BytesIO(self.read(uri)), mode="r:gz") as archive:
-            archive.extractall(folder, filter="data")
+        extract(self.read(uri), folder)
+
+
+def extract(content: bytes, folder: Path) -> None:
+    """Write the files of a tar.gz into a folder: plain files only, none outside it.
+
+    `tarfile`'s own filter for this came with Python 3.11.4.
+    """
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        for member in archive:
+            if member.isdir():
+                continue
+            if not member.isfile():
+                raise invalid(f"{member.name!r} in the archive is a link or a device; pack the files themselves.")
+            target = folder.joinpath(*_safe_parts(member.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.extractfile(member).read())
+            target.chmod(0o644 | member.mode & 0o111)
 
 
 class Mirror:

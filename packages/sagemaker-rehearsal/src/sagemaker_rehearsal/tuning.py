@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from helpers.cloud.rehearsal.limits import invalid
-from helpers.cloud.rehearsal.records import Record
+from sagemaker_rehearsal.limits import invalid
+from sagemaker_rehearsal.records import Record
 
 ENDED = {"Completed", "Failed", "Stopped"}
 OBJECTIVE = "_tuning_objective_metric"

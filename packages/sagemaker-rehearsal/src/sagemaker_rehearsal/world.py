@@ -11,10 +11,9 @@ from pathlib import Path
 
 import boto3
 
-from helpers.cloud.rehearsal.containers import Machine
-from helpers.cloud.rehearsal.guard import KEY
-from helpers.cloud.rehearsal.objects import Objects
-from helpers.cloud.rehearsal.records import Records
+from sagemaker_rehearsal.containers import Machine
+from sagemaker_rehearsal.objects import Objects
+from sagemaker_rehearsal.records import KEY, Records
 
 
 @dataclass(frozen=True)

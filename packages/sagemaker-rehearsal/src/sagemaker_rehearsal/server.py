@@ -1,6 +1,6 @@
 """The process of a rehearsal: moto and the data plane behind one address on loopback.
 
-Started by `helpers.cloud.rehearsal.session` as ``python -m helpers.cloud.rehearsal.server FOLDER SETTINGS``. When it is ready
+Started by `sagemaker_rehearsal.session` as ``python -m sagemaker_rehearsal.server FOLDER SETTINGS``. When it is ready
 it writes ``ready.json`` into the folder.
 """
 
@@ -20,14 +20,12 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from helpers.cloud.rehearsal.containers import INSIDE, PRIVATE, Machine, namespaces_work, write_programs
-from helpers.cloud.rehearsal.control import ControlPlane
-from helpers.cloud.rehearsal.guard import KEY
-from helpers.cloud.rehearsal.limits import AwsError
-from helpers.cloud.rehearsal.proxy import Authority, serve_proxy
-from helpers.cloud.rehearsal.records import ACCOUNT, Records
-from helpers.cloud.rehearsal.world import World
-from helpers.workspace import REPOSITORY
+from sagemaker_rehearsal.containers import INSIDE, PRIVATE, Machine, namespaces_work, write_programs
+from sagemaker_rehearsal.control import ControlPlane
+from sagemaker_rehearsal.limits import AwsError
+from sagemaker_rehearsal.proxy import Authority, serve_proxy
+from sagemaker_rehearsal.records import ACCOUNT, KEY, Records
+from sagemaker_rehearsal.world import World
 
 TARGET = "SageMaker."
 SCOPE = "/sagemaker/aws4_request"
@@ -67,8 +65,8 @@ class Application:
         return Response(json.dumps(result), content_type="application/x-amz-json-1.1")
 
     def _invoke(self, path: str, request: Request) -> Response:
-        _, _, name, road = path.split("/")
-        if road == "async-invocations":
+        _, _, name, kind = path.split("/")
+        if kind == "async-invocations":
             identifier, output, failure = self.control.endpoints.invoke_later(name, request.headers)
             places = {"X-Amzn-SageMaker-OutputLocation": output, "X-Amzn-SageMaker-FailureLocation": failure}
             body = json.dumps({"InferenceId": identifier})
@@ -101,7 +99,7 @@ def main(folder: Path, settings: dict) -> None:
     for part in ("groups", "work"):
         (folder / part).mkdir()
     records = Records(settings["region"])
-    programs = write_programs(folder / "bin", REPOSITORY)
+    programs = write_programs(folder / "bin", settings["serve"])
     private = settings["private"] and Path(INSIDE).is_dir() and namespaces_work(PRIVATE)
     environment = {
         "AWS_ACCESS_KEY_ID": KEY,

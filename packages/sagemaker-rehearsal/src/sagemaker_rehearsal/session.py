@@ -1,4 +1,4 @@
-"""Starting and stopping a rehearsal, and the variables through which programs find it."""
+"""Start and stop a rehearsal, and give programs the variables through which they find it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from helpers.cloud.rehearsal.containers import PRIVATE, namespaces_work
-from helpers.cloud.rehearsal.guard import ENDPOINT, KEY, refuse_real_account
-from helpers.data.files import DataError
-from helpers.workspace import REPOSITORY
+from sagemaker_rehearsal.containers import PRIVATE, namespaces_work
+from sagemaker_rehearsal.records import KEY
 
 PREFIX = "sagemaker-rehearsal-"
 AS_USER = ("unshare", "--user", "--map-root-user", *PRIVATE[1:])
@@ -39,26 +36,8 @@ exec "$@"
 """Makes /opt/ml in a namespace of its own, where the machine has none: nothing is written to the machine's /opt."""
 
 
-@dataclass(frozen=True)
-class RehearsalSettings:
-    """How a rehearsal runs.
-
-    Attributes
-    ----------
-    region : str
-        That it plays.
-    grace : float
-        Seconds between SIGTERM and SIGKILL for a job that is to end; AWS gives 120.
-    private : bool
-        Whether to give each container its own ``/opt/ml`` where the system allows that.
-    patience : float
-        Seconds in which it must have started.
-    """
-
-    region: str = "us-east-1"
-    grace: float = 120.0
-    private: bool = True
-    patience: float = 60.0
+class RehearsalError(RuntimeError):
+    """A rehearsal that cannot start."""
 
 
 class Rehearsal:
@@ -74,9 +53,9 @@ class Rehearsal:
         One sentence: how far the containers of jobs are apart from this machine.
     """
 
-    def __init__(self, folder: Path, janitor: subprocess.Popen, ready: dict, settings: RehearsalSettings) -> None:
+    def __init__(self, folder: Path, janitor: subprocess.Popen, ready: dict, region: str) -> None:
         self._folder, self._janitor = folder, janitor
-        self._before: dict[str, str | None] = {}
+        self._before: dict[str, str] | None = None
         self.address: str = ready["address"]
         self.isolation = (
             "each job has its own /opt/ml and its own processes"
@@ -87,10 +66,11 @@ class Rehearsal:
         config = folder / "sagemaker.yaml"
         config.write_text("SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n")
         self.environment = {
+            **_aws_files(folder),
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": KEY,
-            "AWS_REGION": settings.region,
-            "AWS_DEFAULT_REGION": settings.region,
+            "AWS_REGION": region,
+            "AWS_DEFAULT_REGION": region,
             "AWS_ENDPOINT_URL": self.address,
             "AWS_CA_BUNDLE": ready["authority"],
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -100,6 +80,7 @@ class Rehearsal:
             "no_proxy": "127.0.0.1,localhost",
             "SAGEMAKER_VALIDATE_ROLE": "false",  # there is nothing to ask: moto does not simulate policies
             "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
+            "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config),
         }
 
     def __enter__(self) -> Rehearsal:
@@ -108,11 +89,18 @@ class Rehearsal:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def within(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment in which programs find the rehearsal, and nothing of the AWS account of this machine."""
+        return without_aws(environment) | self.environment
+
     def apply(self) -> Rehearsal:
-        """Set the variables in this process; `stop` puts back what was there."""
-        for name, value in self.environment.items():
-            self._before.setdefault(name, os.environ.get(name))
-            os.environ[name] = value
+        """Set the variables in this process and hide those of a real account; `stop` puts back what was there.
+
+        Clients of AWS that were made before stay with the account for which they were made.
+        """
+        if self._before is None:
+            self._before = dict(os.environ)
+            _replace_environment(self.within(os.environ))
         return self
 
     def interrupt(self, job: str = "", *, after: str = "", notice: bool = True) -> None:
@@ -136,44 +124,59 @@ class Rehearsal:
 
     def stop(self) -> None:
         """End all its processes, remove its files, and put the variables back."""
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self._before = {}
+        if self._before is not None:
+            changed = {name for name in self._before.keys() | self.environment.keys() if _is_aws(name)}
+            before = {name: value for name, value in self._before.items() if name in changed}
+            _replace_environment({name: value for name, value in os.environ.items() if name not in changed} | before)
+            self._before = None
         self._janitor.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._janitor.wait(timeout=15)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_rehearsal(settings: RehearsalSettings | None = None) -> Rehearsal:
+def start_rehearsal(
+    region: str = "us-east-1", *, serve: str = "", grace: float = 120.0, private: bool = True, patience: float = 60.0
+) -> Rehearsal:
     """Start a local AWS and wait until it answers.
+
+    Credentials, profiles and settings of a real account stay where they are; neither the rehearsal nor its jobs see them.
+
+    Parameters
+    ----------
+    region : str
+        That it plays.
+    serve : str
+        Shell command with which the image serves a model, such as ``python -m my_project.serve``. It finds the model in
+        ``$SM_MODEL_DIR`` and answers ``/ping`` and ``/invocations`` on ``$SAGEMAKER_BIND_TO_PORT``. Endpoints need it.
+    grace : float
+        Seconds between SIGTERM and SIGKILL for a job that is to end; AWS gives 120.
+    private : bool
+        Whether to give each container its own ``/opt/ml`` if the system allows that.
+    patience : float
+        Seconds in which it must have started.
 
     Raises
     ------
-    DataError
-        Where a real account or endpoint is set up, something that is needed is not installed, or it does not start.
+    RehearsalError
+        If something that is needed is not installed, or it does not start.
     """
-    settings = settings or RehearsalSettings()
-    refuse_real_account()
     for folder in _abandoned():
         shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    options = json.dumps({"region": settings.region, "grace": settings.grace, "private": settings.private})
-    server = [sys.executable, "-m", "helpers.cloud.rehearsal.server", str(folder), options]
-    first = next((words for words in (PRIVATE, AS_USER) if settings.private and namespaces_work(words)), None)
+    options = json.dumps({"region": region, "serve": serve, "grace": grace, "private": private})
+    server = [sys.executable, "-m", "sagemaker_rehearsal.server", str(folder), options]
+    first = next((words for words in (PRIVATE, AS_USER) if private and namespaces_work(words)), None)
     command = [*first, "sh", "-c", PREPARE, "rehearsal", str(folder), *server] if first else server
     janitor = subprocess.Popen(
         [sys.executable, "-I", str(Path(__file__).with_name("janitor.py")), str(folder), str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=without_aws(os.environ) | _aws_files(folder) | {"PYTHONPATH": _python_path()},
         start_new_session=True,
     )
-    deadline = time.monotonic() + settings.patience
+    deadline = time.monotonic() + patience
     while not (folder / "ready.json").is_file():
         if janitor.poll() is not None or time.monotonic() > deadline:
             log = folder / "server.log"
@@ -181,19 +184,40 @@ def start_rehearsal(settings: RehearsalSettings | None = None) -> Rehearsal:
             janitor.terminate()
             janitor.wait()
             shutil.rmtree(folder, ignore_errors=True)
-            raise DataError(f"the rehearsal did not start ({' '.join(said) or 'it ended at once'}); try again")
+            raise RehearsalError(f"the rehearsal did not start ({' '.join(said) or 'it ended at once'}); try again")
         time.sleep(0.02)
-    return Rehearsal(folder, janitor, json.loads((folder / "ready.json").read_text(encoding="utf-8")), settings)
+    return Rehearsal(folder, janitor, json.loads((folder / "ready.json").read_text(encoding="utf-8")), region)
 
 
-def _environment() -> dict[str, str]:
-    """This process's variables without proxies and endpoints, with this package in reach."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy") and not name.startswith(ENDPOINT)
-    }
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))}
+def without_aws(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without proxies and without every variable through which an AWS account is set up."""
+    return {name: value for name, value in environment.items() if not _is_aws(name)}
+
+
+def _is_aws(name: str) -> bool:
+    return name.startswith(("AWS_", "BOTO_", "SAGEMAKER_")) or name.lower().endswith("_proxy")
+
+
+def _aws_files(folder: Path) -> dict[str, str]:
+    """Variables that name an empty file in place of ``~/.aws/config`` and ``~/.aws/credentials``."""
+    empty = folder / "empty"
+    empty.touch()
+    return {"AWS_CONFIG_FILE": str(empty), "AWS_SHARED_CREDENTIALS_FILE": str(empty)}
+
+
+def _replace_environment(environment: Mapping[str, str]) -> None:
+    """Give this process an environment, and have boto3 forget the session that it made in another."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    if "boto3" in sys.modules:
+        sys.modules["boto3"].DEFAULT_SESSION = None
+
+
+def _python_path() -> str:
+    """This package in reach, and what the caller has in reach."""
+    own = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), own]))
 
 
 def _abandoned() -> Iterator[Path]:

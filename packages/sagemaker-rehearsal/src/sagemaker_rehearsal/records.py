@@ -7,10 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from helpers.cloud.rehearsal.limits import AwsError, check_name, invalid
+from sagemaker_rehearsal.limits import AwsError, check_name, invalid
 
 ACCOUNT = "123456789012"
 """The account that moto plays."""
+
+KEY = "rehearsal"
+"""Access key, and secret, of every rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,6 @@ KINDS = {
     for kind in (
         _job("TrainingJob", "training-job", "TrainingEndTime", "SecondaryStatus"),
         _job("ProcessingJob", "processing-job", "ProcessingEndTime", "FailureReason"),
-        _job("TransformJob", "transform-job", "TransformEndTime", "FailureReason"),
         Kind(
             "HyperParameterTuningJob",
             "hyper-parameter-tuning-job",

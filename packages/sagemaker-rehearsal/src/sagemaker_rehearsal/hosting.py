@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import requests
 
-from helpers.cloud.rehearsal.containers import Container
-from helpers.cloud.rehearsal.limits import invalid
-from helpers.cloud.rehearsal.logs import Tail
-from helpers.cloud.rehearsal.world import World
+from sagemaker_rehearsal.containers import Container
+from sagemaker_rehearsal.limits import invalid
+from sagemaker_rehearsal.logs import Tail
+from sagemaker_rehearsal.world import World
 
 STARTUP_SECONDS = 480.0
 """How long a container may take until it answers /ping, unless the variant says otherwise."""
@@ -51,19 +52,34 @@ def start_server(world: World, model: Mapping, name: str, *, group: str, seconds
             world.objects.fetch({"S3Uri": location}, root / "model")
         else:
             world.objects.unpack(location, root / "model")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**(described.get("Environment") or {}), "SAGEMAKER_BIND_TO_PORT": str(port)}
-    container = Container(world.machine, root, ["serve"], environment=environment, hosts=("localhost",))
-    tail = Tail(world.logs, group, f"{name}/i-{uuid.uuid4().hex[:17]}", container=container)
-    server, deadline = Server(container, port), time.monotonic() + seconds
+    with reserve_port() as port:
+        environment = {**(described.get("Environment") or {}), "SAGEMAKER_BIND_TO_PORT": str(port)}
+        container = Container(world.machine, root, ["serve"], environment=environment, hosts=("localhost",))
+        tail = Tail(world.logs, group, f"{name}/i-{uuid.uuid4().hex[:17]}", container=container)
+        return _wait_for_ping(Server(container, port), tail, name, time.monotonic() + seconds)
+
+
+@contextmanager
+def reserve_port() -> Iterator[int]:
+    """Keep a port of loopback for the server that is about to bind it.
+
+    The port stays bound, but nobody listens. Linux then gives it to no other program, and still to a server that sets
+    SO_REUSEADDR, as all usual ones do.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
+
+
+def _wait_for_ping(server: Server, tail: Tail, name: str, deadline: float) -> Server:
+    container = server.container
     while time.monotonic() < deadline:
         if not container.running:
             tail.join()
             raise invalid(f"The container exited with status {container.status} before it answered /ping: {tail.last}")
         try:
-            if requests.get(f"http://127.0.0.1:{port}/ping", timeout=2, proxies={"http": ""}).status_code == 200:
+            if requests.get(f"http://127.0.0.1:{server.port}/ping", timeout=2, proxies={"http": ""}).status_code == 200:
                 return server
         except requests.RequestException:
             pass
