@@ -17,8 +17,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from helpers.data.cases import discover
 from helpers.data.checks import check_cohort
-from helpers.data.layouts import discover
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import make_splits

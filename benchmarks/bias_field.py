@@ -1,7 +1,7 @@
 """The bias field of each modality, and what SimpleITK's N4 makes of the same image: ``python -m benchmarks.bias_field``.
 
 Both begin with the prepared grid of 2 mm. SimpleITK, where it is installed (``pip install SimpleITK``), gets every third voxel,
-which are the 6 mm that `helpers.data.bias` averages over, and the same pieces and iterations.
+which are the 6 mm that `helpers.data.preprocess` averages over, and the same pieces and iterations.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from unittest.mock import patch
 import numpy as np
 
 from helpers.data import preprocess
-from helpers.data.bias import CONVERGED, ITERATIONS, PIECES, correct_bias
-from helpers.data.layouts import Case, discover
+from helpers.data.cases import Case, discover
 from helpers.data.phantom import PhantomSettings, write_cohort
-from helpers.data.preprocess import PreprocessSettings, preprocess_case
+from helpers.data.preprocess import (
+    CONVERGED,
+    ITERATIONS,
+    PIECES,
+    PreprocessSettings,
+    correct_bias,
+    preprocess_case,
+)
 from helpers.regions import MODALITIES
 
 SPACING = (2.0, 2.0, 2.0)

@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 
 from helpers.data.calibration import measure, reference_statistics
-from helpers.data.layouts import discover
+from helpers.data.cases import discover, read_classes, read_image
 from helpers.data.phantom import make_phantom
-from helpers.data.reading import read_classes, read_image
 
 STATISTICS = Path(__file__).resolve().parents[1] / "helpers" / "data" / "reference_statistics.json"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers.data.layouts import discover
+from helpers.data.cases import discover
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.models.released import load_released
+from helpers.models.checkpoints import load_released
 from helpers.regions import REGIONS
 from helpers.training.transfer import transfer_scores
 

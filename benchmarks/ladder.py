@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from helpers.data.layouts import discover
+from helpers.data.cases import discover
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
+from helpers.models.checkpoints import load_released
 from helpers.models.networks import NETWORKS, build_network
-from helpers.models.released import load_released
 from helpers.profiling.compiling import missing_compiler
 from helpers.profiling.ladder import measure_ladder
 from helpers.profiling.machine import processor_name

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers.data.augment import training_transforms
-from helpers.data.layouts import discover
+from helpers.data.cases import discover
+from helpers.data.patches import training_transforms
 from helpers.data.phantom.anatomy import AnatomyRanges
 from helpers.data.phantom.core import CoreRanges
 from helpers.data.phantom.mimics import MimicRanges
@@ -26,7 +26,7 @@ from helpers.data.phantom.randomised import ContrastRanges, Randomisation
 from helpers.data.phantom.scanner import ScannerRanges
 from helpers.data.phantom.stream import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.phantom.tumour import TumourRanges
-from helpers.evaluation.testset import score_cases
+from helpers.evaluation.cohort import score_cases
 from helpers.models.checkpoints import load_checkpoint
 from helpers.regions import REGIONS
 from helpers.training.settings import TrainSettings

@@ -18,15 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.data.layouts import discover
+from helpers.data.cases import discover, read_image
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
-from helpers.data.reading import read_image
-from helpers.evaluation.inference import window_size
-from helpers.models.checkpoints import load_checkpoint
+from helpers.evaluation.predict import window_size
+from helpers.models.checkpoints import load_checkpoint, load_released
 from helpers.models.export import OnnxNetwork, export_onnx
 from helpers.models.networks import input_multiple
-from helpers.models.released import load_released
 from helpers.profiling.latency import STAGES, Route, predict_by_route
 
 

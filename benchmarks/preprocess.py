@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from helpers.data.files import read_volume
-from helpers.data.layouts import Case, discover
+from helpers.data.cases import Case, discover, read_volume
 from helpers.data.phantom import PhantomSettings, write_cohort
-from helpers.data.preprocess import PreprocessSettings, open_prepared, prepare_cohort
+from helpers.data.prepared import open_prepared
+from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.profiling.preparation import read_plainly
 
 

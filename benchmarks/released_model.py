@@ -13,16 +13,15 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from helpers.data.layouts import discover
+from helpers.data.cases import discover
 from helpers.data.phantom import PhantomSettings, draw_random_phantom, make_phantom
 from helpers.data.phantom.stream import HELD_OUT_SEED
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
-from helpers.evaluation.inference import segment_prepared
+from helpers.evaluation.cohort import score_cases
 from helpers.evaluation.metrics import score_case
+from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import summarise
-from helpers.evaluation.testset import score_cases
-from helpers.models.checkpoints import ModelCard, load_checkpoint
-from helpers.models.released import load_released
+from helpers.models.checkpoints import ModelCard, load_checkpoint, load_released
 from helpers.regions import REGIONS
 
 FIRST = 1000

@@ -21,7 +21,7 @@ import torch
 
 from helpers.cloud.costs import per_thousand
 from helpers.cloud.prices import load_prices
-from helpers.data.layouts import discover
+from helpers.data.cases import discover
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings
 from helpers.models.checkpoints import ModelCard, save_checkpoint

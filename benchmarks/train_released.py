@@ -22,10 +22,15 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as multiprocessing
 
-from helpers.data.augment import training_transforms
+from helpers.data.patches import training_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings
-from helpers.evaluation.cleanup import CleanUp
-from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, save_checkpoint
+from helpers.evaluation.postprocess import CleanUp
+from helpers.models.checkpoints import (
+    ModelCard,
+    load_card,
+    load_checkpoint,
+    save_checkpoint,
+)
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import segmentation_loss
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.data.files import write_volume
-from helpers.data.layouts import Case, discover
+from helpers.data.cases import Case, discover, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.models.networks import build_network, describe_network
 from helpers.regions import MODALITIES

@@ -16,8 +16,8 @@ from monai.networks.nets.swin_unetr import WindowAttention, compute_mask
 from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
 
+from helpers.models.attention import fuse_attention
 from helpers.models.networks import build_network, channels_last
-from helpers.models.window_attention import fuse_attention
 from helpers.profiling.clock import interleave, paired_ratio
 from helpers.profiling.ladder import peak_memory
 from helpers.training.loss import segmentation_loss

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from helpers.data.files import DataError
-from helpers.data.layouts import layout_key
+from helpers.data.cases import DataError, layout_key
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """Folder that holds the package, the notebooks and, by default, ``data`` and ``outputs``."""
 
 OTHER_COHORTS: tuple[str, ...] = ("lgg", "ct")
-"""Cohorts of the extra notebooks, which bring readers of their own and no layout of `helpers.data.layouts`."""
+"""Cohorts of the extra notebooks, which bring readers of their own and no layout of `helpers.data.cases`."""
 
 VERSIONED = ("torch", "monai", "lightning", "numpy", "nibabel")
 """Packages whose versions are kept beside every result."""
@@ -32,7 +31,7 @@ class Workspace:
     root : Path
         Everything that the notebooks write.
     cohort : str
-        "phantom", "brats2021" or another name of `helpers.data.layouts`, or one of `OTHER_COHORTS`.
+        "phantom", "brats2021" or another name of `helpers.data.cases`, or one of `OTHER_COHORTS`.
     data : Path
         The cohort itself. Only read, except for the phantoms, which the first notebook makes there.
     """
@@ -68,7 +67,7 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Parameters
     ----------
     cohort : str
-        "phantom", the name of a layout or alias of `helpers.data.layouts`, or one of `OTHER_COHORTS`.
+        "phantom", the name of a layout or alias of `helpers.data.cases`, or one of `OTHER_COHORTS`.
     data : str or Path
         The cohort's folder; empty for ``data/<cohort>`` in the repository.
     out : str or Path

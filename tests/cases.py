@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.files import write_volume
-from helpers.data.layouts import LAYOUTS, Case, discover
+from helpers.data.cases import LAYOUTS, Case, discover, write_volume
 from helpers.regions import MODALITIES, from_classes
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

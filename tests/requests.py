@@ -19,9 +19,8 @@ import httpx
 import numpy as np
 import torch
 
-from helpers.data.layouts import Case
+from helpers.data.cases import Case, read_image
 from helpers.data.preprocess import PreprocessSettings
-from helpers.data.reading import read_image
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network
 from helpers.regions import MODALITIES

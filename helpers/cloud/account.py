@@ -13,7 +13,7 @@ import boto3
 from sagemaker_rehearsal import Rehearsal, start_rehearsal
 
 from helpers.cloud.storage import open_bucket
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 CHOICES = ("yes", "no")
 SERVE = f"{shlex.quote(sys.executable)} -m helpers.cloud.serve"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from helpers.cloud.account import Account, mask
 from helpers.cloud.storage import exists, read_object, split_uri
-from helpers.data.files import DataError
-from helpers.data.layouts import Case
+from helpers.data.cases import Case, DataError
 
 TAR = "application/x-tar"
 VARIANT = "AllTraffic"

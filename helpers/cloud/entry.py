@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 LEVELS = 4
 """Of the U-Net; the channels double from one to the next."""

@@ -20,16 +20,31 @@ import torch
 from torch import nn
 
 from helpers.cloud.answers import JSON, NPZ, output_type
-from helpers.cloud.limits import BadRequest, Limits, check_affine, limits_from
+from helpers.cloud.limits import (
+    BadRequest,
+    Limits,
+    check_affine,
+    limits_from,
+)
 from helpers.cloud.requests import Volumes, decode
-from helpers.cloud.slices import Slice, SliceAnswer, encode_slice, segment_slice
-from helpers.data.files import DataError, write_volume
-from helpers.data.grids import spacing_of
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import label_map, predict_volumes
+from helpers.cloud.slices import (
+    Slice,
+    SliceAnswer,
+    encode_slice,
+    segment_slice,
+)
+from helpers.data.cases import DataError, write_volume
+from helpers.data.resample import spacing_of
+from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.predict import label_map, predict_volumes
 from helpers.models.checkpoints import ModelCard, load_checkpoint
-from helpers.models.tasks import GLIOMA
-from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
+from helpers.models.networks import GLIOMA
+from helpers.regions import (
+    BRATS2021,
+    REGIONS,
+    classes_to_regions,
+    from_classes,
+)
 
 WEIGHTS = "best.safetensors"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers.cloud.account import Account, mask, training_image
 from helpers.cloud.source import ENTRY
 from helpers.cloud.storage import split_uri
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 METRICS = {
     "train:loss": r"train loss ([0-9.]+)",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.data.files import DataError
-from helpers.data.grids import spacing_of
+from helpers.data.cases import DataError
+from helpers.data.resample import spacing_of
 
 MB = 1024 * 1024
 SHEAR = 0.1

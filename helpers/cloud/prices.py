@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 TABLE = Path(__file__).with_name("prices.json")
 COMPONENTS = ("Training", "Hosting")

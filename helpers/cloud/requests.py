@@ -1,7 +1,7 @@
 """From the body of a request to the four volumes of a case, whatever form they were sent in.
 
 ``application/x-npz`` holds the arrays t1, t1ce, t2, flair and affine; ``application/x-tar``, ``application/gzip`` and
-``application/zip`` an archive of four NIfTI files named by modality as in `helpers.data.layouts`, or plainly ``t1.nii.gz``;
+``application/zip`` an archive of four NIfTI files named by modality as in `helpers.data.cases`, or plainly ``t1.nii.gz``;
 ``application/json`` an object from modality to S3 location. Every such decoder ends in the same checks and the same arrays.
 ``image/tiff`` is a single slice, see `helpers.cloud.slices`.
 """
@@ -19,12 +19,24 @@ import nibabel as nib
 import numpy as np
 
 from helpers.cloud.answers import TIFF
-from helpers.cloud.archives import DAMAGED, ENDINGS, Budget, open_zip, place, unpack_tar, unpack_zip
-from helpers.cloud.limits import MB, BadRequest, Limits, check_values, check_volume
+from helpers.cloud.archives import (
+    DAMAGED,
+    ENDINGS,
+    Budget,
+    open_zip,
+    place,
+    unpack_tar,
+    unpack_zip,
+)
+from helpers.cloud.limits import (
+    MB,
+    BadRequest,
+    Limits,
+    check_values,
+    check_volume,
+)
 from helpers.cloud.slices import read_tiff
-from helpers.data.files import DataError, open_volume
-from helpers.data.layouts import Case, discover
-from helpers.data.reading import read_image
+from helpers.data.cases import Case, DataError, discover, open_volume, read_image
 from helpers.regions import MODALITIES
 
 HEADER = 1024

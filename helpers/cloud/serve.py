@@ -27,7 +27,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from helpers.cloud.answers import KINDS, output_type
-from helpers.cloud.handler import input_fn, model_fn, output_fn, predict_fn
+from helpers.cloud.handler import (
+    input_fn,
+    model_fn,
+    output_fn,
+    predict_fn,
+)
 from helpers.cloud.limits import BadRequest, Limits, limits_from
 
 MEMORY = 1 << 20

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from helpers.cloud.account import Account, mask, training_image
 from helpers.cloud.storage import files_of, put_text, upload_changed
-from helpers.data.files import DataError
-from helpers.data.layouts import Case
+from helpers.data.cases import Case, DataError
 
 INPUT, OUTPUT, CODE = (f"/opt/ml/processing/{name}" for name in ("cohort", "prepared", "code"))
 SCRIPT = """#!/bin/sh

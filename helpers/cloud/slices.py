@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from helpers.cloud.answers import JSON, NPZ, TIFF, output_type
+from helpers.cloud.answers import (
+    JSON,
+    NPZ,
+    TIFF,
+    output_type,
+)
 from helpers.cloud.limits import BadRequest, Limits
-from helpers.evaluation.cleanup import THRESHOLD
+from helpers.evaluation.postprocess import THRESHOLD
 from helpers.extras.lgg.cohort import CHANNELS, EDGE
 from helpers.extras.lgg.scores import predict_slices
 from helpers.extras.lgg.slices import LGG, SlicePreparation

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.workspace import REPOSITORY
 
 PACKAGE, SUFFIXES = "helpers", (".py", ".json")

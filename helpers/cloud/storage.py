@@ -10,7 +10,7 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 PARALLEL = 8
 """Files that travel at a time."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers.cloud.account import Account, mask
 from helpers.cloud.jobs import METRICS
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 OBJECTIVE = "validation:dice"
 ENDED = {"Completed", "Failed", "Stopped"}

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import requests
 from tqdm.auto import tqdm
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 KAGGLE_DATASET = "dschettler8845/brats-2021-task1"
 KAGGLE_ARCHIVE = "BraTS2021_Training_Data.tar"

@@ -7,9 +7,11 @@ tumour needs no look at the volume. Everything else is JSON in the header.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from helpers.data.files import DataError
-from helpers.regions import CLASSES, REGION_CLASSES
+from helpers.data.cases import Case, DataError
+from helpers.regions import CLASSES, MODALITIES, REGION_CLASSES
 
 VERSION = 1
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
@@ -45,7 +47,7 @@ class PreprocessSettings:
     percentiles : tuple of 2 float
         For "minmax".
     correct_bias : bool
-        Divide each modality by its bias field before that (`helpers.data.bias`).
+        Divide each modality by its bias field before that (`helpers.data.preprocess`).
     """
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -231,3 +233,29 @@ def _draw_brain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
     if len(brain) == 0:
         brain = np.flatnonzero((channels != 0).any(0))
     return generator.permutation(brain)[:TABLE]
+
+
+def prepared_path(case: Case, folder: Path, settings: PreprocessSettings) -> Path:
+    """Where the prepared file of a case is or will be; reads the files of the case to hash them, raises `DataError`."""
+    digest = hashlib.blake2b(digest_size=6)
+    sources = [(modality, case.images[modality].channel) for modality in MODALITIES if modality in case.images]
+    recipe = [VERSION, case.layout, case.identifier, sources, case.label is not None, asdict(settings)]
+    digest.update(json.dumps(recipe, sort_keys=True).encode())
+    for path in case.files:
+        try:
+            contents = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"case {case.identifier}: {path} cannot be read ({error}); check the folder") from error
+        digest.update(hashlib.blake2b(contents).digest())
+    return Path(folder) / f"{case.identifier}-{digest.hexdigest()}.safetensors"
+
+
+def prune_prepared(folder: Path, paths: Mapping[str, Path]) -> tuple[Path, ...]:
+    """Remove prepared files of the same identifiers under another hash."""
+    removed = []
+    for file in sorted(folder.glob("*.safetensors")):
+        match = re.fullmatch(r"(.+)-[0-9a-f]{12}\.safetensors", file.name)
+        if match and match[1] in paths and file != paths[match[1]]:
+            file.unlink()
+            removed.append(file)
+    return tuple(removed)

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.data.cases import Case, DataError
 from helpers.data.checks import CaseFacts
-from helpers.data.files import DataError
-from helpers.data.layouts import Case
 
 PARTS = ("train", "val", "test")
 VOLUME_STRATA = 3

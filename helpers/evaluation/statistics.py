@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from helpers.regions import REGIONS
+
 RESAMPLES = 9999
 SEED = 2021
 SMALLEST_INTERVAL = 3
@@ -245,3 +247,51 @@ def _verdict(interval: Interval, p_value: float, differing: int) -> str:
     span = f"by {abs(interval.mean):.3f} on average (interval {interval.low:+.3f} to {interval.high:+.3f})"
     chance = f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
     return f"{'' if p_value < 0.05 else 'no difference could be shown: '}the first is {side} {span}, {chance}"
+
+
+BINS = 15
+CALIBRATION: tuple[str, ...] = ("ece", "brier")
+"""Columns of `calibration_scores` after the region."""
+
+
+def reliability_table(probabilities: np.ndarray, regions: np.ndarray, brain: np.ndarray) -> pd.DataFrame:
+    """Sort the voxels of one brain into bins by the probability of each region.
+
+    Parameters
+    ----------
+    probabilities : float array (3, X, Y, Z)
+        0 to 1, order TC, WT, ET.
+    regions : bool array (3, X, Y, Z)
+        The reference.
+    brain : bool array (X, Y, Z)
+        The voxels to look at; at least one.
+
+    Returns
+    -------
+    DataFrame
+        `BINS` rows of equal width a region: ``region, bin, voxels``, the sums over them of the ``probability`` and of its
+        ``squared_error``, and ``tumour``, the voxels that are. Sums, so that the tables of several cases can be added.
+    """
+    tables = []
+    for name, region_probabilities, truth in zip(REGIONS, probabilities, regions, strict=True):
+        values, tumour = region_probabilities[brain].astype(np.float64), truth[brain]
+        place = np.minimum((values * BINS).astype(np.intp), BINS - 1)
+        sums = {
+            "voxels": np.bincount(place, minlength=BINS),
+            "probability": np.bincount(place, values, BINS),
+            "tumour": np.bincount(place, tumour, BINS),
+            "squared_error": np.bincount(place, (values - tumour) ** 2, BINS),
+        }
+        tables.append(pd.DataFrame({"region": name, "bin": np.arange(BINS), **sums}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def calibration_scores(reliability: pd.DataFrame) -> pd.DataFrame:
+    """Expected calibration error and Brier score, 0 to 1, of a `reliability_table`: ``region, ece, brier``, a row a region."""
+    rows = []
+    for region, bins in reliability.groupby("region", sort=False):
+        voxels = bins["voxels"].sum()
+        # |mean probability - share of tumour| times the share of voxels: the bin's own count cancels out.
+        distance = (bins["probability"] - bins["tumour"]).abs().sum()
+        rows.append({"region": region, "ece": distance / voxels, "brier": bins["squared_error"].sum() / voxels})
+    return pd.DataFrame(rows)

@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import pickle
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import nn
 
-from helpers.data.files import DataError
-from helpers.models.networks import build_network
-from helpers.models.tasks import GLIOMA, Task
+from helpers.data.cases import DataError
+from helpers.models.networks import ENSEMBLE, GLIOMA, Ensemble, Task, build_network, ensemble_votes
 from helpers.workspace import versions
 
 NOT_ON_OLDER_CARDS = ("mirrors", "task", "activation", "training_cases", "votes")
@@ -43,11 +45,11 @@ class ModelCard:
     patch : tuple of 2 or 3 int
         Edges in voxels of the patches that the network was trained on; the least window of prediction.
     cleanup : mapping
-        Settings of `helpers.evaluation.cleanup.CleanUp`, which its predictions are to be treated with; none by default.
+        Settings of `helpers.evaluation.postprocess.CleanUp`, which its predictions are to be treated with; none by default.
     mirrors : tuple of int
         Axes along which the network knows mirrored images from training, so that prediction may average over such copies.
     task, activation : str
-        Name of the `helpers.models.tasks.Task`, and how its logits become probabilities.
+        Name of the `helpers.models.networks.Task`, and how its logits become probabilities.
     modalities, regions : tuple of str
         Order of the channels in and out.
     cohort_hash, split_hash : str
@@ -261,3 +263,270 @@ def _write(path: Path, payload: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+SHARED = ("preprocessing", "patch", "cleanup")
+"""Fields of the card in which the members of an ensemble must agree."""
+
+
+def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Load one or several checkpoints as one network.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Weights with their cards, such as those of the folds of a cross-validation. One is the same as `load_checkpoint`.
+    device : str or device
+
+    Returns
+    -------
+    network : Module
+        In evaluation mode.
+    card : ModelCard
+        What the members have in common, with a network that `build_network` builds them all from; `weights_sha256` is the
+        SHA-256 of theirs, sorted, one a line, and so are the other hashes; `mirrors` are the axes that all of them know,
+        `training_cases` the cases that any of them was trained on, `training` lists each one's, and `metrics` is the mean of
+        theirs.
+
+    Raises
+    ------
+    DataError
+        If no path is given, one of them cannot be loaded, or the members expect different input.
+    """
+    if not paths:
+        raise DataError("an ensemble needs at least one checkpoint; give the paths of its .safetensors files")
+    loaded = [load_checkpoint(path, device=device) for path in paths]
+    if len(loaded) == 1:
+        return loaded[0]
+    networks, cards = zip(*loaded, strict=True)
+    for path, card in zip(paths[1:], cards[1:], strict=True):
+        differing = [name for name in SHARED if getattr(card, name) != getattr(cards[0], name)]
+        if differing:
+            raise DataError(f"{path} differs from {paths[0]} in {', '.join(differing)}; an ensemble needs members of one kind")
+    hashes = [card.weights_sha256 for card in cards]
+    if len(set(hashes)) < len(hashes):
+        raise DataError("an ensemble was given the same weights twice; name every checkpoint once")
+    card = _shared_card(cards)
+    return Ensemble(networks, ensemble_votes(card.arguments["members"])).eval(), card
+
+
+def _shared_card(cards: Sequence[ModelCard]) -> ModelCard:
+    names = set.intersection(*(set(card.metrics) for card in cards))
+    members = [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]
+    if any(card.votes for card in cards):
+        members = [
+            each | {"votes": card.votes or (1.0,) * len(card.regions)} for each, card in zip(members, cards, strict=True)
+        ]
+    return replace(
+        cards[0],
+        network=ENSEMBLE,
+        arguments={"members": members},
+        votes=(),
+        mirrors=tuple(sorted(set.intersection(*(set(card.mirrors) for card in cards)))),
+        training_cases=tuple(sorted({case for card in cards for case in card.training_cases})),
+        training={"members": [dict(card.training) for card in cards]},
+        metrics={name: sum(card.metrics[name] for card in cards) / len(cards) for name in sorted(names)},
+        **{name: _joint(getattr(card, name) for card in cards) for name in ("cohort_hash", "split_hash", "weights_sha256")},
+    )
+
+
+def _joint(hashes: Iterable[str]) -> str:
+    """One hash for several: that of all of them, or the one that they all are."""
+    hashes = sorted(hashes)
+    return hashes[0] if len(set(hashes)) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+CONTAINERS: tuple[str, ...] = ("state_dict", "model_state_dict", "model", "network")
+"""Names under which training scripts store the weights among other things."""
+
+PREFIXES: tuple[str, ...] = ("module.", "_orig_mod.", "model.", "network.")
+"""What data parallelism, torch.compile and Lightning put before every name."""
+
+ENCODER = "swinViT."
+"""Where SwinUNETR keeps what self-supervised training stores without a prefix (``model_swinvit.pt``)."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor, by the network's names, but `unexpected`, which has the file's.
+
+    Attributes
+    ----------
+    matched : tuple of str
+        Taken from the file.
+    missing : tuple of str
+        Not in the file; left as they were.
+    unexpected : tuple of str
+        In the file, without a place in the network.
+    mismatched : mapping from str to pair of tuples
+        In both with different shapes, the file's and the network's; left as they were.
+    inflated : tuple of str
+        Those of `matched` that were spread over another number of input channels.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    inflated: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Share of the file's tensors that the network took, 0 to 1."""
+        found = len(self.matched) + len(self.unexpected) + len(self.mismatched)
+        return len(self.matched) / found if found else 0.0
+
+    def table(self) -> pd.DataFrame:
+        """One row a tensor: ``tensor``, ``outcome``, and ``shapes`` where they differ."""
+        rows = [(name, "inflated" if name in self.inflated else "matched", "") for name in self.matched]
+        rows += [(name, "mismatched", f"{file} in the file, {own} here") for name, (file, own) in self.mismatched.items()]
+        rows += [(name, "missing", "") for name in self.missing] + [(name, "unexpected", "") for name in self.unexpected]
+        return pd.DataFrame(rows, columns=["tensor", "outcome", "shapes"])
+
+
+def load_pretrained(network: nn.Module, path: Path, *, least: float = 0.5, inflate: bool = False) -> LoadReport:
+    """Take over every tensor of a file that fits a network; the others stay as they are.
+
+    Names may be wrapped by containers and prefixes of common training scripts, or be those of a Swin encoder alone
+    (``mlp.fc1`` is MONAI's ``mlp.linear1``).
+
+    Parameters
+    ----------
+    network : Module
+        Changed in place, unless an error is raised.
+    path : Path
+        ``.safetensors``, or a file of `torch.save` that holds nothing but tensors and plain values.
+    least : float
+        Share of the file's tensors, 0 to 1, below which the file is taken for that of another network.
+    inflate : bool
+        Spread convolution weights over another number of input channels, each with an equal part of their sum: the answer to
+        equal channels stays what it was.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read without unpickling code, or fits too little; the network is then unchanged.
+    """
+    path, own = Path(path), network.state_dict()
+    taken, inflated, mismatched, unexpected = {}, [], {}, []
+    for key, tensor in read_weights(path).items():
+        name = _own_name(key, own)
+        if name is None or name in taken or name in mismatched:
+            unexpected.append(key)
+            continue
+        wanted = own[name].shape
+        if inflate and tensor.shape != wanted and _differ_in_channels_in(tensor.shape, wanted):
+            tensor = (tensor.sum(1, keepdim=True) / wanted[1]).expand(wanted)
+            inflated.append(name)
+        if tensor.shape == wanted:
+            taken[name] = tensor
+        else:
+            mismatched[name] = (tuple(tensor.shape), tuple(wanted))
+    missing = tuple(name for name in own if name not in taken and name not in mismatched)
+    report = LoadReport(tuple(taken), missing, tuple(unexpected), mismatched, tuple(inflated))
+    if not taken or report.share < least:
+        raise DataError(_refusal(path, network, report, least))
+    network.load_state_dict(taken, strict=False)
+    return report
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a weights file by its name there, on the CPU; raises `DataError` like `load_pretrained`."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a .safetensors file or one of torch.save")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "it ends early")
+        raise DataError(f"{path} holds no plain weights ({reason}); save its state_dict alone") from error
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {key: value for key, value in content.items() if torch.is_tensor(value)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise DataError(f"{path} holds no tensors by name; save the state_dict of a network")
+    return tensors
+
+
+def _own_name(key: str, own: Mapping[str, torch.Tensor]) -> str | None:
+    """The network's name of a tensor that a file calls `key`, None where it has none."""
+    while key not in own:
+        encoder = ENCODER + key.replace("mlp.fc", "mlp.linear")
+        if encoder in own:
+            return encoder
+        prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)
+        if prefix is None:
+            return None
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _differ_in_channels_in(found: torch.Size, wanted: torch.Size) -> bool:
+    """Whether these are shapes of convolution weights that differ in the number of input channels alone."""
+    return len(found) == len(wanted) >= 4 and found[0] == wanted[0] and found[2:] == wanted[2:]
+
+
+def _refusal(path: Path, network: nn.Module, report: LoadReport, least: float) -> str:
+    example = ""
+    if report.mismatched:
+        name, (found, wanted) = next(iter(report.mismatched.items()))
+        example = f", {len(report.mismatched)} have another shape (such as {name}, {found} instead of {wanted})"
+    return (
+        f"{path} does not fit {type(network).__name__}: {len(report.matched)} of its tensors match{example}, "
+        f"{len(report.unexpected)} have no place; at least {least:.0%} must match, so build the network that it was saved from"
+    )
+
+
+RELEASED = Path(__file__).parent / "released" / "phantom.safetensors"
+"""Weights in half precision, with their card beside them."""
+
+LIMIT = 6_000_000
+"""Most bytes that the weights may have: every clone of the repository carries them."""
+
+
+def load_released(*, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Load the released model as `helpers.models.checkpoints.load_checkpoint` loads any other.
+
+    Raises
+    ------
+    DataError
+        If this copy of the package came without the weights, or as `load_checkpoint`.
+    """
+    if not RELEASED.is_file():
+        raise DataError("this copy of the package came without its released model; name a checkpoint, or install it again")
+    return load_checkpoint(RELEASED, device=device)
+
+
+def release_checkpoints(paths: Sequence[Path], *, folder: Path = RELEASED.parent) -> Path:
+    """Put a trained checkpoint, or several as an ensemble, in the place of the released model, in half precision.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Weights with their cards beside them, as a training leaves them.
+    folder : Path
+        Where the released model lies.
+
+    Raises
+    ------
+    DataError
+        If a checkpoint cannot be loaded, they do not fit together, or in half precision they have more than `LIMIT` bytes.
+        Nothing is changed then.
+    """
+    network, card = load_ensemble(paths)
+    target = Path(folder) / RELEASED.name
+    unfinished = target.with_name(f"unfinished-{target.name}")
+    try:
+        save_checkpoint(unfinished, network, card, half=True)
+        size = unfinished.stat().st_size
+        if size > LIMIT:
+            names = " and ".join(map(str, paths))
+            raise DataError(f"{names}: {size:,} bytes in half precision, at most {LIMIT:,} can be released; train smaller")
+        shutil.move(card_path(unfinished), card_path(target))
+        shutil.move(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+        card_path(unfinished).unlink(missing_ok=True)
+    return target

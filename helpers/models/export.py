@@ -47,7 +47,7 @@ def export_onnx(network: nn.Module, path: Path, *, size: tuple[int, int, int] = 
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file that takes the place of the network in `helpers.evaluation.inference.predict_image`.
+    """An ONNX file that takes the place of the network in `helpers.evaluation.predict.predict_image`.
 
     Parameters
     ----------

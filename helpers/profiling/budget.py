@@ -11,8 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.models.networks import channels_last
-from helpers.models.networks.convolutional import IMAGE
+from helpers.models.networks import IMAGE, channels_last
 from helpers.profiling.machine import Machine
 
 

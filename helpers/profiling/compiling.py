@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helpers.data.files import DataError
-from helpers.models.recompute import BLOCKS
+from helpers.data.cases import DataError
+from helpers.models.networks import BLOCKS
 from helpers.profiling.clock import Timing, interleave, synchronise
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from helpers.data.layouts import Case
+from helpers.data.cases import Case
 from helpers.profiling.clock import ratio_of, synchronise
 from helpers.profiling.recipes import Recipe, patches_of, training_of
 from helpers.profiling.steps import TrainingStep

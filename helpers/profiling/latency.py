@@ -13,12 +13,17 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from helpers.data.grids import spacing_of
-from helpers.data.layouts import Case
+from helpers.data.cases import Case, read_image
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
-from helpers.data.reading import read_image
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import WINDOWS, Prediction, label_map, predict_image, write_prediction
+from helpers.data.resample import spacing_of
+from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.predict import (
+    WINDOWS,
+    Prediction,
+    label_map,
+    predict_image,
+    write_prediction,
+)
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import input_multiple
 from helpers.profiling.clock import synchronise
@@ -31,7 +36,7 @@ UNCROPPED = 10_000
 
 @dataclass(frozen=True)
 class Route:
-    """A way from files to a label map; the defaults are those of `helpers.evaluation.inference`.
+    """A way from files to a label map; the defaults are those of `helpers.evaluation.predict`.
 
     Attributes
     ----------

@@ -11,8 +11,7 @@ import joblib
 import nibabel as nib
 import numpy as np
 
-from helpers.data.files import read_volume
-from helpers.data.layouts import Case
+from helpers.data.cases import Case, read_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.profiling.clock import Timing, interleave
 

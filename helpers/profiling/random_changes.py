@@ -30,7 +30,7 @@ def change_batches(
     batches : iterable of mapping
         ``image`` (B, 4, X, Y, Z), ``regions`` (B, 3, X, Y, Z) and ``seed`` (B).
     transforms : callable
-        As `helpers.data.augment.training_transforms` gives them. Their random numbers come from the CPU, so that they are the
+        As `helpers.data.patches.training_transforms` gives them. Their random numbers come from the CPU, so that they are the
         same on every device; noise is therefore still drawn there.
     device : str
     """

@@ -21,14 +21,12 @@ from monai.transforms import (
 from torch import nn
 from torch.utils.data import DataLoader
 
-from helpers.data.augment import training_transforms
-from helpers.data.files import DataError
-from helpers.data.layouts import Case, convention_of
-from helpers.data.patches import pad_patch
+from helpers.data.cases import Case, DataError, convention_of
+from helpers.data.patches import pad_patch, training_transforms
 from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import preprocess_case
-from helpers.models.recompute import recompute_blocks
-from helpers.models.window_attention import fuse_attention
+from helpers.models.attention import fuse_attention
+from helpers.models.networks import recompute_blocks
 from helpers.profiling.random_changes import SeededPatches, change_batches
 from helpers.profiling.steps import TrainingStep
 from helpers.regions import MODALITIES, to_classes
@@ -56,15 +54,15 @@ class Recipe:
     fused_optimiser : bool
         AdamW over all weights in one kernel, rather than one weight after the other.
     own_attention : bool
-        `helpers.models.window_attention.fuse_attention`.
+        `helpers.models.attention.fuse_attention`.
     workers : int
         Processes that read ahead.
     prefetch : bool
         `helpers.training.prefetch.Prefetch`: a thread prepares the next batch and copies it to a GPU.
     recompute : bool
-        `helpers.models.recompute.recompute_blocks`: gradient checkpointing.
+        `helpers.models.networks.recompute_blocks`: gradient checkpointing.
     changes : str
-        Where the random changes of `helpers.data.augment` are made: "loader", "device", or empty for none.
+        Where the random changes of `helpers.data.patches` are made: "loader", "device", or empty for none.
     compiled : str
         Mode of torch.compile: "default", "reduce-overhead" (CUDA graphs), or empty for none.
     """

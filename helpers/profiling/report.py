@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.models.networks import build_network
-from helpers.models.recompute import has_blocks
+from helpers.models.networks import build_network, has_blocks
 from helpers.profiling.budget import Budget, training_budget
 from helpers.profiling.clock import Timing, interleave
 from helpers.profiling.compiling import missing_compiler

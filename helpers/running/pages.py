@@ -16,7 +16,12 @@ from nbformat import NotebookNode
 
 from helpers.running.execute import NotebookRun
 from helpers.running.normalise import WIDGET_VIEW
-from helpers.workspace import Workspace, load_metrics, metrics_path, versions
+from helpers.workspace import (
+    Workspace,
+    load_metrics,
+    metrics_path,
+    versions,
+)
 
 RECORD = "run.json"
 PLAIN_TEMPLATE = """{% extends "lab/index.html.j2" %}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 
 def find_notebooks(names: Sequence[str], folder: Path, *, extras: bool = False) -> list[Path]:

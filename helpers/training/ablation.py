@@ -20,8 +20,8 @@ import torch
 
 from helpers.data.prepared import open_prepared
 from helpers.data.splits import SplitManifest
-from helpers.evaluation.inference import segment_prepared
 from helpers.evaluation.metrics import score_case
+from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval, holm, paired_test
 from helpers.models.checkpoints import load_checkpoint
 from helpers.training.settings import TrainSettings

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.prepared import PreparedFile, PreprocessSettings, open_prepared
 from helpers.models.checkpoints import ModelCard
-from helpers.models.tasks import GLIOMA, Task
+from helpers.models.networks import GLIOMA, Task
 from helpers.training.settings import TrainSettings
 from helpers.training.source import PatchSource, ValidationSource
 

@@ -14,9 +14,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.data.augment import training_transforms
-from helpers.data.files import DataError
-from helpers.data.patches import draw_centre, draw_patch, pad_patch, patch_slices
+from helpers.data.cases import DataError
+from helpers.data.patches import (
+    draw_centre,
+    draw_patch,
+    pad_patch,
+    patch_slices,
+    training_transforms,
+)
 from helpers.training.cache import open_cases
 from helpers.training.processes import Processes
 from helpers.training.sampling import StepBatches
@@ -107,7 +112,7 @@ class CaseDataModule(lightning.LightningDataModule):
     workers : int
         Processes that read patches ahead; 0 reads in between the steps.
     transforms : callable, optional
-        Random changes to a patch; `helpers.data.augment.training_transforms` if left out.
+        Random changes to a patch; `helpers.data.patches.training_transforms` if left out.
     augment : bool
         False leaves the patches as they are.
     processes : Processes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.splits import SplitManifest
 from helpers.models.checkpoints import load_card
 from helpers.training.settings import TrainSettings

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 NONFINITE: tuple[str, ...] = ("stop", "skip")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 LOGGERS: tuple[str, ...] = ("none", "wandb", "mlflow")
 PROJECT = "brain-tumour-segmentation"

@@ -9,7 +9,7 @@ from monai.losses import FocalLoss
 from torch import autograd, distributed, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 SMOOTH = 1e-5
 """Added above and below the fraction bar of Dice: keeps it finite, and 1 where prediction and target are both empty."""
@@ -25,7 +25,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
 (Lin et al. 2017, gamma 2) turns away from voxels that are easy; ce is for classes that exclude each other."""
 
 ONLY: dict[str, str] = {"bce": "sigmoid", "focal": "sigmoid", "ce": "softmax"}
-"""Terms that fit only one activation of `helpers.models.tasks`."""
+"""Terms that fit only one activation of `helpers.models.networks`."""
 
 
 class RegionLoss(nn.Module):
@@ -50,7 +50,7 @@ class RegionLoss(nn.Module):
     name : str
         Key of `LOSSES`.
     activation : str
-        Of `helpers.models.tasks`. "softmax" is for classes that exclude each other, one channel each, the background first,
+        Of `helpers.models.networks`. "softmax" is for classes that exclude each other, one channel each, the background first,
         of which the target marks exactly one a voxel.
 
     Raises

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.models.networks import build_network, channels_last, check_patch
 from helpers.regions import MODALITIES, REGIONS
 from helpers.training.loss import segmentation_loss

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from helpers.models.window_attention import fuse_attention
+from helpers.models.attention import fuse_attention
 from helpers.training.guard import NonFiniteError, non_finite
 from helpers.training.loss import segmentation_loss
 from helpers.training.processes import Processes
@@ -39,10 +39,10 @@ class SegmentationModule(lightning.LightningModule):
     ----------
     network : Module
         From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision); of another task in its
-        channels and dimensions. A Swin UNETR gets `helpers.models.window_attention.fuse_attention`.
+        channels and dimensions. A Swin UNETR gets `helpers.models.attention.fuse_attention`.
     settings : TrainSettings
     activation : str
-        Of the network's task, see `helpers.models.tasks`.
+        Of the network's task, see `helpers.models.networks`.
     first : int
         Steps that were made before, by the training that this one goes on with.
     elapsed : float

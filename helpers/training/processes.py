@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which prepares the cohort."""

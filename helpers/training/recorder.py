@@ -11,9 +11,9 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard, card_path, save_checkpoint
-from helpers.models.tasks import scored_regions
+from helpers.models.networks import scored_regions
 from helpers.training.state import write_durably
 from helpers.training.validation import dice_columns
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch.utils.data import Sampler
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 
 
 class StepBatches(Sampler[list[int]]):

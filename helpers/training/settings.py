@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.data.files import DataError
-from helpers.evaluation.cleanup import CleanUp
+from helpers.data.cases import DataError
+from helpers.evaluation.postprocess import CleanUp
 from helpers.models.networks import NETWORKS, check_patch
 from helpers.training.cache import CACHES
 from helpers.training.guard import NONFINITE
@@ -41,7 +41,7 @@ class TrainSettings:
         Edges of a patch in voxels.
     pretrained : str
         Weights to start from: a checkpoint of this package with the same network, or a file without a card, of which
-        `helpers.models.pretrained.load_pretrained` takes what fits; empty for none.
+        `helpers.models.checkpoints.load_pretrained` takes what fits; empty for none.
     batch : int
         Patches a step, in all processes together.
     accumulate : int
@@ -74,7 +74,7 @@ class TrainSettings:
     seed : int
         Same seed, same weights, on one CPU with the same number of threads.
     clean_tumour_ml, clean_enhancing_ml : float
-        Limits of `helpers.evaluation.cleanup.CleanUp` in validation and prediction; 0 switches a rule off.
+        Limits of `helpers.evaluation.postprocess.CleanUp` in validation and prediction; 0 switches a rule off.
     precision : str
         "auto" (bf16 where it is faster: `helpers.training.trainer.number_format`), "32-true", "bf16-mixed" or, on a GPU
         only, "16-mixed".

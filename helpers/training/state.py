@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard
 from helpers.training.settings import TrainSettings
 

@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.models.checkpoints import card_path
 
 STUDY, TRIALS, BEST = "study.db", "trials", "best.safetensors"

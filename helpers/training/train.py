@@ -12,11 +12,9 @@ import pandas as pd
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from helpers.data.files import DataError
-from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint
-from helpers.models.networks import build_network, input_multiple
-from helpers.models.pretrained import load_pretrained
-from helpers.models.tasks import GLIOMA, Task, scored_regions
+from helpers.data.cases import DataError
+from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, load_pretrained
+from helpers.models.networks import GLIOMA, Task, build_network, input_multiple, scored_regions
 from helpers.training.card import model_card
 from helpers.training.datamodule import CaseDataModule
 from helpers.training.interruption import Interrupted
@@ -28,7 +26,12 @@ from helpers.training.session import Picture, Session, Watch
 from helpers.training.settings import TrainSettings
 from helpers.training.source import PatchSource, ValidationSource
 from helpers.training.state import check_identity, identity, read_state
-from helpers.training.trainer import make_trainer, on_gpu, own_random_state, quiet
+from helpers.training.trainer import (
+    make_trainer,
+    on_gpu,
+    own_random_state,
+    quiet,
+)
 from helpers.training.validation import PreparedCases, Validation
 
 STATE = "state.pt"
@@ -97,7 +100,7 @@ def train(
     split_hash : str
         SHA-256 of the split manifest, for the model card.
     transforms : callable, optional
-        Random changes in place of `helpers.data.augment.training_transforms`.
+        Random changes in place of `helpers.data.patches.training_transforms`.
     report : callable, optional
         Called with a line of text after every validation, such as `print`.
     resume : str or Path

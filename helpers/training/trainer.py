@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS
 from helpers.training.processes import Processes
 from helpers.training.session import Session

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from helpers.data.augment import training_transforms
+from helpers.data.patches import training_transforms
 from helpers.data.prepared import open_prepared
-from helpers.evaluation.inference import segment_prepared
 from helpers.evaluation.metrics import dice
+from helpers.evaluation.predict import segment_prepared
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
 from helpers.regions import REGIONS, classes_to_regions
@@ -50,7 +50,7 @@ def fine_tune(
     rate : float
         First learning rate of AdamW.
     mirrors : sequence of int
-        As in `helpers.data.augment.training_transforms`.
+        As in `helpers.data.patches.training_transforms`.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def transfer_scores(
     Parameters
     ----------
     network, card
-        As `helpers.models.released.load_released` returns them; the network is not changed.
+        As `helpers.models.checkpoints.load_released` returns them; the network is not changed.
     training, test : sequence of Path
         Prepared files with labels, on the grid of the card. Test cases are only scored.
     sizes : sequence of int

@@ -23,7 +23,7 @@ import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.training.guard import NonFiniteError
 from helpers.training.study import (
     BEST,

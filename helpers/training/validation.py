@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from helpers.data.prepared import Prepared, open_prepared
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import label_map, predict_image
 from helpers.evaluation.metrics import dice
+from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.predict import label_map, predict_image
 from helpers.regions import classes_to_regions
 from helpers.training.processes import Processes
 from helpers.training.source import ValidationSource
@@ -44,7 +44,7 @@ class PreparedCases:
     ----------
     paths : sequence of Path
     patch, multiple
-        As in `helpers.evaluation.inference.predict_image`.
+        As in `helpers.evaluation.predict.predict_image`.
     spacing : sequence of 3 float
         Voxel edges of the prepared grid in mm.
     cleanup : CleanUp

@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings, make_phantom
-from helpers.visual.readme import CASE
+from helpers.plots.readme import CASE
 from helpers.visual.viewer import SliceViewer
 from tests.browser.conftest import CHROMIUM, FLAGS
 

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers.plots.case import PLANES, cut
 from helpers.regions import CLASS_NAMES
-from helpers.visual.slices import PLANES, cut
 from helpers.visual.viewer import Pane, SliceViewer, comparison_panes
 from tests.browser.conftest import close_page, open_page
 from tests.cases import LPS, case_arrays, write_case

@@ -7,11 +7,21 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.cloud.policies import load_policy, place_of, read_calls, refused
+from helpers.cloud.policies import (
+    load_policy,
+    place_of,
+    read_calls,
+    refused,
+)
 from helpers.running.execute import execute_notebooks
 from helpers.running.pages import key_figure, write_pages
 from helpers.running.parameters import assign, find_notebooks, read_parameters
-from helpers.workspace import REPOSITORY, VERSIONED, load_metrics, open_workspace
+from helpers.workspace import (
+    REPOSITORY,
+    VERSIONED,
+    load_metrics,
+    open_workspace,
+)
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": "4.0", "SEED": "7", "WORKERS": "2"}

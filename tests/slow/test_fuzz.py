@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from helpers.cloud.limits import Limits
 from helpers.cloud.serve import make_app
-from helpers.data.files import write_volume
+from helpers.data.cases import write_volume
 from helpers.regions import MODALITIES
 from tests.cases import LPS, case_arrays
 from tests.mutations import MUTATIONS, ZIP, stored_zip

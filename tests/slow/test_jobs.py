@@ -10,8 +10,15 @@ from safetensors.numpy import load_file
 from helpers.cloud import cleanup, jobs, shards
 from helpers.cloud.account import Account
 from helpers.cloud.source import stage_source
-from helpers.cloud.storage import delete_objects, download, files_of, list_objects, open_bucket, upload_changed
-from helpers.data.files import DataError
+from helpers.cloud.storage import (
+    delete_objects,
+    download,
+    files_of,
+    list_objects,
+    open_bucket,
+    upload_changed,
+)
+from helpers.data.cases import DataError
 from tests.cases import write_case
 
 OPTIONS = {"spacing": 1, "patch": 16, "steps": 8, "validate-every": 4, "save-every": 2, "device": "cpu"}

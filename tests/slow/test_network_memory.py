@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.training.memory import peak_training_memory
 
 

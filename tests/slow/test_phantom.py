@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from helpers.data.cases import read_classes, read_image
 from helpers.data.phantom import PhantomSettings, make_phantom, write_cohort
-from helpers.data.reading import read_classes, read_image
 
 COARSE = PhantomSettings(spacing=4.0)
 

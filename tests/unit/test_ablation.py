@@ -6,9 +6,15 @@ import pytest
 
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest
-from helpers.training.ablation import BASELINE, VARIANTS, Variant, ablation_table, run_ablation
+from helpers.plots.results import show_effects
+from helpers.training.ablation import (
+    BASELINE,
+    VARIANTS,
+    Variant,
+    ablation_table,
+    run_ablation,
+)
 from helpers.training.settings import TrainSettings
-from helpers.visual.comparison import show_effects
 from tests.cases import write_case
 
 NAMES = tuple(f"Case_{number:03d}" for number in range(5))

@@ -7,12 +7,17 @@ import torch
 from monai.networks.layers.simplelayers import SkipConnection
 from monai.networks.nets.swin_unetr import BasicLayer
 
-from helpers.data.augment import augmentations
+from helpers.data.patches import augmentations
 from helpers.models.networks import build_network
-from helpers.visual.architecture import reach, show_swin_hierarchy, show_unet, show_windows, window_range
-from helpers.visual.patches import show_augmentations, show_boxes
-from helpers.visual.results import show_race
-from helpers.visual.style import apply_style
+from helpers.plots.case import apply_style, show_augmentations, show_boxes
+from helpers.plots.profiling import (
+    reach,
+    show_swin_hierarchy,
+    show_unet,
+    show_windows,
+    window_range,
+)
+from helpers.plots.results import show_race
 from tests.cases import case_arrays
 
 RAS = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.data.augment import augmentations, training_transforms
+from helpers.data.patches import augmentations, training_transforms
 
 EDGE = 12
 SPATIAL = [name for name in augmentations() if "flip" in name or "rotation" in name]

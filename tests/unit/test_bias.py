@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.data.bias import correct_bias
 from helpers.data.phantom import PhantomSettings, make_phantom
-from helpers.data.preprocess import PreprocessSettings, preprocess_image
+from helpers.data.preprocess import PreprocessSettings, correct_bias, preprocess_image
 from helpers.regions import ED, MODALITIES
 
 SPACING = 4.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.evaluation.calibration import BINS, calibration_scores, reliability_table
+from helpers.evaluation.statistics import BINS, calibration_scores, reliability_table
 from helpers.regions import REGIONS
 
 BRAIN = np.ones((40, 40, 40), bool)

@@ -6,10 +6,15 @@ from dataclasses import astuple, replace
 import pytest
 import torch
 
-from helpers.data.files import DataError
-from helpers.models.checkpoints import ModelCard, card_path, load_card, load_checkpoint, save_checkpoint
-from helpers.models.networks import build_network
-from helpers.models.tasks import GLIOMA, Task
+from helpers.data.cases import DataError
+from helpers.models.checkpoints import (
+    ModelCard,
+    card_path,
+    load_card,
+    load_checkpoint,
+    save_checkpoint,
+)
+from helpers.models.networks import GLIOMA, Task, build_network
 
 ARGUMENTS = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard(

@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 
 from helpers.cli import main
-from helpers.data.checks import ERROR, WARNING, check_case, check_cohort
-from helpers.data.contrasts import suspicions
-from helpers.data.files import write_volume
-from helpers.data.layouts import LAYOUTS, Source, discover
+from helpers.data.cases import LAYOUTS, Source, discover, read_image, write_volume
+from helpers.data.checks import (
+    ERROR,
+    WARNING,
+    check_case,
+    check_cohort,
+    suspicions,
+)
 from helpers.data.phantom import PhantomSettings, make_phantom
-from helpers.data.reading import read_image
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 
 IMAGE, CLASSES = case_arrays()

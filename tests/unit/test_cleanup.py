@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers.evaluation.cleanup import CleanUp, clean_up
-from helpers.evaluation.inference import label_map
+from helpers.evaluation.postprocess import CleanUp, clean_up
+from helpers.evaluation.predict import label_map
 from helpers.regions import ED, ET, NCR
 
 NO_IMAGE = np.zeros((4, 1, 1, 1))

@@ -7,12 +7,17 @@ import tarfile
 
 import pytest
 
+from helpers.cli.train import add_arguments, settings_of
 from helpers.cloud.account import mask, open_account
 from helpers.cloud.entry import train_words
 from helpers.cloud.jobs import METRICS, pack_model
-from helpers.cloud.source import closure, pinned_requirements, source_files, stage_source
-from helpers.commands.train import add_arguments, settings_of
-from helpers.data.files import DataError
+from helpers.cloud.source import (
+    closure,
+    pinned_requirements,
+    source_files,
+    stage_source,
+)
+from helpers.data.cases import DataError
 
 
 def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
@@ -42,7 +47,12 @@ def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
 
 def test_the_staged_package_has_what_a_job_runs():
     names = {path.as_posix() for path in source_files()}
-    assert {"helpers/cli.py", "helpers/cloud/entry.py", "helpers/data/preprocess.py", "helpers/training/train.py"} <= names
+    assert {
+        "helpers/cli/__init__.py",
+        "helpers/cloud/entry.py",
+        "helpers/data/preprocess.py",
+        "helpers/training/train.py",
+    } <= names
     assert not [name for name in names if "rehearsal" in name or not name.endswith((".py", ".json"))]
 
 

@@ -8,8 +8,13 @@ import pytest
 from botocore.stub import Stubber
 
 from helpers.cloud import costs
-from helpers.cloud.prices import Prices, load_prices, refresh_prices, save_prices
-from helpers.data.files import DataError
+from helpers.cloud.prices import (
+    Prices,
+    load_prices,
+    refresh_prices,
+    save_prices,
+)
+from helpers.data.cases import DataError
 
 PRICES = Prices("us-east-1", "2026-01-01", "made up", {"ml.a": 2.0, "ml.b": 10.0}, 0.03)
 START = datetime(2026, 1, 1, tzinfo=UTC)

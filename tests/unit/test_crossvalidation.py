@@ -10,14 +10,25 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.files import DataError, read_label_values, write_volume
+from helpers.data.cases import DataError, read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.crossvalidation import STEPS, check_folds, choose_cleanup, gains_table, predict_out_of_fold
-from helpers.evaluation.inference import predict_prepared
-from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, save_checkpoint
-from helpers.models.ensemble import load_ensemble
+from helpers.evaluation.cohort import (
+    STEPS,
+    check_folds,
+    choose_cleanup,
+    gains_table,
+    predict_out_of_fold,
+)
+from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.predict import predict_prepared
+from helpers.models.checkpoints import (
+    ModelCard,
+    load_card,
+    load_checkpoint,
+    load_ensemble,
+    save_checkpoint,
+)
 from helpers.models.networks import Ensemble, build_network
 from helpers.regions import BRATS2021, from_classes
 from helpers.training.folds import train_folds

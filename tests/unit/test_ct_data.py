@@ -6,9 +6,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.data.files import DataError, read_volume, write_volume
+from helpers.data.cases import DataError, read_volume, write_volume
 from helpers.extras.ct.checks import check_ct_cohort, check_table
-from helpers.extras.ct.cohort import CtCase, CtCohort, deal_folds, find_ct_cohort, write_dataset_json
+from helpers.extras.ct.cohort import (
+    CtCase,
+    CtCohort,
+    deal_folds,
+    find_ct_cohort,
+    write_dataset_json,
+)
 from helpers.extras.ct.organs import NUMBERS, ORGANS
 from helpers.extras.ct.phantom import CtPhantomSettings, make_ct_phantom, write_ct_phantoms
 from helpers.extras.ct.preparation import CtPreparation, prepare_arrays, prepare_ct

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helpers import cli
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
 from helpers.extras.ct.pipeline import load_pipeline, plan
 from helpers.models.checkpoints import load_card

@@ -9,13 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.data.files import DataError, read_volume
+from helpers.data.cases import DataError, read_volume
 from helpers.extras.ct.crops import CropSource
 from helpers.extras.ct.organs import NUMBERS, ORGANS, ct_task
 from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.prepared import PreparedCtFile, prepare_ct_cohort
-from helpers.extras.ct.scores import count_windows, organ_table, predict_ct, predict_scan, score_organs, write_scan
+from helpers.extras.ct.scores import (
+    count_windows,
+    organ_table,
+    predict_ct,
+    predict_scan,
+    score_organs,
+    write_scan,
+)
 from helpers.extras.ct.training import CtSettings, swin_settings, train_ct
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network

@@ -15,8 +15,15 @@ import pytest
 from monai.apps import DecathlonDataset
 
 from helpers.cli import main
-from helpers.data.download import CHUNK, KAGGLE_ARCHIVE, KAGGLE_DATASET, MSD_TASK, extract_tar, fetch
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
+from helpers.data.download import (
+    CHUNK,
+    KAGGLE_ARCHIVE,
+    KAGGLE_DATASET,
+    MSD_TASK,
+    extract_tar,
+    fetch,
+)
 from tests.cases import write_case
 
 CONTENT = bytes(range(256)) * 4000

@@ -7,8 +7,14 @@ import pandas as pd
 import pytest
 
 from helpers.cli import main
-from helpers.data.files import DataError, write_volume
-from helpers.evaluation.compare import LabelFile, match_identifier, pair_folders, read_label_file, score_files
+from helpers.data.cases import DataError, write_volume
+from helpers.evaluation.cohort import (
+    LabelFile,
+    match_identifier,
+    pair_folders,
+    read_label_file,
+    score_files,
+)
 from helpers.regions import BRATS2021, MSD, from_classes
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 

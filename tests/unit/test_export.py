@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.evaluation.inference import predict_image
+from helpers.evaluation.predict import predict_image
 from helpers.models.export import OnnxNetwork, OpenVinoNetwork, export_onnx
 from helpers.models.networks import build_network
 

@@ -9,10 +9,23 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from helpers.evaluation.metrics import score_case
+from helpers.plots import (
+    case as figures,
+)
+from helpers.plots import (
+    cohort,
+    readme,
+    results,
+)
+from helpers.plots.case import (
+    best_slice,
+    cut,
+    robust_window,
+    show_slice,
+    to_ras,
+)
+from helpers.plots.cohort import summarise_case
 from helpers.regions import CLASS_COLOURS, REGIONS
-from helpers.visual import cohort, figures, readme, results
-from helpers.visual.slices import best_slice, cut, robust_window, show_slice, to_ras
-from helpers.visual.summaries import summarise_case
 from tests.cases import LPS, case_arrays
 
 AFFINES = {

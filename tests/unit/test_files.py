@@ -6,7 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.data.files import DataError, open_volume, read_label_values, read_volume, write_volume
+from helpers.data.cases import (
+    DataError,
+    open_volume,
+    read_label_values,
+    read_volume,
+    write_volume,
+)
 from tests.cases import LPS, REAL_CASES
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)

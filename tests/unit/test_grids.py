@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from helpers.data.grids import EXACT, ras_grid, regrid, regrid_classes
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
+from helpers.data.resample import (
+    EXACT,
+    ras_grid,
+    regrid,
+    regrid_classes,
+)
 from helpers.regions import classes_to_regions, regions_to_classes
 
 

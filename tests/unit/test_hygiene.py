@@ -9,7 +9,12 @@ import nbformat
 import pytest
 
 from helpers.cloud.account import SECRET
-from helpers.running.normalise import MACHINE_PATH, SIZE_LIMIT, WIDGET_VIEW, normalise
+from helpers.running.normalise import (
+    MACHINE_PATH,
+    SIZE_LIMIT,
+    WIDGET_VIEW,
+    normalise,
+)
 from helpers.running.parameters import read_parameters
 from helpers.workspace import REPOSITORY
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.files import DataError, write_volume
+from helpers.data.cases import DataError, read_classes, write_volume
 from helpers.data.preprocess import PreprocessSettings
-from helpers.data.reading import read_classes
-from helpers.evaluation.inference import (
+from helpers.evaluation.metrics import dice
+from helpers.evaluation.predict import (
     case_of_files,
     predict_case,
     predict_image,
@@ -19,7 +19,6 @@ from helpers.evaluation.inference import (
     window_size,
     write_prediction,
 )
-from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import NETWORKS, NetworkKind
 from helpers.regions import MODALITIES, REGIONS, classes_to_regions

@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.evaluation.inference import predict_case
+from helpers.evaluation.predict import predict_case
+from helpers.models.checkpoints import load_released
 from helpers.models.networks import build_network
-from helpers.models.released import load_released
 from helpers.profiling.ladder import Rung, measure_ladder, peak_memory
 from helpers.profiling.latency import STAGES, Route, predict_by_route
-from helpers.profiling.recipes import SOURCES, Recipe, patches_of, training_of
+from helpers.profiling.recipes import (
+    SOURCES,
+    Recipe,
+    patches_of,
+    training_of,
+)
 
 PATCH = (32, 32, 32)
 

@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.models.networks import build_network
-from helpers.models.recompute import recompute_blocks
-from helpers.profiling.preparation import ISAL, PARALLEL, PREPARE, ZLIB, measure_preparation
+from helpers.models.networks import build_network, recompute_blocks
+from helpers.profiling.preparation import (
+    ISAL,
+    PARALLEL,
+    PREPARE,
+    ZLIB,
+    measure_preparation,
+)
 from helpers.profiling.recipes import Recipe, patches_of, training_of
 from helpers.profiling.rungs import TRIED, tried_rungs
 from helpers.profiling.trace import profile_steps

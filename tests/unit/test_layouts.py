@@ -6,9 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers.data.files import DataError, write_volume
-from helpers.data.layouts import ALIASES, LAYOUTS, discover, layout_key
-from helpers.data.reading import read_classes, read_image
+from helpers.data.cases import (
+    ALIASES,
+    LAYOUTS,
+    DataError,
+    discover,
+    layout_key,
+    read_classes,
+    read_image,
+    write_volume,
+)
 from helpers.regions import MODALITIES
 from tests.cases import LPS, case_arrays, write_case
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from scipy import ndimage
 
-from helpers.evaluation.lesions import LesionScore, score_lesions
+from helpers.evaluation.metrics import LesionScore, score_lesions
 
 MILLIMETRE = (1.0, 1.0, 1.0)
 TOUCHING = np.ones((3, 3, 3))

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings
-from helpers.extras.lgg.cohort import CHANNELS, check_patient, check_slices, find_slices, read_slice, split_patients
+from helpers.extras.lgg.cohort import (
+    CHANNELS,
+    check_patient,
+    check_slices,
+    find_slices,
+    read_slice,
+    split_patients,
+)
 from helpers.extras.lgg.phantom import write_phantom_slices
 from tests.cases import REAL_CASES
 

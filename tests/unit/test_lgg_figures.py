@@ -22,7 +22,7 @@ from helpers.extras.lgg.figures import (
 )
 from helpers.extras.lgg.scores import ScoredPatient, score_slices
 from helpers.extras.lgg.search import SearchSpace
-from helpers.visual.style import apply_style
+from helpers.plots.case import apply_style
 
 
 @pytest.fixture(autouse=True)

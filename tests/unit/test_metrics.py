@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from scipy import ndimage
 
-from helpers.data.layouts import discover
-from helpers.data.reading import read_classes
+from helpers.data.cases import discover, read_classes
 from helpers.evaluation.metrics import (
     EMPTY_DISTANCE,
     METRICS,

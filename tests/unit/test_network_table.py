@@ -3,9 +3,8 @@
 import pytest
 
 from helpers.cli import main
-from helpers.data.files import DataError
-from helpers.models.networks import NETWORKS, build_network, describe_network
-from helpers.models.networks.published import PUBLISHED, arguments_for
+from helpers.data.cases import DataError
+from helpers.models.networks import NETWORKS, PUBLISHED, arguments_for, build_network, describe_network
 
 
 def test_every_network_has_a_published_setting_that_its_builder_takes():

@@ -6,10 +6,17 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
-from helpers.data.files import DataError
-from helpers.evaluation.inference import window_size
+from helpers.data.cases import DataError
+from helpers.evaluation.predict import window_size
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
-from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch, describe_network, input_multiple
+from helpers.models.networks import (
+    NETWORKS,
+    build_network,
+    channels_last,
+    check_patch,
+    describe_network,
+    input_multiple,
+)
 from helpers.training.loss import segmentation_loss
 
 SMALL = {

@@ -7,9 +7,8 @@ import torch
 from scipy import ndimage
 
 from helpers.data.calibration import measure, reference_statistics
-from helpers.data.files import DataError
+from helpers.data.cases import DataError, read_classes, read_image
 from helpers.data.phantom import PhantomSettings, make_phantom, write_cohort
-from helpers.data.reading import read_classes, read_image
 from helpers.regions import ET, MODALITIES
 
 COARSE = PhantomSettings(spacing=4.0)

@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image
 
 from helpers.data.phantom import PhantomSettings, make_phantom
-from helpers.visual.figures import show_modalities
-from helpers.visual.pictures import to_palette
+from helpers.plots.case import show_modalities, to_palette
 
 
 def png_of(figure) -> bytes:

@@ -18,20 +18,17 @@ from safetensors import safe_open
 from scipy import ndimage
 
 from helpers.cli import main
-from helpers.data.cache import prepared_path
-from helpers.data.files import DataError
-from helpers.data.grids import regrid
-from helpers.data.layouts import discover
-from helpers.data.prepared import save_prepared
+from helpers.data.cases import DataError, discover
+from helpers.data.prepared import open_prepared, prepared_path, save_prepared
 from helpers.data.preprocess import (
     PreprocessSettings,
     estimate_size,
-    open_prepared,
     prepare_cohort,
     preprocess_case,
     preprocess_image,
     to_native,
 )
+from helpers.data.resample import regrid
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 
 ORIENTATIONS = [
@@ -305,7 +302,7 @@ def test_file_that_is_no_prepared_case(tmp_path):
 
 @pytest.mark.skipif(not REAL_CASES.is_dir(), reason="no real cases beside this checkout")
 def test_real_case_round_trip(tmp_path):
-    from helpers.data.reading import read_classes
+    from helpers.data.cases import read_classes
 
     case = next(case for case in discover(REAL_CASES / "brats2021", "brats2021") if not case.missing)
     path = save_prepared(tmp_path / "a.safetensors", preprocess_case(case))

@@ -4,8 +4,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from helpers.plots.profiling import (
+    show_ladder,
+    show_latency,
+    show_memory,
+    show_roofline,
+    show_step,
+)
 from helpers.profiling import Budget, Machine, Profile
-from helpers.visual.profiling import show_ladder, show_latency, show_memory, show_roofline, show_step
 
 MACHINE = Machine("a machine", 2, {"fp32": 100.0, "bf16": 200.0}, 10.0, 500.0)
 

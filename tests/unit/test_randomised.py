@@ -6,17 +6,45 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
-from helpers.data.phantom.anatomy import MIDDLE, draw_anatomy, draw_pose, draw_warp, sample
+from helpers.data.phantom import (
+    PhantomSettings,
+    Randomisation,
+    draw_random_phantom,
+    make_phantom,
+)
+from helpers.data.phantom.anatomy import (
+    MIDDLE,
+    draw_anatomy,
+    draw_pose,
+    draw_warp,
+    sample,
+)
 from helpers.data.phantom.contrast import draw_looks
 from helpers.data.phantom.core import CoreRanges, draw_core, label_enhancement
 from helpers.data.phantom.draws import Box, Draws
 from helpers.data.phantom.mimics import MimicRanges, draw_mimics, strip_skull
 from helpers.data.phantom.randomised import ContrastRanges, draw_random_looks
-from helpers.data.phantom.scanner import ScannerRanges, scan, shifted, thick_slices
+from helpers.data.phantom.scanner import (
+    ScannerRanges,
+    scan,
+    shifted,
+    thick_slices,
+)
 from helpers.data.phantom.template import load_template
-from helpers.data.phantom.tumour import NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour, press_out
-from helpers.regions import ED, ET, MODALITIES, NCR
+from helpers.data.phantom.tumour import (
+    NON_ENHANCING,
+    RING,
+    TumourRanges,
+    draw_foci,
+    draw_tumour,
+    press_out,
+)
+from helpers.regions import (
+    ED,
+    ET,
+    MODALITIES,
+    NCR,
+)
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 

@@ -8,15 +8,22 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
-from helpers.evaluation.inference import segment_prepared
 from helpers.evaluation.metrics import score_case
-from helpers.models import released
-from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from helpers.evaluation.predict import segment_prepared
+from helpers.models import checkpoints as released
+from helpers.models.checkpoints import (
+    LIMIT,
+    RELEASED,
+    ModelCard,
+    load_checkpoint,
+    load_released,
+    release_checkpoints,
+    save_checkpoint,
+)
 from helpers.models.networks import build_network
-from helpers.models.released import LIMIT, RELEASED, load_released, release_checkpoints
 from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import REPOSITORY
 from tests.cases import REAL_CASES, write_case

@@ -10,10 +10,21 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers.cli import main
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.running.normalise import WIDGET_VIEW, normalise, update_notebook
-from helpers.running.pages import key_figure, show_number, title_of, write_html
-from helpers.running.parameters import assign, find_notebooks, parse_assignments, parse_value, read_parameters
+from helpers.running.pages import (
+    key_figure,
+    show_number,
+    title_of,
+    write_html,
+)
+from helpers.running.parameters import (
+    assign,
+    find_notebooks,
+    parse_assignments,
+    parse_value,
+    read_parameters,
+)
 from helpers.workspace import REPOSITORY
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from helpers.cli import main
 from helpers.cloud import handler, serve
 from helpers.cloud.limits import BadRequest, Limits, limits_from
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.regions import MODALITIES, REGIONS, classes_to_regions
 from tests.cases import write_case
 from tests.requests import arrays_of, bodies_of, files_of, npz_of, save_model, tar_of, zip_of

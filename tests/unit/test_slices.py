@@ -7,12 +7,24 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.lgg.air import air_floor, count_values, tissue
 from helpers.extras.lgg.cohort import find_slices, read_patient
-from helpers.extras.lgg.scores import SlicePatients, predict_slices, score_patient, score_slices, summarise_scores
+from helpers.extras.lgg.scores import (
+    SlicePatients,
+    predict_slices,
+    score_patient,
+    score_slices,
+    summarise_scores,
+)
 from helpers.extras.lgg.search import slice_settings, train_slices
-from helpers.extras.lgg.slices import LGG, SlicePreparation, SliceSource, channel_statistics, slice_changes
+from helpers.extras.lgg.slices import (
+    LGG,
+    SlicePreparation,
+    SliceSource,
+    channel_statistics,
+    slice_changes,
+)
 from helpers.models.checkpoints import load_checkpoint
 from helpers.training.source import PatchSource, ValidationSource
 from tests.unit.test_lgg import REAL, write_patient

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.models.networks import build_network
-from helpers.models.small_grids import keep_small_grids_exact
+from helpers.models.networks import build_network, keep_small_grids_exact
 
 
 def fill_memory():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.losses import DiceFocalLoss
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import load_checkpoint
-from helpers.models.tasks import Task
+from helpers.models.networks import Task
 from helpers.training.loss import segmentation_loss
 from helpers.training.settings import TrainSettings
 from helpers.training.source import PatchSource, ValidationSource

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.data.cases import Case, DataError
 from helpers.data.checks import CaseFacts
-from helpers.data.files import DataError
-from helpers.data.layouts import Case
 from helpers.data.splits import load_splits, make_splits, save_splits
 
 

@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from helpers.evaluation.statistics import bootstrap_interval, compare_scores, holm, paired_test, summarise
+from helpers.evaluation.statistics import (
+    bootstrap_interval,
+    compare_scores,
+    holm,
+    paired_test,
+    summarise,
+)
 
 
 def test_the_interval_is_the_same_every_time_and_holds_the_mean():

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from helpers.cli import main
-from helpers.data.augment import training_transforms
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
+from helpers.data.patches import training_transforms
 from helpers.data.phantom import draw_random_phantom
-from helpers.data.phantom.stream import HELD_OUT_SEED, PhantomStream, StreamSettings, held_out_phantoms, prepare_phantom
+from helpers.data.phantom.stream import (
+    HELD_OUT_SEED,
+    PhantomStream,
+    StreamSettings,
+    held_out_phantoms,
+    prepare_phantom,
+)
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import preprocess_image
 from helpers.models.checkpoints import load_checkpoint

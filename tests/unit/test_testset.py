@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.files import DataError, read_label_values
+from helpers.data.cases import DataError, read_classes, read_image, read_label_values
 from helpers.data.preprocess import PreprocessSettings
-from helpers.data.reading import read_classes, read_image
-from helpers.evaluation.calibration import calibration_scores, reliability_table
-from helpers.evaluation.inference import predict_probabilities
+from helpers.evaluation.cohort import score_cases, score_cohort
 from helpers.evaluation.metrics import METRICS, score_case
-from helpers.evaluation.testset import score_cases, score_cohort
+from helpers.evaluation.predict import predict_probabilities
+from helpers.evaluation.statistics import calibration_scores, reliability_table
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
 from helpers.regions import BRATS2021, classes_to_regions, to_classes

@@ -14,15 +14,21 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from helpers.cli import main
-from helpers.commands.train import add_arguments, folders_of, settings_of
-from helpers.data.files import DataError
+from helpers.cli.train import add_arguments, folders_of, settings_of
+from helpers.data.cases import DataError
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.data.splits import load_splits
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
 from helpers.regions import REGIONS, classes_to_regions
-from helpers.training.datamodule import CaseDataModule, PatchDataset, draw_centre, pad_patch, patch_slices
+from helpers.training.datamodule import (
+    CaseDataModule,
+    PatchDataset,
+    draw_centre,
+    pad_patch,
+    patch_slices,
+)
 from helpers.training.loss import segmentation_loss
 from helpers.training.module import END, START, learning_rate_share
 from helpers.training.train import TrainSettings, train

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.networks import build_network

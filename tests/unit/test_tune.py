@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 import pytest
 from optuna.trial import TrialState
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.lgg.search import SearchSpace
 from helpers.training.guard import NonFiniteError
-from helpers.training.study import ended_trials, export_best, open_study, origin, trial_folder
+from helpers.training.study import (
+    ended_trials,
+    export_best,
+    open_study,
+    origin,
+    trial_folder,
+)
 from helpers.training.tune import Attempt, TuneSettings, work
 
 SETTINGS = TuneSettings(trials=8, startup=3, seed=5)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers.evaluation.cleanup import CleanUp
-from helpers.evaluation.inference import label_map
-from helpers.evaluation.uptake import outline_enhancement
+from helpers.evaluation.postprocess import CleanUp, outline_enhancement
+from helpers.evaluation.predict import label_map
 from helpers.regions import ET, NCR
 
 SHAPE = (60, 60, 60)

@@ -15,10 +15,10 @@ import pytest
 import traitlets
 from PIL import Image
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
+from helpers.plots.case import PLANES, best_slice, cut
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
 from helpers.running.execute import execute_notebook
-from helpers.visual.slices import PLANES, best_slice, cut
 from helpers.visual.viewer import Pane, SliceViewer, comparison_panes
 from helpers.visual.viewer.pack import BACKGROUND, MISSING
 from helpers.visual.viewer.server import advice, what_to_install

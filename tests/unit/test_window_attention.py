@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import WindowAttention, compute_mask
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
+from helpers.models.attention import FusedWindowAttention, fuse_attention
 from helpers.models.networks import build_network
-from helpers.models.window_attention import FusedWindowAttention, fuse_attention
 from helpers.training.module import SegmentationModule
 from helpers.training.settings import TrainSettings
 

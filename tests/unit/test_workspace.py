@@ -6,8 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.data.files import DataError
-from helpers.workspace import REPOSITORY, load_metrics, open_workspace, save_metrics
+from helpers.data.cases import DataError
+from helpers.workspace import (
+    REPOSITORY,
+    load_metrics,
+    open_workspace,
+    save_metrics,
+)
 
 
 def test_folders_follow_the_cohort(tmp_path):

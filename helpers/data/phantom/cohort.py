@@ -17,8 +17,7 @@ import joblib
 import torch
 from tqdm.auto import tqdm
 
-from helpers.data.files import DataError, write_volume
-from helpers.data.layouts import Case, discover
+from helpers.data.cases import Case, DataError, discover, write_volume
 from helpers.data.phantom.generator import DEFAULTS, PhantomSettings, make_phantom
 from helpers.regions import BRATS2021, MODALITIES, from_classes
 

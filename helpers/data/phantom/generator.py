@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from helpers.data.phantom.anatomy import FIELD_OF_VIEW, draw_anatomy, draw_pose, draw_warp
+from helpers.data.phantom.anatomy import (
+    FIELD_OF_VIEW,
+    draw_anatomy,
+    draw_pose,
+    draw_warp,
+)
 from helpers.data.phantom.contrast import draw_image
 from helpers.data.phantom.draws import Draws
 from helpers.data.phantom.template import load_template

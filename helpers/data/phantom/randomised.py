@@ -12,15 +12,40 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from helpers.data.phantom.anatomy import FIELD_OF_VIEW, Anatomy, AnatomyRanges, draw_anatomy, draw_pose, draw_warp
+from helpers.data.phantom.anatomy import (
+    FIELD_OF_VIEW,
+    Anatomy,
+    AnatomyRanges,
+    draw_anatomy,
+    draw_pose,
+    draw_warp,
+)
 from helpers.data.phantom.contrast import Look, draw_looks, mix_tumour
-from helpers.data.phantom.core import T1_WEIGHTED, CoreRanges, draw_core, label_enhancement, vary_looks
+from helpers.data.phantom.core import (
+    T1_WEIGHTED,
+    CoreRanges,
+    draw_core,
+    label_enhancement,
+    vary_looks,
+)
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.generator import Phantom, brats_affine
-from helpers.data.phantom.mimics import MimicRanges, Stuff, draw_mimics, strip_skull
+from helpers.data.phantom.mimics import (
+    MimicRanges,
+    Stuff,
+    draw_mimics,
+    strip_skull,
+)
 from helpers.data.phantom.scanner import ScannerRanges, scan
 from helpers.data.phantom.template import load_template
-from helpers.data.phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour, press_out
+from helpers.data.phantom.tumour import (
+    NON_ENHANCING,
+    Tumour,
+    TumourRanges,
+    draw_foci,
+    draw_tumour,
+    press_out,
+)
 from helpers.regions import MODALITIES
 
 CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}

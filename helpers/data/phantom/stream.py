@@ -18,10 +18,20 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.patches import draw_patch
-from helpers.data.phantom.randomised import DEFAULTS, VERSION, Randomisation, draw_random_phantom
-from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
+from helpers.data.phantom.randomised import (
+    DEFAULTS,
+    VERSION,
+    Randomisation,
+    draw_random_phantom,
+)
+from helpers.data.prepared import (
+    Prepared,
+    PreprocessSettings,
+    save_prepared,
+    voxel_tables,
+)
 from helpers.data.preprocess import preprocess_image
 
 PATCH = 1

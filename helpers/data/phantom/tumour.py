@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from helpers.data.phantom.anatomy import COARSE, MIDDLE, Anatomy, Mass, Pose, place, sample
+from helpers.data.phantom.anatomy import (
+    COARSE,
+    MIDDLE,
+    Anatomy,
+    Mass,
+    Pose,
+    place,
+    sample,
+)
 from helpers.data.phantom.draws import Box, Draws, Range
 from helpers.data.phantom.template import Template
 

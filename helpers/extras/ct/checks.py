@@ -10,9 +10,16 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from helpers.data.faults import ERROR, WARNING, Fault, content_faults, from_error, grid_faults
-from helpers.data.files import DataError, read_label_values, read_volume
-from helpers.data.grids import spacing_of
+from helpers.data.cases import DataError, read_label_values, read_volume
+from helpers.data.checks import (
+    ERROR,
+    WARNING,
+    Fault,
+    content_faults,
+    from_error,
+    grid_faults,
+)
+from helpers.data.resample import spacing_of
 from helpers.extras.ct.cohort import CtCase, CtCohort
 
 LEAST_AIR, LEAST_BONE = -300.0, 150.0

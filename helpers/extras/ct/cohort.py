@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.ct.organs import ORGANS
 
 DATASET_JSON = "dataset.json"

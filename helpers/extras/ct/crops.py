@@ -12,9 +12,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
 
-from helpers.data.augment import KEYS
-from helpers.data.files import DataError
-from helpers.data.patches import pad_patch, patch_slices
+from helpers.data.cases import DataError
+from helpers.data.patches import KEYS, pad_patch, patch_slices
 from helpers.extras.ct.prepared import PreparedCtFile
 
 CROP, ORDER = 5, 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helpers.models.tasks import Task
+from helpers.models.networks import Task
 
 BACKGROUND = "background"
 

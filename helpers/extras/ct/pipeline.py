@@ -17,7 +17,7 @@ import yaml
 
 from helpers.cloud.costs import Item, estimate
 from helpers.cloud.prices import Prices, load_prices
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.training import GENERAL, CtSettings, swin_settings
 from helpers.training.settings import TrainSettings

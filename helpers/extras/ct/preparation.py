@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.data.files import DataError, read_label_values, read_volume
-from helpers.data.grids import cropped_affine, ras_grid, regrid
-from helpers.data.reading import same_affine
+from helpers.data.cases import DataError, read_label_values, read_volume, same_affine
+from helpers.data.resample import cropped_affine, ras_grid, regrid
 from helpers.extras.ct.cohort import CtCase
 
 

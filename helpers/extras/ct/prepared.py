@@ -21,9 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.ct.cohort import CtCase
-from helpers.extras.ct.preparation import DEFAULTS, CtPreparation, PreparedCt, prepare_ct
+from helpers.extras.ct.preparation import (
+    DEFAULTS,
+    CtPreparation,
+    PreparedCt,
+    prepare_ct,
+)
 
 VERSION = 1
 """Part of every file's hash: raise it when a change to preparation changes what is written."""

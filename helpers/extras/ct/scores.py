@@ -20,7 +20,12 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from helpers.data.files import open_volume, read_label_values, read_volume, write_volume
+from helpers.data.cases import (
+    open_volume,
+    read_label_values,
+    read_volume,
+    write_volume,
+)
 from helpers.evaluation.metrics import dice, hausdorff95, voxel_spacing
 from helpers.extras.ct.cohort import CtCase
 from helpers.extras.ct.preparation import CtPreparation, PreparedCt, prepare_arrays

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.ct.crops import CropSource
 from helpers.extras.ct.organs import ORGANS, ct_task
 from helpers.extras.ct.preparation import CtPreparation

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.data.splits import SplitManifest, divide, thirds
 from helpers.extras.lgg.air import air_floor, count_values, tissue
 

@@ -6,8 +6,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from helpers.data.cases import DataError
 from helpers.data.download import fetch_from_kaggle, kaggle_archive
-from helpers.data.files import DataError
 
 DATASET = "mateuszbuda/lgg-mri-segmentation"
 ROOT = "kaggle_3m/"

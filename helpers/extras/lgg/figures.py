@@ -19,8 +19,8 @@ from PIL import Image
 
 from helpers.extras.lgg.cohort import CHANNELS
 from helpers.extras.lgg.scores import ScoredPatient
+from helpers.plots.case import FIRST, SECOND, add_legend
 from helpers.regions import MODALITY_NAMES
-from helpers.visual.style import FIRST, SECOND, add_legend
 
 FLAIR = CHANNELS.index("flair")
 REFERENCE, FOUND, MISSED, FALSE = "#56B4E9", "#009E73", "#E69F00", "#CC79A7"

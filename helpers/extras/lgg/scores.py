@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from helpers.evaluation.cleanup import THRESHOLD
 from helpers.evaluation.metrics import dice
+from helpers.evaluation.postprocess import THRESHOLD
 from helpers.extras.lgg.cohort import SliceFile, read_patient
 from helpers.extras.lgg.slices import SlicePreparation
 from helpers.models.networks import channels_last

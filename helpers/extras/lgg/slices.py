@@ -28,11 +28,16 @@ from monai.transforms import (
 )
 from torch.nn.functional import interpolate
 
-from helpers.data.augment import KEYS, InsideBrain
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
+from helpers.data.patches import KEYS, InsideBrain
 from helpers.extras.lgg.air import air_floor, count_values, tissue
-from helpers.extras.lgg.cohort import CHANNELS, EDGE, SliceFile, read_patient
-from helpers.models.tasks import Task
+from helpers.extras.lgg.cohort import (
+    CHANNELS,
+    EDGE,
+    SliceFile,
+    read_patient,
+)
+from helpers.models.networks import Task
 
 LGG = Task("lgg", CHANNELS, ("tumour",))
 """Three channels in, one mask out: the abnormality that FLAIR shows."""
@@ -138,7 +143,7 @@ def slice_changes(*, always: bool = False) -> dict[str, Transform]:
     """Random changes by name, each usable alone; with `always` each is applied whenever it is called, for a preview.
 
     Samples are ``image`` float32 (3, X, Y) and ``label`` uint8 (1, X, Y). Masks are turned with nearest neighbour, so that no
-    value between tumour and none appears. Intensities change inside the brain only, see `helpers.data.augment`.
+    value between tumour and none appears. Intensities change inside the brain only, see `helpers.data.patches`.
     """
     often, rarely = (1.0, 1.0) if always else (0.5, 0.2)
     turn = {"range_x": np.deg2rad(15), "mode": ("bilinear", "nearest"), "padding_mode": "zeros"}

@@ -4,7 +4,12 @@ The volumes are sent once, turned, cropped and in 8 bits; `viewer.js` composes e
 kernel. ``SliceViewer(case)`` is the whole of it for a case; `Pane`, `comparison_panes` and arrays serve everything else.
 """
 
-from helpers.visual.viewer.panes import Pane, case_panes, comparison_panes, modality_panes
+from helpers.visual.viewer.panes import (
+    Pane,
+    case_panes,
+    comparison_panes,
+    modality_panes,
+)
 from helpers.visual.viewer.widget import SliceViewer
 
 __all__ = ["Pane", "SliceViewer", "case_panes", "comparison_panes", "modality_panes"]

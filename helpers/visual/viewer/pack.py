@@ -10,7 +10,7 @@ from functools import cached_property
 import nibabel as nib
 import numpy as np
 
-from helpers.visual.slices import robust_window, to_ras
+from helpers.plots.case import robust_window, to_ras
 
 MISSING, BACKGROUND, FIRST = 0, 1, 2
 """Code of a voxel without a number, code of a background voxel, and the first code of a value."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.files import DataError, open_volume, read_volume
-from helpers.data.layouts import Case
-from helpers.data.reading import read_classes, read_image
+from helpers.data.cases import Case, DataError, open_volume, read_classes, read_image, read_volume
+from helpers.plots.case import ERROR_COLOURS, FALSE, MISSED
 from helpers.regions import (
     CLASS_COLOURS,
     CLASS_NAMES,
@@ -21,7 +20,6 @@ from helpers.regions import (
     classes_to_regions,
     regions_to_classes,
 )
-from helpers.visual.figures import ERROR_COLOURS, FALSE, MISSED
 
 ERROR_NAMES: dict[int, str] = {MISSED: "missed", FALSE: "falsely marked"}
 OTHER_COLOURS: tuple[str, ...] = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999")
@@ -45,7 +43,7 @@ class Pane:
     names, colours : mappings from label to text and to "#RRGGBB"
         By default those of the tumour classes. Labels of the map that have neither get a number and a free colour.
     window : (float, float), optional
-        Values shown black and white, in the volume's units (`helpers.visual.slices.robust_window`).
+        Values shown black and white, in the volume's units (`helpers.plots.case.robust_window`).
     """
 
     volume: np.ndarray

@@ -8,8 +8,19 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from helpers.visual.viewer.pack import Grid, PackedLabels, PackedVolume, pack_labels, pack_volume
-from helpers.visual.viewer.panes import Pane, check_panes, label_map, legend_entries
+from helpers.visual.viewer.pack import (
+    Grid,
+    PackedLabels,
+    PackedVolume,
+    pack_labels,
+    pack_volume,
+)
+from helpers.visual.viewer.panes import (
+    Pane,
+    check_panes,
+    label_map,
+    legend_entries,
+)
 
 STATE = ("plane", "cursor", "opacity", "outline", "overlay", "hidden", "windows", "active")
 """What the browser and Python both know of a viewing, besides the scene."""

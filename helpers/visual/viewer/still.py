@@ -10,9 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.visual.pictures import to_palette
-from helpers.visual.slices import PLANES, cut, draw_labels, show_slice
-from helpers.visual.style import add_legend
+from helpers.plots.case import (
+    PLANES,
+    add_legend,
+    cut,
+    draw_labels,
+    show_slice,
+    to_palette,
+)
 from helpers.visual.viewer.pack import Grid
 from helpers.visual.viewer.panes import label_map
 

@@ -10,8 +10,8 @@ import anywidget
 import numpy as np
 import traitlets
 
-from helpers.data.layouts import Case
-from helpers.visual.slices import PLANES
+from helpers.data.cases import Case
+from helpers.plots.case import PLANES
 from helpers.visual.viewer.export import framed_page, write_page
 from helpers.visual.viewer.panes import Pane, panes_of
 from helpers.visual.viewer.scene import STATE, Scene, pack_scene
@@ -56,7 +56,7 @@ class SliceViewer(anywidget.AnyWidget):
     cursor : (int, int, int)
         Voxel under the crosshair, in the indices of the first pane's array; clipped to what is shown.
     index : int
-        Slice of the plane, counted as in `helpers.visual.slices`: from the patient's left, back or feet.
+        Slice of the plane, counted as in `helpers.plots.case`: from the patient's left, back or feet.
     opacity : float
         Of the labels' fill, 0 to 1.
     overlay, outline : bool

@@ -9,8 +9,13 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from helpers.data.files import DataError, write_volume
-from helpers.extras.ct.cohort import DATASET_JSON, CtCohort, find_ct_cohort, write_dataset_json
+from helpers.data.cases import DataError, write_volume
+from helpers.extras.ct.cohort import (
+    DATASET_JSON,
+    CtCohort,
+    find_ct_cohort,
+    write_dataset_json,
+)
 from helpers.extras.ct.phantom.generator import DEFAULTS, CtPhantomSettings, make_ct_phantom
 
 MANIFEST = ".phantom.json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from helpers.data.files import DataError
+from helpers.data.cases import DataError
 from helpers.extras.ct.phantom.bowel import draw_bowel, draw_duodenum
 from helpers.extras.ct.phantom.canvas import Canvas
 from helpers.extras.ct.phantom.space import make_space

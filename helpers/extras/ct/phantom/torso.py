@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.extras.ct.phantom.canvas import AIR, FAT, MUSCLE, Canvas
-from helpers.extras.ct.phantom.space import ellipsoid, tube, union, waves
+from helpers.extras.ct.phantom.canvas import (
+    AIR,
+    FAT,
+    MUSCLE,
+    Canvas,
+)
+from helpers.extras.ct.phantom.space import (
+    ellipsoid,
+    tube,
+    union,
+    waves,
+)
 
 WIDE, DEEP, ROUND = 157.0, 106.0, 2.45
 """Half width and half depth of the trunk in mm, and the exponent of its outline: 2 is an ellipse, more is squarer."""

@@ -6,8 +6,19 @@ import itertools
 
 import numpy as np
 
-from helpers.extras.ct.phantom.canvas import FAT, GAS, MUSCLE, Canvas
-from helpers.extras.ct.phantom.space import Space, ellipsoid, tube, union, waves
+from helpers.extras.ct.phantom.canvas import (
+    FAT,
+    GAS,
+    MUSCLE,
+    Canvas,
+)
+from helpers.extras.ct.phantom.space import (
+    Space,
+    ellipsoid,
+    tube,
+    union,
+    waves,
+)
 from helpers.extras.ct.phantom.torso import Torso
 
 

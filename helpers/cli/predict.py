@@ -1,0 +1,72 @@
+"""``python -m helpers predict``: segment one case, four files or a cohort with a trained checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from helpers.data.cases import Case, DataError, discover
+from helpers.evaluation.predict import (
+    case_of_files,
+    predict_case,
+    predict_cases,
+    write_prediction,
+)
+from helpers.models.checkpoints import load_ensemble, load_released
+from helpers.regions import MODALITIES, MODALITY_NAMES
+
+ENDINGS = (".nii", ".nii.gz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument("case", nargs="?", type=Path, metavar="CASE", help="folder of one case, or of a cohort")
+    for modality in MODALITIES:
+        parser.add_argument(
+            f"--{modality}", type=Path, metavar="FILE", help=f"{MODALITY_NAMES[modality]} image, in place of CASE"
+        )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        help="weights (.safetensors) with their card (.json) beside them, several for their mean; left out, "
+        "the model that comes with the package",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each"
+    )
+    parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
+    parser.add_argument("--flips", action="store_true", help="mean over mirrored copies: better, up to eight times as long")
+    parser.add_argument("--device", default="auto", help="auto takes a GPU where there is one; cpu, cuda, cuda:1")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict and say where the label maps are; 0 when every case could be segmented, else 1."""
+    cases = _cases(arguments)
+    single = arguments.out.name.endswith(ENDINGS)
+    if single and len(cases) > 1:
+        raise DataError(f"{arguments.case} holds {len(cases)} cases; give a folder to --out, not the file {arguments.out}")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
+    checkpoints = arguments.checkpoint
+    network, card = load_ensemble(checkpoints, device=device) if checkpoints else load_released(device=device)
+    if single:
+        print(write_prediction(arguments.out, predict_case(network, card, cases[0], flips=arguments.flips)))
+        return 0
+    faults = []
+    for _, outcome in predict_cases(network, card, cases, folder=arguments.out, flips=arguments.flips):
+        if isinstance(outcome, DataError):
+            faults.append(str(outcome))
+        else:
+            print(outcome)
+    if faults:
+        print(f"\nNot segmented ({len(faults)} of {len(cases)}):", *faults, sep="\n  ")
+    return 1 if faults else 0
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    files = {modality: getattr(arguments, modality) for modality in MODALITIES}
+    if any(files.values()) == bool(arguments.case):
+        raise DataError("give either CASE or the four files --t1 --t1ce --t2 --flair")
+    return discover(arguments.case, arguments.layout) if arguments.case else [case_of_files(files)]

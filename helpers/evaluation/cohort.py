@@ -1,0 +1,462 @@
+"""What cross-validation is good for: scores of cases by models that did not know them, and choices made without the test part.
+
+The models of the folds give three things. Every case outside the test part is predicted by the one model that did not train
+on it (**out of fold**), which is read from the model cards and not taken on trust. The limits of the clean-up are chosen on
+those predictions. And the models together are an ensemble, whose gain is measured on the test part step by step: single
+model, mirrored copies, ensemble, clean-up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from helpers.data.cases import LAYOUTS, Case, DataError, discover, read_classes, read_label_values, same_affine
+from helpers.data.splits import SplitManifest
+from helpers.evaluation.metrics import METRICS, dice, score_case, voxel_spacing
+from helpers.evaluation.postprocess import CleanUp, clean_up
+from helpers.evaluation.predict import (
+    Probabilities,
+    predict_probabilities,
+    segment,
+    write_prediction,
+)
+from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
+from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble
+from helpers.regions import classes_to_regions, to_classes
+
+_ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
+"""What people append to the identifier in the name of a label map."""
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label map on disk.
+
+    Attributes
+    ----------
+    path : Path
+        NIfTI file.
+    layout : str
+        Key of `LAYOUTS` whose numbers the file uses, or "auto" to tell from its values (`read_label_file`).
+    """
+
+    path: Path
+    layout: str = "auto"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Label maps of two folders by case: `pairs` maps an identifier to (prediction, reference)."""
+
+    pairs: Mapping[str, tuple[LabelFile, LabelFile]]
+    without_reference: tuple[Path, ...]
+    without_prediction: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
+    """Read a label map as classes 0 to 3, uint8 (X, Y, Z), with its affine.
+
+    With layout "auto" a 4 means BraTS 2018-2021 and a 3 BraTS 2023 and later; with neither, the two agree. MSD Task01 swaps 1
+    and 2, which no value gives away: it is recognised by its folder ``labelsTr`` only, and must be named otherwise.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or holds a number that its layout does not have.
+    """
+    values, affine = read_label_values(label.path)
+    layout = label.layout
+    if layout == "auto":
+        layout = "msd" if label.path.parent.name == "labelsTr" else "brats2023" if (values == 3).any() else "brats2021"
+    try:
+        return to_classes(values, LAYOUTS[layout].convention), affine
+    except ValueError as error:
+        raise DataError(f"{label.path}: {error}") from error
+
+
+def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
+    """Score one file against another; returns the table of `helpers.evaluation.metrics.score_case`.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, or the two are not in one grid.
+    """
+    predicted, affine = read_label_file(prediction)
+    expected, expected_affine = read_label_file(reference)
+    if predicted.shape != expected.shape:
+        raise DataError(
+            f"{prediction.path} has shape {predicted.shape}, {reference.path} has {expected.shape}; "
+            "resample the prediction to the grid of the reference with nearest neighbour"
+        )
+    if not same_affine(affine, expected_affine):
+        raise DataError(
+            f"{prediction.path} has another affine than {reference.path}, so its voxels lie elsewhere in the patient; "
+            "write predictions with the affine of the images they were made from"
+        )
+    return score_case(predicted, expected, voxel_spacing(expected_affine))
+
+
+def pair_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    layout: str = "auto",
+    prediction_labels: str = "auto",
+    reference_labels: str = "auto",
+) -> Pairing:
+    """Find the label maps in two folders and say which belong together.
+
+    Parameters
+    ----------
+    predictions, references : Path
+        Cohort folders (any layout of `helpers.data.cases`), or folders of plain label maps with the identifier in the name.
+    layout : str
+        Layout of the reference cohort, or "auto".
+    prediction_labels, reference_labels : str
+        Key of `LAYOUTS` whose numbers the files use, or "auto": those of the cohort's layout, else told from the values.
+
+    Raises
+    ------
+    DataError
+        If a folder does not exist or has no label map in it.
+    """
+    found = _label_maps(Path(predictions), "auto", prediction_labels)
+    expected = _label_maps(Path(references), layout, reference_labels)
+    matches: dict[str, list[LabelFile]] = {}
+    unmatched = []
+    for name, label in found.items():
+        identifier = match_identifier(name, expected)
+        if identifier is None:
+            unmatched.append(label.path)
+        else:
+            matches.setdefault(identifier, []).append(label)
+    pairs = {name: (labels[0], expected[name]) for name, labels in sorted(matches.items()) if len(labels) == 1}
+    faults = tuple(
+        f"case {name}: {' and '.join(label.path.name for label in labels)} are both named for it; keep one"
+        for name, labels in sorted(matches.items())
+        if len(labels) > 1
+    )
+    return Pairing(pairs, tuple(unmatched), tuple(name for name in expected if name not in matches), faults)
+
+
+def match_identifier(name: str, identifiers: Iterable[str]) -> str | None:
+    """Find the longest of `identifiers` that stands in `name` as a word of its own: Case_1 is not in Case_10_seg.
+
+    >>> match_identifier("fold0-Case_10_seg", ["Case_1", "Case_10"])
+    'Case_10'
+    """
+    fitting = [i for i in identifiers if re.search(rf"(?<![A-Za-z0-9]){re.escape(i)}(?![A-Za-z0-9])", name)]
+    return max(fitting, key=len, default=None)
+
+
+def empty_scores() -> pd.DataFrame:
+    """A table of scores without a row: ``case, region`` and `METRICS`."""
+    return pd.DataFrame(columns=["case", "region", *METRICS])
+
+
+def _label_maps(folder: Path, layout: str, labels: str) -> dict[str, LabelFile]:
+    """Label maps of a folder by identifier: those of its cases where it is a cohort, else every NIfTI file."""
+    if not folder.is_dir():
+        raise DataError(f"the folder {folder} does not exist; give a folder of label maps or a cohort")
+    try:
+        cases = discover(folder, layout)
+    except DataError:
+        if layout != "auto":
+            raise
+        cases = []
+    if cases:
+        maps = {
+            case.identifier: LabelFile(case.label, case.layout if labels == "auto" else labels) for case in cases if case.label
+        }
+    else:
+        paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]
+        maps = {_ROLE.sub("", path.name.split(".nii")[0]): LabelFile(path, labels) for path in paths}
+        if len(maps) < len(paths):
+            raise DataError(
+                f"{folder} holds {len(paths)} label maps but only {len(maps)} different names; keep one for each case"
+            )
+    if not maps:
+        raise DataError(f"{folder} holds no label map; give a folder with <case>.nii.gz files or a cohort that has references")
+    return maps
+
+
+@dataclass(frozen=True)
+class CohortScores:
+    """What one checkpoint reached on a set of cases.
+
+    Attributes
+    ----------
+    scores : DataFrame
+        ``case``, ``region``, `helpers.evaluation.metrics.METRICS` of the written label map, ``ece`` and ``brier`` of the
+        probabilities (`helpers.evaluation.statistics`), and ``checkpoint``, the SHA-256 of the weights; three rows a case.
+    files : dict from identifier to Path
+        The label maps.
+    reliability : DataFrame
+        ``case`` and the columns of `helpers.evaluation.statistics.reliability_table`.
+    """
+
+    scores: pd.DataFrame
+    files: dict[str, Path]
+    reliability: pd.DataFrame
+
+
+def score_cohort(
+    network: nn.Module, card: ModelCard, cases: Iterable[Case], *, folder: Path, flips: bool = False
+) -> CohortScores:
+    """Predict cases into files in native space and score those files against the references, and their probabilities too.
+
+    Parameters
+    ----------
+    network, card
+        As `helpers.models.checkpoints.load_checkpoint` returns them.
+    cases : iterable of Case
+        With references.
+    folder : Path
+        Gets one ``<identifier>.nii.gz`` a case, in BraTS 2021 numbers.
+    flips : bool
+        As in `helpers.evaluation.predict.predict_prepared`.
+
+    Raises
+    ------
+    DataError
+        At the first case that cannot be predicted or scored: a mean over the others would not be that of the test set.
+    """
+    tables, bins, files = [empty_scores()], [], {}
+    for case in cases:
+        if case.label is None:
+            raise DataError(f"case {case.identifier} has no reference label map; a test set needs one for every case")
+        probabilities = predict_probabilities(network, card, case, flips=flips)
+        prediction = segment(probabilities, CleanUp(**card.cleanup))
+        path = files[case.identifier] = write_prediction(Path(folder) / f"{case.identifier}.nii.gz", prediction)
+        table = score_files(LabelFile(path, "brats2021"), LabelFile(case.label, case.layout))
+        reliability = reliability_of(probabilities, case)
+        table = table.merge(calibration_scores(reliability), on="region").assign(checkpoint=card.weights_sha256)
+        table.insert(0, "case", case.identifier)
+        reliability.insert(0, "case", case.identifier)
+        tables.append(table)
+        bins.append(reliability)
+    return CohortScores(
+        pd.concat(tables[1:] or tables, ignore_index=True), files, pd.concat(bins or [pd.DataFrame()], ignore_index=True)
+    )
+
+
+def score_cases(
+    network: nn.Module, card: ModelCard, cases: Iterable[Case], *, folder: Path, flips: bool = False
+) -> tuple[pd.DataFrame, dict[str, Path]]:
+    """`score_cohort`, of which the scores and the files only."""
+    result = score_cohort(network, card, cases, folder=folder, flips=flips)
+    return result.scores, result.files
+
+
+def reliability_of(probabilities: Probabilities, case: Case) -> pd.DataFrame:
+    """`helpers.evaluation.statistics.reliability_table` of a case, over the voxels that are not 0 in some modality."""
+    regions = classes_to_regions(read_classes(case)[0])
+    return reliability_table(probabilities.values, regions, (probabilities.image != 0).any(0))
+
+
+KEEP_ALL = asdict(CleanUp(tumour_ml=0.0, enhancing_ml=0.0))
+TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
+"""Limits in ml that `choose_cleanup` tries."""
+
+STEPS = ("single model", "+ mirrored copies", "+ ensemble", "+ clean-up")
+
+
+def check_folds(checkpoints: Sequence[Path], manifest: SplitManifest) -> list[ModelCard]:
+    """Make sure that checkpoint k knows no patient of fold k nor of the test part, and belongs to this split.
+
+    Returns
+    -------
+    list of ModelCard
+        One a fold.
+
+    Raises
+    ------
+    DataError
+        If one does, if its card does not say what it was trained on, or if the number of checkpoints is not that of the folds.
+    """
+    if len(checkpoints) != len(manifest.folds):
+        raise DataError(f"the split has {len(manifest.folds)} folds, but {len(checkpoints)} checkpoints were given")
+    cards = [load_card(path) for path in checkpoints]
+    for fold, (path, card) in enumerate(zip(checkpoints, cards, strict=True)):
+        if not card.training_cases:
+            raise DataError(f"the card of {path} does not say which cases it was trained on; train fold {fold} again")
+        if card.split_hash != manifest.sha256:
+            raise DataError(f"{path} was trained on another split; train fold {fold} again")
+        known = {manifest.patients.get(case, case) for case in card.training_cases}
+        for case in (*manifest.part("val", fold=fold), *manifest.test):
+            if manifest.patients[case] in known:
+                raise DataError(f"{path} was trained on case {case}, which it is to be scored on; train fold {fold} again")
+    return cards
+
+
+def predict_out_of_fold(
+    checkpoints: Sequence[Path],
+    manifest: SplitManifest,
+    cases: Mapping[str, Case],
+    *,
+    folder: Path,
+    flips: bool = False,
+    device: str = "cpu",
+    report: Callable[[str], None] | None = None,
+) -> CohortScores:
+    """Predict every case outside the test part with the model that did not train on it, without clean-up, and score it.
+
+    Parameters
+    ----------
+    checkpoints : sequence of Path
+        That of fold k in place k.
+    manifest : SplitManifest
+    cases : mapping from identifier to Case
+        At least the cases to be predicted; what is not in it is left out.
+    folder : Path
+        Gets the label maps.
+    flips, device
+        As elsewhere.
+    report : callable, optional
+        Called with a line of text after every fold.
+
+    Raises
+    ------
+    DataError
+        As `check_folds`, or at the first case that cannot be predicted or scored.
+    """
+    results = []
+    for fold, card in enumerate(check_folds(checkpoints, manifest)):
+        network, _ = load_checkpoint(checkpoints[fold], device=device)
+        chosen = [cases[name] for name in manifest.part("val", fold=fold) if name in cases]
+        results.append(score_cohort(network, replace(card, cleanup=KEEP_ALL), chosen, folder=folder, flips=flips))
+        if report:
+            report(f"fold {fold}: {len(chosen)} cases, mean Dice {results[-1].scores['dice'].mean():.3f} before clean-up")
+    files = {name: path for result in results for name, path in result.files.items()}
+    scores, reliability = (
+        pd.concat([getattr(result, name) for result in results], ignore_index=True) for name in ("scores", "reliability")
+    )
+    return CohortScores(scores, files, reliability)
+
+
+def choose_cleanup(
+    files: Mapping[str, Path],
+    cases: Mapping[str, Case],
+    *,
+    tumour_ml: Sequence[float] = TUMOUR_ML,
+    enhancing_ml: Sequence[float] = ENHANCING_ML,
+) -> tuple[CleanUp, pd.DataFrame]:
+    """Choose the limits of the clean-up that give the highest mean Dice on predictions out of fold; the smaller where equal.
+
+    Parameters
+    ----------
+    files : mapping from identifier to Path
+        Label maps in BraTS 2021 numbers, not cleaned up: validation data, never the test part.
+    cases : mapping from identifier to Case
+        With references.
+    tumour_ml, enhancing_ml : sequence of float
+        Limits to try, in every combination.
+
+    Returns
+    -------
+    CleanUp
+    DataFrame
+        ``tumour_ml, enhancing_ml, dice``: the mean over cases and regions, for every combination.
+    """
+    limits = [CleanUp(*pair) for pair in itertools.product(sorted(tumour_ml), sorted(enhancing_ml))]
+    totals = dict.fromkeys(limits, 0.0)
+    for name, path in files.items():
+        predicted, affine = read_label_file(LabelFile(path, "brats2021"))
+        truth, spacing = classes_to_regions(read_classes(cases[name])[0]), voxel_spacing(affine)
+        for setting in limits:
+            regions = classes_to_regions(clean_up(predicted, spacing, setting))
+            totals[setting] += sum(dice(*pair) for pair in zip(regions, truth, strict=True)) / len(truth) / len(files)
+    table = pd.DataFrame([{**asdict(setting), "dice": total} for setting, total in totals.items()])
+    return max(limits, key=lambda setting: round(totals[setting], 9)), table
+
+
+def score_steps(
+    checkpoints: Sequence[Path],
+    cases: Sequence[Case],
+    *,
+    cleanup: CleanUp,
+    folder: Path,
+    device: str = "cpu",
+    report: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Score test cases after each of `STEPS`.
+
+    A single model means every fold's model, so its rows come once a fold; the mean over them is the fair start, as no fold is
+    singled out.
+
+    Parameters
+    ----------
+    checkpoints : sequence of Path
+        Of the folds.
+    cases : sequence of Case
+        The test part, with references.
+    cleanup : CleanUp
+        As `choose_cleanup` found it.
+    folder : Path
+        Gets the label maps of the last step.
+
+    Returns
+    -------
+    DataFrame
+        ``step`` and the columns of `helpers.evaluation.cohort.CohortScores.scores`.
+    """
+    members = [load_checkpoint(path, device=device) for path in checkpoints]
+    ensemble = load_ensemble(checkpoints, device=device)
+    final = asdict(cleanup)
+    plans = [
+        (STEPS[0], members, KEEP_ALL, False),
+        (STEPS[1], members, KEEP_ALL, True),
+        (STEPS[2], [ensemble], KEEP_ALL, True),
+        (STEPS[3], [ensemble], final, True),
+    ]
+    tables = []
+    for step, models, limits, flips in plans:
+        for network, card in models:
+            result = _score(network, replace(card, cleanup=limits), cases, folder, flips)
+            tables.append(result.assign(step=step))
+        if report:
+            report(f"{step}: mean Dice {pd.concat(tables).query('step == @step')['dice'].mean():.4f}")
+    return pd.concat(tables, ignore_index=True)
+
+
+def gains_table(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "lesion_dice", "hd95")) -> pd.DataFrame:
+    """What each step of `score_steps` adds to the one before, over the mean of the regions of each patient.
+
+    Returns
+    -------
+    DataFrame
+        One row for each metric and step: ``metric, step, mean, low, high`` with its interval, and ``gain, gain_low,
+        gain_high, p`` against the step before on the same patients; ``checkpoint``, the SHA-256 where there is one.
+    """
+    per_case = scores.groupby(["step", "case"])[list(metrics)].mean()
+    rows = []
+    for metric in metrics:
+        before = None
+        for step in [step for step in STEPS if step in set(scores["step"])]:
+            values, hashes = per_case.loc[step, metric], scores.loc[scores["step"] == step, "checkpoint"].unique()
+            interval = bootstrap_interval(values)
+            row = {"metric": metric, "step": step, "mean": interval.mean, "low": interval.low, "high": interval.high}
+            if before is not None:
+                result = paired_test(values, before.loc[values.index])
+                gain = result.difference
+                row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "p": result.p_value}
+            rows.append({**row, "checkpoint": hashes[0] if len(hashes) == 1 else f"mean of {len(hashes)}"})
+            before = values
+    return pd.DataFrame(rows)
+
+
+def _score(network: nn.Module, card: ModelCard, cases: Sequence[Case], folder: Path, flips: bool) -> pd.DataFrame:
+    with torch.inference_mode():
+        return score_cohort(network, card, cases, folder=folder, flips=flips).scores

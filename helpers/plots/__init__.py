@@ -1,0 +1,1 @@
+"""Figures of volumes, label maps and results."""

@@ -1,0 +1,723 @@
+"""Figures of what a network is fed: where patches and windows lie, and what augmentation does to a patch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.patheffects as effects
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.patches import Patch, Rectangle
+from PIL import Image
+
+from helpers.data.cases import Case, read_classes, read_image
+from helpers.evaluation.cohort import LabelFile, read_label_file
+from helpers.regions import (
+    CLASS_COLOURS,
+    CLASS_NAMES,
+    MODALITIES,
+    MODALITY_NAMES,
+    REGION_NAMES,
+    REGIONS,
+    classes_to_regions,
+)
+
+INK, MUTED = "#222222", "#6B6B6B"
+FIRST, SECOND = "#0072B2", "#E69F00"
+"""Colours of two things that are compared and are neither classes nor regions (Okabe-Ito palette)."""
+
+
+def apply_style() -> None:
+    """Set matplotlib's defaults for the figures of this package; call it once at the top of a notebook."""
+    plt.rcParams.update(
+        {
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.dpi": 80,
+            "savefig.dpi": 80,
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 10,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": MUTED,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": False,
+            "grid.color": "#DDDDDD",
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "text.color": INK,
+            "lines.linewidth": 1.8,
+        }
+    )
+
+
+def add_legend(where: Axes | Figure, names: Mapping[str, str] | None = None, **options) -> Legend:
+    """Add a legend of colour patches, by default that of the three tumour classes.
+
+    Parameters
+    ----------
+    where : Axes or Figure
+        A figure gets the legend below its panes, an Axes inside.
+    names : mapping from text to colour, optional
+        Entries other than the tumour classes.
+    **options
+        Passed to matplotlib's ``legend``.
+    """
+    entries = names or {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
+    patches = [Patch(facecolor=colour, edgecolor=INK, linewidth=0.5, label=text) for text, colour in entries.items()]
+    if isinstance(where, Figure):
+        options = {"loc": "outside lower center", "ncols": len(patches)} | options
+    return where.legend(handles=patches, **options)
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Return `ax`, or the Axes of a new figure of `size` inches where there is none."""
+    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+
+
+def to_palette(png: bytes) -> bytes:
+    """Re-encode a PNG in 256 colours chosen for it; returns the original where that is not smaller."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    # Greys fill most of a picture: a palette by frequency would leave no place for the colours of the labels.
+    palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    palette.save(stream, format="png", optimize=True)
+    return min(stream.getvalue(), png, key=len)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """How a plane is cut from a RAS volume: `axis` it is perpendicular to, letters at left, right, top and bottom."""
+
+    axis: int
+    marks: tuple[str, str, str, str]
+
+
+PLANES: dict[str, Plane] = {
+    "axial": Plane(2, ("R", "L", "A", "P")),
+    "coronal": Plane(1, ("R", "L", "S", "I")),
+    "sagittal": Plane(0, ("A", "P", "S", "I")),
+}
+
+
+def to_ras(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Turn a volume so that its axes run nearest to right, anterior and superior.
+
+    Parameters
+    ----------
+    volume : array (..., X, Y, Z)
+        With any number of leading axes (channels).
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+. An oblique volume is turned to the nearest axes, not resampled.
+
+    Returns
+    -------
+    volume : array, a view of the input
+    spacing : tuple of three floats
+        Size of a voxel along the turned axes in mm.
+    """
+    turn = nib.orientations.io_orientation(affine)
+    spatial = np.moveaxis(volume, (-3, -2, -1), (0, 1, 2))
+    turned = nib.orientations.apply_orientation(spatial, turn)
+    sizes = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
+    spacing = tuple(float(sizes[np.flatnonzero(turn[:, 0] == axis)[0]]) for axis in range(3))
+    return np.moveaxis(turned, (0, 1, 2), (-3, -2, -1)), spacing
+
+
+def cut(volume: np.ndarray, affine: np.ndarray, *, plane: str, index: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Cut a slice from a volume (X, Y, Z): pixels (rows, columns) as on the screen, and a pixel's (height, width) in mm."""
+    turned, spacing = to_ras(volume, affine)
+    axis = PLANES[plane].axis
+    pixels = turned.take(index, axis=axis)[::-1, ::-1].T
+    horizontal, vertical = (size for other, size in enumerate(spacing) if other != axis)
+    return pixels, (vertical, horizontal)
+
+
+def best_slice(classes: np.ndarray, affine: np.ndarray, *, plane: str = "axial") -> int:
+    """Index of the slice with the largest tumour area, counted in RAS; the middle slice where there is no tumour."""
+    turned, _ = to_ras(classes, affine)
+    axis = PLANES[plane].axis
+    areas = np.count_nonzero(turned, axis=tuple(other for other in range(3) if other != axis))
+    return int(areas.argmax()) if areas.any() else turned.shape[axis] // 2
+
+
+def robust_window(volume: np.ndarray) -> tuple[float, float]:
+    """Darkest and brightest value to show: percentiles 1 and 99.5 of the non-zero voxels, so that no vessel sets the scale."""
+    values = volume[volume != 0]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(values[:: max(1, values.size // 200_000)], [1, 99.5])
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def show_slice(
+    volume: np.ndarray,
+    affine: np.ndarray,
+    *,
+    plane: str = "axial",
+    index: int | None = None,
+    classes: np.ndarray | None = None,
+    colours: Mapping[int, str] = CLASS_COLOURS,
+    window: tuple[float, float] | None = None,
+    crop: bool = True,
+    focus: np.ndarray | None = None,
+    marks: bool = True,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Show one slice in radiological orientation, with orientation letters and a scale bar.
+
+    Parameters
+    ----------
+    volume : array (X, Y, Z)
+        One modality, in any units; zero is background.
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+.
+    plane : {"axial", "coronal", "sagittal"}
+    index : int, optional
+        Slice, counted in RAS from the left, back or bottom; by default the one with the largest tumour area.
+    classes : integer array (X, Y, Z), optional
+        Label map to draw over it: translucent fill and contour.
+    colours : mapping from value to colour
+        Which values of `classes` to draw, in which colours.
+    window : (float, float), optional
+        Values shown black and white (`robust_window`).
+    crop : bool
+        Whether to fill the pane with what is not background, plus a margin of 6 mm.
+    focus : array (X, Y, Z), optional
+        Fill the pane with what is not 0 in this instead, such as a label map.
+    marks : bool
+        Whether to draw orientation letters and scale bar.
+    title : str
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        In millimetres.
+    """
+    ax = new_axes(ax, (4.2, 4.6))
+    if index is None:
+        index = best_slice(classes if classes is not None else volume != 0, affine, plane=plane)
+    low, high = window or robust_window(volume)
+    pixels, size = cut(volume, affine, plane=plane, index=index)
+    pixels = np.where(pixels == 0, low, pixels)  # background stays black where normalised intensities are negative
+    extent = (0, pixels.shape[1] * size[1], pixels.shape[0] * size[0], 0)
+    ax.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
+    if classes is not None:
+        draw_labels(ax, cut(classes, affine, plane=plane, index=index)[0], size, colours=colours)
+    left, right, bottom, top = _frame(volume if focus is None else focus, affine, plane, extent) if crop else extent
+    ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
+    ax.spines[:].set_visible(False)
+    ax.set_title(title)
+    if marks:
+        _draw_marks(ax, plane)
+        _draw_scale(ax)
+    return ax
+
+
+def draw_labels(
+    ax: Axes,
+    labels: np.ndarray,
+    size: tuple[float, float],
+    *,
+    colours: Mapping[int, str] = CLASS_COLOURS,
+    fill: float = 0.45,
+    line: float = 1.0,
+) -> Axes:
+    """Draw a 2-D label map (rows, columns), pixels of `size` (height, width) mm, as fill and as contour with a dark halo."""
+    height, width = labels.shape[0] * size[0], labels.shape[1] * size[1]
+    padded = np.pad(labels, 1)
+    x = (np.arange(padded.shape[1]) - 0.5) * size[1]
+    y = (np.arange(padded.shape[0]) - 0.5) * size[0]
+    for value, colour in colours.items():
+        mask = labels == value
+        if not mask.any():
+            continue
+        paint = np.zeros((*mask.shape, 4))
+        paint[mask] = (*to_rgb(colour), fill)
+        ax.imshow(paint, extent=(0, width, height, 0), interpolation="nearest", aspect="equal")
+        contour = ax.contour(x, y, padded == value, levels=[0.5], colors=[colour], linewidths=line)
+        contour.set_path_effects([effects.withStroke(linewidth=line + 1.0, foreground="black", alpha=0.6)])
+    return ax
+
+
+def _frame(volume: np.ndarray, affine: np.ndarray, plane: str, extent: tuple, margin: float = 6.0) -> tuple:
+    """Left, right, bottom and top in mm of what is not background anywhere in the volume, so that slices of a case match."""
+    turned, spacing = to_ras(volume != 0, affine)
+    limits = []
+    for axis in (other for other in range(3) if other != PLANES[plane].axis):
+        used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))
+        length = turned.shape[axis]
+        first, last = (length - 1 - used[-1], length - used[0]) if used.size else (0, length)
+        limits += [max(first * spacing[axis] - margin, 0), min(last * spacing[axis] + margin, length * spacing[axis])]
+    left, right, top, bottom = limits
+    return left, right, bottom, top
+
+
+def _draw_marks(ax: Axes, plane: str) -> None:
+    places = [(0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center")]
+    places += [(0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom")]
+    for letter, (x, y, horizontal, vertical) in zip(PLANES[plane].marks, places, strict=True):
+        ax.text(x, y, letter, transform=ax.transAxes, ha=horizontal, va=vertical, color="white", fontsize=8, path_effects=_HALO)
+
+
+def _draw_scale(ax: Axes) -> None:
+    """Scale bar at the lower right, the longest of 10, 20 and 50 mm that takes no more than a third of the width."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    width, height = right - left, bottom - top
+    length = next((mm for mm in (50, 20, 10) if mm <= width / 3), 10)
+    end, level = right - 0.04 * width, bottom - 0.04 * height
+    ax.plot([end - length, end], [level, level], color="white", linewidth=2, solid_capstyle="butt", path_effects=_OUTLINE)
+    text = (end - length / 2, level - 0.015 * height)
+    ax.text(*text, f"{length} mm", ha="center", va="bottom", color="white", fontsize=7, path_effects=_HALO)
+
+
+# White on a black halo. Without snap=False the renderer moves straight strokes to whole pixels and the stem of an L is lost.
+_HALO = [effects.Stroke(linewidth=w, foreground=colour, snap=False) for w, colour in ((2.2, "black"), (0.2, "white"))]
+_OUTLINE = [effects.withStroke(linewidth=3.5, foreground="black")]
+
+
+COLOURS = {"Training": FIRST, "Downloading": MUTED, "Uploading": SECOND}
+ENDS = {"Interrupted": "machine taken away", "Completed": "completed", "Failed": "failed", "Stopped": "stopped"}
+
+
+def show_stages(job: Mapping, *, ax: Axes | None = None) -> Axes:
+    """Draw when a training job did what.
+
+    Parameters
+    ----------
+    job : mapping
+        What ``DescribeTrainingJob`` says of a job that has ended.
+    ax : Axes, optional
+    """
+    stages = job["SecondaryStatusTransitions"]
+    begin = stages[0]["StartTime"]
+    ax = new_axes(ax, (8.0, 1.8))
+    attempt, labelled = 1, set()
+    for stage in stages:
+        start = (stage["StartTime"] - begin).total_seconds()
+        end = (stage.get("EndTime", stage["StartTime"]) - begin).total_seconds()
+        if colour := COLOURS.get(stage["Status"]):
+            label = None if stage["Status"] in labelled else stage["Status"]
+            labelled.add(stage["Status"])
+            ax.barh(attempt, end - start, left=start, height=0.5, color=colour, label=label)
+        if words := ENDS.get(stage["Status"]):
+            ax.annotate(words, (start, attempt), xytext=(6, 0), textcoords="offset points", va="center")
+        attempt += stage["Status"] == "Interrupted"
+    last = (stages[-1]["StartTime"] - begin).total_seconds()
+    ax.set(
+        xlabel="seconds since the job was sent", yticks=range(1, attempt + 1), ylim=(attempt + 0.6, 0.4), xlim=(0, 1.25 * last)
+    )
+    ax.set_yticklabels([f"attempt {number}" for number in range(1, attempt + 1)])
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.3), ncols=3)
+    return ax
+
+
+MODALITY_HINTS: dict[str, str] = {
+    "t1": "anatomy",
+    "t1ce": "contrast agent lights up the rim",
+    "t2": "water is bright",
+    "flair": "oedema bright, fluid dark",
+}
+"""What a newcomer should look for in each modality."""
+
+MISSED, FALSE = 1, 2
+ERROR_COLOURS: dict[int, str] = {MISSED: "#009E73", FALSE: "#CC79A7"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One predicted case as `show_gallery` draws it.
+
+    Attributes
+    ----------
+    image : array (X, Y, Z)
+        The modality to draw on.
+    affine : array (4, 4)
+    reference, prediction : uint8 arrays (X, Y, Z)
+        Classes 0 to 3.
+    title : str
+        Such as "worst: BraTS2021_01476, Dice 0.61".
+    """
+
+    image: np.ndarray
+    affine: np.ndarray
+    reference: np.ndarray
+    prediction: np.ndarray
+    title: str
+
+    @classmethod
+    def read(cls, case: Case, prediction: Path, *, title: str, modality: str = "flair") -> Comparison:
+        """Read a case with a reference, and its prediction as this package writes it; raises `DataError`."""
+        image, affine = read_image(case)
+        predicted, _ = read_label_file(LabelFile(prediction, "brats2021"))
+        return cls(image[MODALITIES.index(modality)], affine, read_classes(case)[0], predicted, title)
+
+
+def show_modalities(
+    image: np.ndarray,
+    affine: np.ndarray,
+    *,
+    classes: np.ndarray | None = None,
+    plane: str = "axial",
+    index: int | None = None,
+    title: str = "",
+) -> Figure:
+    """Show one slice of the four modalities side by side, and again below with the label map where there is one.
+
+    Parameters
+    ----------
+    image : array (4, X, Y, Z)
+        In the order of `helpers.regions.MODALITIES`.
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+.
+    classes : uint8 array (X, Y, Z), optional
+        Classes 0 to 3.
+    plane, index
+        As `helpers.plots.case.show_slice`; by default the slice with the largest tumour area.
+    title : str
+    """
+    if index is None:
+        index = best_slice(classes if classes is not None else image[0] != 0, affine, plane=plane)
+    rows = 1 if classes is None else 2
+    size = (10.4, _row_height(image[0], affine, plane) * rows + 0.9)
+    figure, axes = plt.subplots(rows, 4, figsize=size, squeeze=False, layout="compressed")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0.01, hspace=0.01)
+    for column, (modality, volume) in enumerate(zip(MODALITIES, image, strict=True)):
+        window = robust_window(volume)
+        for row in range(rows):
+            labels = classes if row else None
+            show_slice(volume, affine, plane=plane, index=index, classes=labels, window=window, ax=axes[row, column])
+        axes[0, column].set_title(MODALITY_NAMES[modality], pad=18)
+        axes[0, column].text(0, 1.02, MODALITY_HINTS[modality], transform=axes[0, column].transAxes, fontsize=9, color=MUTED)
+    if classes is not None:
+        add_legend(figure)
+    if title:
+        figure.suptitle(f"{title}\n")  # the empty line keeps it clear of the panes' own headings
+    return figure
+
+
+def show_planes(volume: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, title: str = "") -> Figure:
+    """Show a modality (X, Y, Z) in the three planes, each through the largest tumour area."""
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.6), layout="compressed")
+    for ax, plane in zip(axes, PLANES, strict=True):
+        show_slice(volume, affine, plane=plane, classes=classes, title=plane, ax=ax)
+    if classes is not None:
+        add_legend(figure)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def show_prediction(
+    volume: np.ndarray,
+    affine: np.ndarray,
+    *,
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    region: str = "WT",
+    plane: str = "axial",
+    index: int | None = None,
+    focus: np.ndarray | None = None,
+    axes: Sequence[Axes] | None = None,
+    headings: bool = True,
+) -> Sequence[Axes]:
+    """Show the reference, the prediction, and where they disagree on `region`: missed and falsely marked voxels.
+
+    Parameters
+    ----------
+    volume : array (X, Y, Z)
+        The modality to draw on.
+    affine : array (4, 4)
+    reference, prediction : uint8 arrays (X, Y, Z)
+        Classes 0 to 3.
+    region : {"TC", "WT", "ET"}
+        Region whose errors the third pane shows.
+    plane, index
+        As `show_slice`; by default the slice with the largest reference area (the prediction's where there is no reference).
+    focus : array (X, Y, Z), optional
+        As `show_slice`: fill the panes with what is not 0 in it.
+    axes : three Axes, optional
+    headings : bool
+        Whether to write above the panes what they show.
+    """
+    if axes is None:
+        figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.9), layout="compressed")
+        add_prediction_legend(figure)
+    if index is None:
+        index = best_slice(reference if reference.any() else prediction, affine, plane=plane)
+    expected, predicted = (classes_to_regions(classes)[REGIONS.index(region)] for classes in (reference, prediction))
+    errors = (expected & ~predicted) * np.uint8(MISSED) + (predicted & ~expected) * np.uint8(FALSE)
+    panes = (
+        ("reference", reference, CLASS_COLOURS),
+        ("prediction", prediction, CLASS_COLOURS),
+        (f"errors, {REGION_NAMES[region]}", errors, ERROR_COLOURS),
+    )
+    window = robust_window(volume)
+    for ax, (heading, labels, colours) in zip(axes, panes, strict=True):
+        drawn = {"plane": plane, "index": index, "classes": labels, "colours": colours, "window": window, "focus": focus}
+        show_slice(volume, affine, **drawn, title=heading if headings else "", ax=ax)
+    return axes
+
+
+def show_gallery(cases: Sequence[Comparison], *, region: str = "WT", plane: str = "axial") -> Figure:
+    """Show several predicted cases below each other, such as the best, the median and the worst of a test set."""
+    height = _row_height(cases[0].image, cases[0].affine, plane, width=2.85)
+    figure, axes = plt.subplots(len(cases), 3, figsize=(9, height * len(cases) + 0.8), squeeze=False, layout="compressed")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.02)
+    for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
+        maps = {"reference": case.reference, "prediction": case.prediction}
+        show_prediction(case.image, case.affine, **maps, region=region, plane=plane, axes=row, headings=number == 0)
+        row[0].set_ylabel(case.title, fontsize=9)
+    add_prediction_legend(figure)
+    return figure
+
+
+def add_prediction_legend(figure: Figure) -> None:
+    """Add the legend of `show_prediction`: the classes, then the two kinds of error."""
+    entries = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
+    add_legend(figure, entries | {"missed": ERROR_COLOURS[MISSED], "falsely marked": ERROR_COLOURS[FALSE]})
+
+
+def _row_height(volume: np.ndarray, affine: np.ndarray, plane: str, *, width: float = 2.55) -> float:
+    """Height in inches of a pane of `width` inches that shows what is not background."""
+    turned, spacing = to_ras(volume != 0, affine)
+    sides = []
+    for axis in (other for other in range(3) if other != PLANES[plane].axis):
+        used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append((np.ptp(used) + 1 if used.size else turned.shape[axis]) * spacing[axis] + 12)
+    return width * sides[1] / sides[0]
+
+
+DIRECTIONS: dict[str, str] = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
+"""Where an axis runs to in the patient, by nibabel's letter."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A volume after one step of preparation, as `show_steps` draws it.
+
+    Attributes
+    ----------
+    title : str
+    volume : array (X, Y, Z)
+        One modality.
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+; only named below the pane.
+    classes : uint8 array (X, Y, Z), optional
+        Classes 0 to 3 in the same grid.
+    """
+
+    title: str
+    volume: np.ndarray
+    affine: np.ndarray
+    classes: np.ndarray | None = None
+
+
+def show_array(volume: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, title: str = "") -> Figure:
+    """Show three cuts through an array, one across each of its axes, index 0 at the lower left.
+
+    Parameters
+    ----------
+    volume : array (X, Y, Z)
+        One modality; zero is background.
+    affine : array (4, 4)
+        From voxel indices to millimetres in RAS+; only the names of the axes come from it.
+    classes : uint8 array (X, Y, Z), optional
+        Label map to draw over it. Cuts then go through the most tumour, else through the most of what is not background.
+    title : str
+    """
+    widths, heights = (1, 0, 0), (2, 2, 1)  # which axes run across and up in the cut across axis 0, 1 and 2
+    columns, rows = [volume.shape[axis] for axis in widths], [volume.shape[axis] for axis in heights]
+    inch = min(8.4 / sum(columns), 3.4 / max(rows))
+    columns = [max(count, 1.1 / inch) for count in columns]  # room for the words below a narrow pane
+    size = (inch * sum(columns) + 1.6, inch * max(rows) + 0.9)
+    figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=columns, layout="constrained")
+    for axis, ax in enumerate(axes):
+        show_cut(volume, affine, axis=axis, classes=classes, ax=ax)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def show_cut(
+    volume: np.ndarray,
+    affine: np.ndarray,
+    *,
+    axis: int,
+    classes: np.ndarray | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Show one cut across `axis` of an array (X, Y, Z) in voxels, index 0 at the lower left, axes named by the affine."""
+    ax = new_axes(ax, (3.4, 3.6))
+    index = _fullest(classes if classes is not None and classes.any() else volume != 0, axis)
+    low, high = robust_window(volume)
+    pixels = volume.take(index, axis=axis).T[::-1]
+    extent = (0, pixels.shape[1], pixels.shape[0], 0)
+    ax.imshow(np.where(pixels == 0, low, pixels), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
+    if classes is not None:
+        draw_labels(ax, classes.take(index, axis=axis).T[::-1], (1, 1), colours=CLASS_COLOURS)
+    letters = nib.aff2axcodes(affine)
+    across, up = (f"axis {other} → {DIRECTIONS[letters[other]]}" for other in range(3) if other != axis)
+    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], title=title)
+    ax.set_xlabel(across, fontsize=8)
+    ax.set_ylabel(up, fontsize=8)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def show_steps(steps: Sequence[Step], *, axis: int = 1, height: float = 3.2) -> Figure:
+    """Show the same cut after every step of preparation, a voxel of every step drawn equally large.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    axis : int
+        Of the arrays; the panes show the cut across it with the most tumour, or the most of what is not background.
+    height : float
+        Of the tallest pane in inches.
+    """
+    across, up = (other for other in range(3) if other != axis)
+    inch = height / max(step.volume.shape[up] for step in steps)
+    rooms = [max(inch * step.volume.shape[across], 1.35) + 0.3 for step in steps]  # for the words with a narrow pane
+    figure = plt.figure(figsize=(sum(rooms), height + 1.05), layout="none")
+    size = np.tile(figure.get_size_inches(), 2)
+    for number, (step, room) in enumerate(zip(steps, rooms, strict=True)):
+        width, tall = inch * step.volume.shape[across], inch * step.volume.shape[up]
+        centre = sum(rooms[:number]) + room / 2
+        ax = figure.add_axes(np.array([centre - width / 2, 0.7 + (height - tall) / 2, width, tall]) / size)
+        show_cut(step.volume, step.affine, axis=axis, classes=step.classes, ax=ax)
+        ax.set_title(step.title, loc="center")
+        edges = " x ".join(f"{edge:.3g}" for edge in np.linalg.norm(np.asarray(step.affine)[:3, :3], axis=0))
+        shape = " x ".join(str(count) for count in step.volume.shape)
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{shape}\n{edges} mm", fontsize=8)
+    return figure
+
+
+def show_box(
+    volume: np.ndarray, affine: np.ndarray, start: Sequence[int], stop: Sequence[int], *, planes: Sequence[str] = tuple(PLANES)
+) -> Figure:
+    """Show a whole volume (X, Y, Z) in RAS orientation with a box from voxel `start` to before `stop` drawn on it."""
+    spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    widths = [volume.shape[0 if PLANES[plane].axis else 1] * spacing[0 if PLANES[plane].axis else 1] for plane in planes]
+    figure, axes = plt.subplots(1, len(planes), figsize=(9.6, 3.5), width_ratios=widths, layout="constrained")
+    for ax, plane in zip(np.atleast_1d(axes), planes, strict=True):
+        axis = PLANES[plane].axis
+        index = (int(start[axis]) + int(stop[axis])) // 2
+        show_slice(volume, affine, plane=plane, index=index, crop=False, title=plane, ax=ax)
+        across, up = (other for other in range(3) if other != axis)
+        corner = [(volume.shape[other] - stop[other]) * spacing[other] for other in (across, up)]
+        edges = [(stop[other] - start[other]) * spacing[other] for other in (across, up)]
+        ax.add_patch(Rectangle(corner, *edges, fill=False, edgecolor=SECOND, linewidth=1.6))
+    return figure
+
+
+def show_scales(scales: Mapping[str, Mapping[str, np.ndarray]], *, bins: int = 80) -> Figure:
+    """Show how values are distributed under several intensity scales: a pane for each scale, a curve for each volume.
+
+    Parameters
+    ----------
+    scales : mapping from title to mapping from name to array
+        Values of the brain's voxels, whatever the shape. The horizontal axis of a pane ends at the 99.8th percentile of all.
+    bins : int
+    """
+    figure, axes = plt.subplots(1, len(scales), figsize=(3.3 * len(scales), 2.7), layout="constrained")
+    for ax, (title, volumes) in zip(np.atleast_1d(axes), scales.items(), strict=True):
+        pooled = np.concatenate([np.ravel(values)[:: max(1, np.size(values) // 50_000)] for values in volumes.values()])
+        low, high = np.percentile(pooled, [0.2, 99.8])
+        edges = np.linspace(low, high, bins + 1)
+        shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(volumes)))
+        for (name, values), colour in zip(volumes.items(), shades, strict=True):
+            density, _ = np.histogram(values, bins=edges, density=True)
+            ax.plot((edges[1:] + edges[:-1]) / 2, density, color=colour, linewidth=1.3, label=name)
+        ax.set(title=title, xlabel="value", yticks=[], ylim=(0, None))
+        ax.spines["left"].set_visible(False)
+    np.atleast_1d(axes)[0].set_ylabel("share of the brain")
+    return figure
+
+
+def _fullest(mask: np.ndarray, axis: int) -> int:
+    """Index along `axis` of the cut with the most that is not 0."""
+    return int(np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis)).argmax())
+
+
+def show_boxes(
+    volume: np.ndarray,
+    affine: np.ndarray,
+    boxes: Sequence[Sequence[slice]],
+    *,
+    classes: np.ndarray | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Outline patches or windows on the axial slice with the most tumour; those that miss that slice are dotted.
+
+    Parameters
+    ----------
+    volume : array (X, Y, Z)
+        One modality of a prepared case (orientation RAS).
+    affine : array (4, 4)
+    boxes : sequence of three slices each
+        In voxels, as `helpers.training.datamodule.patch_slices` gives them.
+    classes : uint8 array (X, Y, Z), optional
+        Label map to draw, which also chooses the slice.
+    title : str
+    ax : Axes, optional
+    """
+    index = best_slice(classes if classes is not None else volume != 0, affine)
+    ax = show_slice(volume, affine, index=index, classes=classes, title=title, ax=ax)
+    _, (height, width) = cut(volume, affine, plane="axial", index=index)
+    across, down = (length * size for length, size in zip(volume.shape, (width, height), strict=False))
+    for x, y, z in boxes:
+        corner = (across - x.stop * width, down - y.stop * height)
+        style = "-" if z.start <= index < z.stop else ":"
+        size = ((x.stop - x.start) * width, (y.stop - y.start) * height)
+        outline = Rectangle(corner, *size, facecolor="none", edgecolor="white", linewidth=1.5, linestyle=style)
+        outline.set_path_effects([effects.withStroke(linewidth=3, foreground="black", alpha=0.7)])
+        ax.add_patch(outline)
+    return ax
+
+
+def show_augmentations(samples: Mapping[str, tuple[np.ndarray, np.ndarray]], affine: np.ndarray, *, columns: int = 3) -> Figure:
+    """Show the axial slice with the most tumour of several versions of a patch, all in the grey scale of the first.
+
+    Labels are contours only: a fill would hide noise and contrast.
+
+    Parameters
+    ----------
+    samples : mapping from heading to (volume, classes)
+        One modality (X, Y, Z) and its label map, the unchanged patch first.
+    affine : array (4, 4)
+        Of the patch.
+    columns : int
+        Panes in a row.
+    """
+    window, rows = robust_window(next(iter(samples.values()))[0]), -(-len(samples) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(9.4, 3.1 * rows + 0.4), squeeze=False, layout="compressed")
+    for ax in axes.flat[len(samples) :]:
+        ax.set_axis_off()
+    for ax, (name, (volume, classes)) in zip(axes.flat, samples.items(), strict=False):
+        index = best_slice(classes, affine)
+        title = f"{name}, slice {index}"
+        show_slice(volume, affine, index=index, window=window, crop=False, marks=False, title=title, ax=ax)
+        draw_labels(ax, *cut(classes, affine, plane="axial", index=index), fill=0.0, line=1.4)
+    add_legend(figure)
+    return figure
