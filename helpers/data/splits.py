@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold
 
 from helpers.data.cases import Case, DataError
 from helpers.data.checks import CaseFacts
 
 PARTS = ("train", "val", "test")
-VOLUME_STRATA = 3
+FOLDS = 5
+"""Parts into which patients are divided: one of five is the test part, and the others are divided into five again."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,11 @@ class SplitManifest:
         }
 
 
-def make_splits(
-    cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: int, test_share: float = 0.2, folds: int = 5
-) -> SplitManifest:
+def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: int) -> SplitManifest:
     """Divide cases by patient, stratified by tumour volume and presence of enhancing tumour.
 
-    Within a stratum (third of whole-tumour volume, with or without enhancing tumour) patients are shuffled; the strata
-    are then dealt out one after the other like cards, so every part receives its share of each stratum to within one
-    patient. The order in which cases are given does not matter.
+    One of `FOLDS` stratified folds over all patients becomes the test part; the remaining patients are divided into folds
+    again (`sklearn.model_selection.StratifiedKFold`). The order in which cases are given does not matter.
 
     Parameters
     ----------
@@ -90,34 +91,21 @@ def make_splits(
     facts : mapping from identifier to CaseFacts
         As `helpers.data.checks.check_cohort` reports them.
     seed : int
-        Fixes the shuffling.
-    test_share : float
-        Share of patients in the test part, in (0, 1); at least one patient, and at least two remain.
-    folds : int
-        Number of folds of the rest, at least 2; fewer where fewer patients remain.
+        Fixes the shuffling, 0 or more.
 
     Raises
     ------
     DataError
         If there are fewer than three patients.
     """
-    sessions: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        sessions[case.patient].append(case.identifier)
     patients = {case.identifier: case.patient for case in cases}
-    strata = _strata(sessions, facts)
-    return divide(cases[0].layout if cases else "", patients, strata, seed=seed, test_share=test_share, folds=folds)
+    rows = [(case.patient, facts[case.identifier].wt_ml, facts[case.identifier].et_ml) for case in cases]
+    largest = pd.DataFrame(rows, columns=["patient", "wt_ml", "et_ml"]).groupby("patient").max()
+    strata = thirds(largest["wt_ml"]) + np.where(largest["et_ml"] > 0, " with ET", " without ET")
+    return divide(cases[0].layout if cases else "", patients, strata, seed=seed)
 
 
-def divide(
-    layout: str,
-    patients: Mapping[str, str],
-    strata: Mapping[str, tuple],
-    *,
-    seed: int,
-    test_share: float = 0.2,
-    folds: int = 5,
-) -> SplitManifest:
+def divide(layout: str, patients: Mapping[str, str], strata: pd.Series, *, seed: int) -> SplitManifest:
     """Divide identifiers by patient, stratified by anything; raises like `make_splits`, which says how.
 
     Parameters
@@ -126,32 +114,35 @@ def divide(
         Layout of the cohort.
     patients : mapping from str to str
         Patient of every identifier.
-    strata : mapping from str to tuple
-        Stratum of every patient; strata must sort.
+    strata : Series
+        Stratum of every patient, indexed by patient.
+    seed : int
     """
-    sessions: dict[str, list[str]] = defaultdict(list)
-    for identifier, patient in patients.items():
-        sessions[patient].append(identifier)
-    if len(sessions) < 3:
-        raise DataError(f"{len(sessions)} patients cannot be divided into train, val and test; a split needs at least 3")
-    if not 0 < test_share < 1 or folds < 2:
-        raise ValueError(f"test_share must lie between 0 and 1 and folds be at least 2, not {test_share} and {folds}")
-    ordered = _deal(strata, np.random.default_rng(seed))
-    tested = min(max(1, round(test_share * len(ordered))), len(ordered) - 2)
-    places = set(np.floor((np.arange(tested) + 0.5) * len(ordered) / tested).astype(int).tolist())
-    rest = [patient for place, patient in enumerate(ordered) if place not in places]
-    count = min(folds, len(rest))
+    if len(strata) < 3:
+        raise DataError(f"{len(strata)} patients cannot be divided into train, val and test; a split needs at least 3")
+    test, *_ = _folds(strata.sort_index(), seed)
+    folds = _folds(strata.sort_index().drop(test), seed)
 
     def identifiers(chosen: Sequence[str]) -> tuple[str, ...]:
-        return tuple(sorted(case for patient in chosen for case in sessions[patient]))
+        return tuple(sorted(name for name, patient in patients.items() if patient in set(chosen)))
 
-    return SplitManifest(
-        layout=layout,
-        seed=seed,
-        test=identifiers([ordered[place] for place in sorted(places)]),
-        folds=tuple(identifiers(rest[number::count]) for number in range(count)),
-        patients=dict(patients),
-    )
+    return SplitManifest(layout, seed, identifiers(test), tuple(map(identifiers, folds)), dict(patients))
+
+
+def thirds(values: pd.Series) -> pd.Series:
+    """Name the third of all patients, 0 to 2, in which each patient's value lies."""
+    return pd.qcut(values.rank(method="first"), 3, labels=["0", "1", "2"]).astype(str)
+
+
+def _folds(strata: pd.Series, seed: int) -> list[list[str]]:
+    """Divide patients into at most `FOLDS` folds that each hold about the same share of every stratum."""
+    count = min(FOLDS, len(strata))
+    if strata.value_counts().max() < count:  # so few patients cannot be stratified, and scikit-learn refuses to try
+        strata = pd.Series("everyone", index=strata.index)
+    splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # a rare stratum cannot be in every fold
+        return [list(strata.index[members]) for _, members in splitter.split(strata, strata)]
 
 
 def save_splits(path: Path, manifest: SplitManifest) -> Path:
@@ -193,23 +184,3 @@ def _reject_shared_patients(manifest: SplitManifest, path: Path) -> None:
     shared = sorted(patient for patient, count in seen.items() if count > 1)
     if shared:
         raise DataError(f"the split {path} has patient {shared[0]} in two parts; make it again with notebook 01_explore_data")
-
-
-def thirds(values: Mapping[str, float]) -> dict[str, tuple[int]]:
-    """Stratum of every patient by a number: the third of all patients in which it lies."""
-    limits = np.quantile(list(values.values()) or [0.0], np.arange(1, VOLUME_STRATA) / VOLUME_STRATA)
-    return {patient: (int(np.searchsorted(limits, value)),) for patient, value in values.items()}
-
-
-def _strata(sessions: Mapping[str, Sequence[str]], facts: Mapping[str, CaseFacts]) -> dict[str, tuple[bool, int]]:
-    """Presence of enhancing tumour and third of whole-tumour volume (the largest of a patient's sessions) by patient."""
-    volume = thirds({patient: max(facts[case].wt_ml for case in cases) for patient, cases in sessions.items()})
-    return {patient: (any(facts[case].has_et for case in sessions[patient]), *volume[patient]) for patient in sessions}
-
-
-def _deal(strata: Mapping[str, tuple], generator: np.random.Generator) -> list[str]:
-    """All patients in one row, stratum after stratum, shuffled within each."""
-    members: dict[tuple, list[str]] = defaultdict(list)
-    for patient in sorted(strata):
-        members[strata[patient]].append(patient)
-    return [str(patient) for key in sorted(members) for patient in generator.permutation(members[key])]

@@ -81,7 +81,7 @@ def test_every_part_has_its_share_of_large_tumours(tmp_path):
     for number in range(15):
         write_patient(tmp_path, f"TCGA_AA_{number:02d}", tumour=(number + 1) ** 2, count=2)
     facts, _ = check_slices(find_slices(tmp_path))
-    manifest = split_patients(facts, seed=1, folds=4)
+    manifest = split_patients(facts, seed=1)
     parts = [manifest.test, *manifest.folds]
     assert sorted(sum(parts, ())) == sorted(facts)
     assert all(any(facts[name].tumour_share > 80 / 131072 for name in part) for part in parts)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from helpers.data.cases import DataError
@@ -132,7 +133,7 @@ def check_slices(patients: Mapping[str, Sequence[SliceFile]]) -> tuple[dict[str,
     return facts, faults
 
 
-def split_patients(facts: Mapping[str, SliceFacts], *, seed: int, test_share: float = 0.2, folds: int = 5) -> SplitManifest:
+def split_patients(facts: Mapping[str, SliceFacts], *, seed: int) -> SplitManifest:
     """Divide by patient, stratified by third of the tumour share; all slices of a patient stay together.
 
     Raises
@@ -140,8 +141,8 @@ def split_patients(facts: Mapping[str, SliceFacts], *, seed: int, test_share: fl
     DataError
         If there are fewer than three patients.
     """
-    strata = thirds({patient: fact.tumour_share for patient, fact in facts.items()})
-    return divide("lgg", {name: name for name in facts}, strata, seed=seed, test_share=test_share, folds=folds)
+    strata = thirds(pd.Series({patient: fact.tumour_share for patient, fact in facts.items()}, dtype=float))
+    return divide("lgg", {name: name for name in facts}, strata, seed=seed)
 
 
 def _read(path: Path, patient: str) -> np.ndarray:
