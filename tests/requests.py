@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -81,31 +80,31 @@ def files_of(case: Case) -> dict[str, bytes]:
 
 
 def bodies_of(case: Case) -> dict[str, bytes]:
-    """A good body for every content type that carries the volumes itself."""
+    """A good body for every content type."""
     return {
         "application/x-npz": npz_of(arrays_of(case)),
-        "application/zip": zip_of(files_of(case)),
+        **dict.fromkeys(("application/zip", "application/x-zip-compressed"), zip_of(files_of(case))),
         "application/x-tar": tar_of(files_of(case), "w"),
-        "application/gzip": tar_of(files_of(case)),
+        **dict.fromkeys(("application/gzip", "application/x-gzip"), tar_of(files_of(case))),
     }
 
 
 @contextmanager
 def serving(model_dir: Path, **environment: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
     """Run the serving process on a free port of loopback until the block ends, with a client for it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "helpers.cloud.serve", "--model-dir", str(model_dir), "--port", str(port)]
-    settings = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
-    process = subprocess.Popen(command, env=settings, cwd=REPOSITORY)
+    command = [sys.executable, "-m", "helpers.serve.app", "--model-dir", str(model_dir), "--port", "0"]
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    process = subprocess.Popen(command, env=settings, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        address = process.stdout.readline().partition("/invocations")[0]
+        with httpx.Client(base_url=address, timeout=120) as client:
             wait_for_ping(client, process)
             yield client, process
     finally:
         process.terminate()
         process.wait(40)
+        process.stdout.close()
 
 
 def wait_for_ping(client: httpx.Client, process: subprocess.Popen) -> None:

@@ -16,7 +16,7 @@ from helpers.cloud.storage import open_bucket
 from helpers.data.cases import DataError
 
 CHOICES = ("yes", "no")
-SERVE = f"{shlex.quote(sys.executable)} -m helpers.cloud.serve"
+SERVE = f"{shlex.quote(sys.executable)} -m helpers.serve.app"
 """What serves a model in a rehearsal, as the image does in AWS."""
 ROLE = "brain-tumour-segmentation"
 IMAGE = {"framework": "pytorch-amzn2023", "version": "2.13", "image_scope": "training"}

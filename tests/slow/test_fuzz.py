@@ -13,10 +13,10 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from helpers.cloud.limits import Limits
-from helpers.cloud.serve import make_app
 from helpers.data.cases import write_volume
 from helpers.regions import MODALITIES
+from helpers.serve.app import make_app
+from helpers.serve.decode import Limits
 from tests.cases import LPS, case_arrays
 from tests.mutations import MUTATIONS, ZIP, stored_zip
 from tests.requests import save_model
@@ -72,10 +72,6 @@ def test_no_body_harms_the_process(arrays, files, tmp_path, monkeypatch):
     model_dir = save_model(tmp_path / "model")
     monkeypatch.chdir(beside)
     monkeypatch.setattr(tempfile, "tempdir", str(inside))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(beside / "none"))
     statuses, failures = collections.Counter(), []
     with TestClient(make_app(model_dir, LIMITS)) as client:
         while client.get("/ping").status_code != 200:

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from helpers.cloud import handler
+from helpers.serve import handler
 from tests.cases import write_case
 from tests.requests import arrays_of, bodies_of, npz_of, save_model, serving
 

@@ -3,31 +3,30 @@
 import contextlib
 import gzip
 import io
-import json
 import pickle
+import re
 import struct
 import tarfile
 import threading
 import time
 import zipfile
 
-import boto3
 import nibabel as nib
 import numpy as np
 import pytest
-from botocore.exceptions import ClientError
 from fastapi.testclient import TestClient
 
 from helpers.cli import main
-from helpers.cloud import handler, serve
-from helpers.cloud.limits import BadRequest, Limits, limits_from
 from helpers.data.cases import DataError
 from helpers.regions import MODALITIES, REGIONS, classes_to_regions
+from helpers.serve import app, handler
+from helpers.serve.decode import BadRequest, Limits, limits_from
 from tests.cases import write_case
 from tests.requests import arrays_of, bodies_of, files_of, npz_of, save_model, tar_of, zip_of
 
 LAS = np.diag([-1.0, 1.0, 2.0, 1.0]) + np.eye(4, k=3) * 12
 NPZ, ZIP, TAR, GZIP, JSON = (f"application/{name}" for name in ("x-npz", "zip", "x-tar", "gzip", "json"))
+KINDS = (NPZ, ZIP, "application/x-zip-compressed", TAR, GZIP, "application/x-gzip")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def client(model_dir):
 
 @contextlib.contextmanager
 def started(model_dir, limits):
-    with TestClient(serve.make_app(model_dir, limits)) as client:
+    with TestClient(app.make_app(model_dir, limits)) as client:
         while client.get("/ping").status_code == 503:
             time.sleep(0.02)
         yield client
@@ -79,11 +78,19 @@ def refused(answer, status, *words):
     assert "/tmp" not in answer.text and "Traceback" not in answer.text
 
 
-@pytest.mark.parametrize("content_type", [NPZ, ZIP, TAR, GZIP])
+def image_of(content):
+    return nib.Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def same_labels(content, expected):
+    np.testing.assert_array_equal(np.asarray(image_of(content).dataobj), np.asarray(expected.dataobj))
+
+
+@pytest.mark.parametrize("content_type", KINDS)
 def test_every_kind_of_request_gives_what_the_command_line_writes(client, case, expected, content_type):
     answer = ask(client, bodies_of(case)[content_type], content_type)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-nifti"), answer.text
-    image = nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
+    image = image_of(answer.content)
     wanted = np.asarray(expected.dataobj)
     assert set(np.unique(wanted)) > {0}
     np.testing.assert_array_equal(np.asarray(image.dataobj), wanted)
@@ -92,27 +99,24 @@ def test_every_kind_of_request_gives_what_the_command_line_writes(client, case, 
         assert image.header["qform_code"] == expected.header["qform_code"]
 
 
-def test_answers_as_npz_and_as_volumes(client, case, expected):
+def test_answers_as_volumes(client, case, expected):
     body = bodies_of(case)[ZIP]
-    with np.load(io.BytesIO(ask(client, body, ZIP, accept=NPZ).content), allow_pickle=False) as answer:
-        np.testing.assert_array_equal(answer["labels"], np.asarray(expected.dataobj))
-        np.testing.assert_allclose(answer["affine"], LAS)
     found = ask(client, body, ZIP, accept=f"text/html, {JSON};q=0.5").json()
     labels = np.asarray(expected.dataobj)
     voxels = classes_to_regions(np.where(labels == 4, 3, labels)).sum((1, 2, 3))
     assert found["volumes_ml"] == pytest.approx({n: v * 2 / 1000 for n, v in zip(REGIONS, voxels, strict=True)}, abs=1e-3)
     assert found["case"] == "Case_001" and len(found["checkpoint_sha256"]) == 64
-    refused(ask(client, body, ZIP, accept="image/png"), 406, "image/png", NPZ)
+    refused(ask(client, body, ZIP, accept="image/png"), 406, "image/png", "application/x-nifti")
 
 
 def test_the_caller_recognises_the_answer(client, case):
-    names = {serve.ATTRIBUTES: "patient=7", serve.INFERENCE: "id-7"}
+    names = {app.ATTRIBUTES: "patient=7", app.INFERENCE: "id-7"}
     answer = ask(client, bodies_of(case)[NPZ], NPZ, **names)
-    assert answer.headers[serve.INFERENCE] == "id-7"
-    parts = answer.headers[serve.ATTRIBUTES].split(";")
+    assert answer.headers[app.INFERENCE] == "id-7"
+    parts = answer.headers[app.ATTRIBUTES].split(";")
     assert parts[0] == "patient=7" and [part.split("_ml=")[0] for part in parts[1:]] == list(REGIONS)
     long = "x" * 1020
-    assert ask(client, bodies_of(case)[NPZ], NPZ, **{serve.ATTRIBUTES: long}).headers[serve.ATTRIBUTES] == long
+    assert ask(client, bodies_of(case)[NPZ], NPZ, **{app.ATTRIBUTES: long}).headers[app.ATTRIBUTES] == long
 
 
 def test_plain_names_and_float_volumes_and_other_names_of_the_year_2023(client, case, expected):
@@ -121,9 +125,48 @@ def test_plain_names_and_float_volumes_and_other_names_of_the_year_2023(client, 
     newer = {f"a/BraTS-GLI-1-000-{names[name.split('.')[0]]}.nii.gz": content for name, content in files.items()}
     floats = npz_of({name: array.astype(np.float64) for name, array in arrays_of(case).items()})
     for body, kind in ((zip_of(files), ZIP), (tar_of({**newer, "a/notes.txt": b"x", "a/._b.nii": b"x"}), GZIP), (floats, NPZ)):
-        answer = ask(client, body, kind, accept=NPZ)
+        answer = ask(client, body, kind)
         assert answer.status_code == 200, answer.text
-        np.testing.assert_array_equal(np.load(io.BytesIO(answer.content))["labels"], np.asarray(expected.dataobj))
+        same_labels(answer.content, expected)
+
+
+def renamed(case, pattern):
+    return {pattern.format(name): content for name, content in zip(MODALITIES, files_of(case).values(), strict=True)}
+
+
+class Unmarked(zipfile.ZipInfo):
+    """A member whose name is in a code page that the archive does not name."""
+
+    def _encodeFilenameFlags(self):
+        return self.filename.encode(self.encoding), 0
+
+
+def zip_in(files, encoding):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            member = Unmarked(name)
+            member.encoding = encoding
+            archive.writestr(member, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "encoding"),
+    [
+        ("Müller, Jörg (2) [neu]_{}.nii.gz", "utf-8"),
+        ("scans\\Müller\\Müller_{}.nii.gz", "cp1252"),
+        ("Bär_{}.nii.gz", "cp437"),
+    ],
+)
+def test_names_as_windows_and_people_write_them(client, case, expected, pattern, encoding):
+    """Backslashes, spaces, brackets, and umlauts in a code page that the archive does not name."""
+    answer = ask(client, zip_in(renamed(case, pattern), encoding), ZIP)
+    assert answer.status_code == 200, answer.text
+    same_labels(answer.content, expected)
+    name = re.split(r"[\\/]", pattern)[-1].removesuffix("_{}.nii.gz")
+    assert ask(client, zip_in(renamed(case, pattern), encoding), ZIP, accept=JSON).json()["case"] == name
+    assert ask(client, tar_of(renamed(case, pattern)), GZIP, accept=JSON).json()["case"] == name
 
 
 def changed(case, **arrays):
@@ -231,54 +274,34 @@ def test_bombs_do_not_go_off(case, model_dir):
         assert ask(client, zip_of(files), ZIP).status_code == 200
 
 
-def test_content_types_are_named_where_one_is_unknown(client, case):
+def test_content_types_are_named_if_one_is_unknown(client, case):
     for kind in ("application/octet-stream", "text/csv; charset=utf-8", ""):
-        refused(ask(client, bodies_of(case)[NPZ], kind), 415, NPZ, ZIP, TAR, GZIP, JSON)
+        refused(ask(client, bodies_of(case)[NPZ], kind), 415, NPZ, ZIP, TAR, GZIP)
     assert ask(client, bodies_of(case)[NPZ], "Application/X-NPZ; version=1").status_code == 200
 
 
-class Bucket:
-    """Objects by key, with the one call of the S3 client that is used."""
-
-    def __init__(self, objects):
-        self.objects = objects
-
-    def get_object(self, Bucket, Key):
-        if Key not in self.objects:
-            raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
-        return {"ContentLength": len(self.objects[Key]), "Body": io.BytesIO(self.objects[Key])}
-
-
-def test_locations_in_s3(client, case, expected, monkeypatch):
-    objects = dict(zip((f"in/{m}.nii.gz" for m in MODALITIES), files_of(case).values(), strict=True))
-    monkeypatch.setattr(boto3, "client", lambda service: Bucket(objects))
-    places = {modality: f"s3://bucket/in/{modality}.nii.gz" for modality in MODALITIES}
-    answer = ask(client, json.dumps(places), JSON, accept=NPZ)
-    assert answer.status_code == 200, answer.text
-    np.testing.assert_array_equal(np.load(io.BytesIO(answer.content))["labels"], np.asarray(expected.dataobj))
-    refused(ask(client, json.dumps({**places, "t2": "s3://bucket/in/none.nii.gz"}), JSON), 422, "none.nii.gz", "NoSuchKey")
-    for wrong in ("file:///etc/passwd", "http://169.254.169.254/x.nii", "s3://bucket", "s3://bucket/etc/passwd"):
-        refused(ask(client, json.dumps({**places, "t2": wrong}), JSON), 422, "s3://bucket/key")
-    for body in ("{", "[]", '{"t1": 1}', "[" * 100_000):
-        assert ask(client, body, JSON).status_code in (400, 422)
+def test_the_process_fetches_nothing_for_a_caller(client):
+    """Objects in S3 would be read with the permissions of the process, and the answer would tell which exist."""
+    places = "".join(f'"{modality}": "s3://bucket/{modality}.nii.gz",' for modality in MODALITIES)
+    refused(ask(client, "{" + places[:-1] + "}", JSON), 415, JSON)
 
 
 def test_ping_tells_the_truth(model_dir, tmp_path, monkeypatch, case):
-    release = threading.Event()
+    release, load = threading.Event(), handler.model_fn
 
     def slow(folder):
         release.wait(20)
-        return handler.model_fn(folder)
+        return load(folder)
 
-    monkeypatch.setattr(serve, "model_fn", slow)
-    with TestClient(serve.make_app(model_dir, Limits())) as client:
+    monkeypatch.setattr(handler, "model_fn", slow)
+    with TestClient(app.make_app(model_dir, Limits())) as client:
         refused(client.get("/ping"), 503, "being loaded")
         refused(ask(client, b"x"), 503, "being loaded")
         release.set()
         while client.get("/ping").status_code == 503:
             time.sleep(0.02)
         assert client.get("/ping").status_code == 200
-    with TestClient(serve.make_app(tmp_path / "empty", Limits())) as client:
+    with TestClient(app.make_app(tmp_path / "empty", Limits())) as client:
         while (answer := client.get("/ping")).status_code == 503:
             time.sleep(0.02)
         assert answer.status_code == 500 and "best.safetensors does not exist" in answer.text
@@ -292,7 +315,7 @@ def test_a_full_queue_sends_the_next_away_and_an_inner_error_is_no_crash(model_d
         release.wait(20)
         raise RuntimeError("of no concern to the caller")
 
-    monkeypatch.setattr(serve, "predict_fn", slow)
+    monkeypatch.setattr(handler, "predict_fn", slow)
     with started(model_dir, Limits(waiting=1)) as client:
         answers = []
         threads = [threading.Thread(target=lambda: answers.append(ask(client, body))) for _ in range(2)]
@@ -316,23 +339,39 @@ def test_a_full_queue_sends_the_next_away_and_an_inner_error_is_no_crash(model_d
 def test_the_functions_work_alone(model_dir, case, expected):
     model = handler.model_fn(model_dir)
     prediction = handler.predict_fn(handler.input_fn(bodies_of(case)[TAR], TAR), model)
-    content, kind = handler.output_fn(prediction, NPZ)
-    assert kind == NPZ
-    np.testing.assert_array_equal(np.load(io.BytesIO(content))["labels"], np.asarray(expected.dataobj))
+    content, kind = handler.output_fn(prediction, None)
+    assert kind == "application/x-nifti"
+    same_labels(content, expected)
     with pytest.raises(BadRequest, match="image/png"):
         handler.input_fn(b"x", "image/png")
 
 
-def test_another_kind_of_request_is_one_decoder_and_two_registrations(client, monkeypatch):
-    class Text(str):
-        pass
+PROGRAM = """
+def model_fn(folder): return folder.name
+def input_fn(body, kind): return body.decode()
+def predict_fn(text, model): return f"{model}: {text[::-1]}"
+def output_fn(prediction, accept): return prediction.encode(), "text/plain"
+"""
 
-    monkeypatch.setitem(
-        handler.decode.__globals__["DECODERS"], "text/plain", lambda stream, folder, limits: Text(stream.read(), "utf-8")
-    )
-    handler.predict_fn.register(Text, lambda data, model: Text(data[::-1]))
-    handler.output_fn.register(Text, lambda prediction, accept: (prediction.encode(), "text/plain"))
-    assert ask(client, "abc", "text/plain").text == "cba"
+
+def test_a_model_may_bring_functions_of_its_own_if_the_process_is_told(tmp_path, monkeypatch):
+    folder = save_model(tmp_path / "model")
+    (folder / "code").mkdir()
+    (folder / "code" / "inference.py").write_text(PROGRAM)
+    with started(folder, Limits()) as client:
+        refused(ask(client, "abc", "text/plain"), 415)
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    with started(folder, Limits()) as client:
+        assert ask(client, "abc", "text/plain").text == "model: cba"
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "other.py")
+    with started(folder, Limits()) as client:
+        answer = client.get("/ping")
+        assert answer.status_code == 500 and "no code/other.py" in answer.text
+
+
+def test_a_port_is_owned_before_the_model_is_loaded():
+    with app.listen("127.0.0.1", 0) as listener, pytest.raises(DataError, match="choose another --port"):
+        app.listen("127.0.0.1", listener.getsockname()[1])
 
 
 def test_limits_come_from_the_environment():

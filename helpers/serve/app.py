@@ -1,39 +1,40 @@
-"""The process behind an endpoint: ``/ping`` and ``/invocations`` over the functions of `helpers.cloud.handler`.
+"""The process behind an endpoint: ``/ping`` and ``/invocations`` over the functions of `helpers.serve.handler`.
 
-    python -m helpers.cloud.serve --model-dir DIR --port N
+    python -m helpers.serve.app --model-dir DIR --port N
 
 One thread runs the model, so that memory is that of one case. A request waits in a queue of bounded length, its body in a
-temporary file; whoever comes when the queue is full gets 503 and ``Retry-After``, and loses nothing by asking again. The
-process listens on loopback only, except where ``SERVE_HOST`` says otherwise, as the container's image does.
+temporary file; when the queue is full, the next request gets 503 and ``Retry-After``, and loses nothing by asking again. The
+process listens on loopback only, unless ``SERVE_HOST`` says otherwise, as the container's image does.
+
+If ``SAGEMAKER_PROGRAM`` names a program in the ``code`` folder of the model, the four functions are taken from there, as AWS's
+own containers do. Such a program runs with all the rights of this process: name only your own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from helpers.cloud.answers import KINDS, output_type
-from helpers.cloud.handler import (
-    input_fn,
-    model_fn,
-    output_fn,
-    predict_fn,
-)
-from helpers.cloud.limits import BadRequest, Limits, limits_from
+from helpers.data.cases import DataError
+from helpers.serve import handler
+from helpers.serve.decode import MB, BadRequest, Limits, limits_from
 
 MEMORY = 1 << 20
 """Bytes of a body that are kept in memory; the rest goes to a temporary file."""
@@ -42,7 +43,7 @@ RETRY_SECONDS = 2
 STOP_SECONDS = 25
 """A container that was told to stop is killed after 30 seconds."""
 
-log = logging.getLogger("helpers.cloud.serve")
+log = logging.getLogger("helpers.serve")
 
 
 class Server:
@@ -52,8 +53,10 @@ class Server:
     ----------
     model_dir : Path
     limits : Limits
-    model : Model or None
-        None until it is loaded.
+    functions : module
+        With ``model_fn``, ``input_fn``, ``predict_fn`` and ``output_fn``.
+    model : object or None
+        What ``model_fn`` returned; None until then.
     fault : str
         Why it could not be loaded; empty otherwise.
     """
@@ -61,6 +64,7 @@ class Server:
     def __init__(self, model_dir: Path, limits: Limits) -> None:
         self.model_dir = model_dir
         self.limits = limits
+        self.functions: ModuleType = handler
         self.model = None
         self.fault = ""
         self._inside = 0
@@ -69,7 +73,9 @@ class Server:
     async def load(self) -> None:
         """Load the model in the worker's thread, so that ``/ping`` answers meanwhile."""
         try:
-            self.model = await asyncio.get_running_loop().run_in_executor(self._worker, model_fn, self.model_dir)
+            self.functions = functions_of(self.model_dir)
+            load: Callable[[Path], object] = self.functions.model_fn
+            self.model = await asyncio.get_running_loop().run_in_executor(self._worker, load, self.model_dir)
         except Exception as error:  # whatever it is, /ping has to say it rather than time out
             log.exception("the model cannot be loaded")
             self.fault = f"the model cannot be loaded: {error}"
@@ -92,14 +98,14 @@ class Server:
                 return self.ping()
             if self._inside > self.limits.waiting:
                 await _receive(request, self.limits)
-                return _text(503, "as many requests wait as may; ask again", retry=RETRY_SECONDS)
+                return _text(503, "the queue is full; ask again", retry=RETRY_SECONDS)
             return await self._admit(request)
         except BadRequest as error:
             return _text(error.status, str(error))
         except ClientDisconnect:
             return _text(400, "the connection ended before the body did")
         except MemoryError:
-            return _text(503, "the memory does not suffice now; ask again or send a smaller case", retry=RETRY_SECONDS)
+            return _text(503, "there is not enough memory at the moment; ask again or send a smaller case", retry=RETRY_SECONDS)
         except Exception:
             log.exception("a request failed")
             return _text(500, "the model failed on this request; the log of the endpoint says why")
@@ -116,11 +122,14 @@ class Server:
             self._inside -= 1
 
     def _answer(self, body: BinaryIO, headers: dict[str, str]) -> Response:
-        accept = headers.get("accept")
-        output_type(accept, KINDS)
-        data = input_fn(body, headers.get("content-type", ""), limits=self.limits)
-        prediction = predict_fn(data, self.model)
-        content, kind = output_fn(prediction, accept)
+        accept, kind = headers.get("accept"), headers.get("content-type", "")
+        if self.functions is handler:
+            handler.answer_type(accept)  # a wrong wish is refused before the work
+            data = handler.decode(body, kind, self.limits)
+        else:
+            data = self.functions.input_fn(body.read(), kind)
+        prediction = self.functions.predict_fn(data, self.model)
+        content, kind = self.functions.output_fn(prediction, accept)
         return Response(content, media_type=kind, headers=_passed_on(headers, prediction))
 
 
@@ -142,13 +151,33 @@ def make_app(model_dir: Path, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-def serve(model_dir: Path, *, host: str, port: int, limits: Limits | None = None) -> None:
+def functions_of(model_dir: Path) -> ModuleType:
+    """Find the four functions: those of ``SAGEMAKER_PROGRAM`` in the model's ``code`` folder, or `helpers.serve.handler`."""
+    program = os.environ.get("SAGEMAKER_PROGRAM", "")
+    if not program:
+        return handler
+    path = Path(model_dir) / "code" / program
+    if not path.is_file():
+        raise DataError(f"SAGEMAKER_PROGRAM is {program}, but the model has no code/{program}; pack it into model.tar.gz")
+    spec = importlib.util.spec_from_file_location("inference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind an address, and so own it, before the model is loaded; port 0 takes a free one."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise DataError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port") from error
+
+
+def serve(model_dir: Path, listener: socket.socket, *, limits: Limits | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is being answered and return."""
     app = make_app(model_dir, limits)
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=STOP_SECONDS
-    )
-    uvicorn.Server(config).run()
+    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=STOP_SECONDS)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,19 +187,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     port = int(environment.get("SAGEMAKER_BIND_TO_PORT", "8080"))
     host = environment.get("SERVE_HOST", "127.0.0.1")
     parser.add_argument("--model-dir", type=Path, default=folder, help="folder of best.safetensors and its card best.json")
-    parser.add_argument("--port", type=int, default=port, help="where to listen")
+    parser.add_argument("--port", type=int, default=port, help="where to listen; 0 takes a free port")
     parser.add_argument("--host", default=host, help="address to listen on; any other than loopback is open to the network")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve with parsed arguments until interrupted; the first line of output names the address."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    listener = listen(arguments.host, arguments.port)
+    print(f"http://{arguments.host}:{listener.getsockname()[1]}/invocations; stop with Ctrl-C", flush=True)
+    serve(arguments.model_dir, listener)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.cloud.serve", description="Serve a model as SageMaker expects.")
+    parser = argparse.ArgumentParser(prog="python -m helpers.serve.app", description="Serve a model as SageMaker expects.")
     add_arguments(parser)
-    parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    serve(parsed.model_dir, host=parsed.host, port=parsed.port)
-    return 0
+    try:
+        return run(parser.parse_args(arguments))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 async def _receive(request: Request, limits: Limits, body: BinaryIO | None = None) -> None:
@@ -184,13 +223,13 @@ async def _receive(request: Request, limits: Limits, body: BinaryIO | None = Non
         async with asyncio.timeout(limits.receive_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > 4 * limits.body:
+                if size > 4 * limits.body_mb * MB:
                     break
-                if body and size <= limits.body:
+                if body and size <= limits.body_mb * MB:
                     body.write(chunk)
     except TimeoutError:
         raise BadRequest(408, f"the body did not arrive within {limits.receive_seconds:g} s; send it again") from None
-    if size > limits.body:
+    if size > limits.body_mb * MB:
         advice = "send int16 volumes, compressed, or use an asynchronous endpoint"
         raise BadRequest(413, f"the body is larger than {limits.body_mb} MB; {advice}")
     if body:

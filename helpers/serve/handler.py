@@ -1,7 +1,7 @@
-"""The four functions that SageMaker's containers call, each usable by itself: model, input, predict, output.
+"""The four functions that SageMaker's containers call: model, input, predict, output. Each works by itself.
 
-The process of `helpers.cloud.serve` calls them for every request, and so does a batch job. What they answer is, voxel for
-voxel, what ``python -m helpers predict`` writes for the same files.
+`helpers.serve.app` calls them for every request. What they answer is, voxel for voxel, what ``python -m helpers predict``
+writes for the same files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import json
 import tempfile
 from dataclasses import dataclass
-from functools import singledispatch
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,34 +18,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.cloud.answers import JSON, NPZ, output_type
-from helpers.cloud.limits import (
-    BadRequest,
-    Limits,
-    check_affine,
-    limits_from,
-)
-from helpers.cloud.requests import Volumes, decode
-from helpers.cloud.slices import (
-    Slice,
-    SliceAnswer,
-    encode_slice,
-    segment_slice,
-)
 from helpers.data.cases import DataError, write_volume
 from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import CleanUp
 from helpers.evaluation.predict import label_map, predict_volumes
 from helpers.models.checkpoints import ModelCard, load_checkpoint
-from helpers.models.networks import GLIOMA
-from helpers.regions import (
-    BRATS2021,
-    REGIONS,
-    classes_to_regions,
-    from_classes,
-)
+from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
+from helpers.serve.decode import BadRequest, Limits, Volumes, check_affine, decode, limits_from
 
-WEIGHTS = "best.safetensors"
+NIFTI, JSON = ANSWERS = ("application/x-nifti", "application/json")
+"""Content types of an answer; the first is the default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,35 +75,26 @@ def model_fn(model_dir: str | Path) -> Model:
     Raises
     ------
     DataError
-        If there is none, or it is damaged.
+        If there is none, it is damaged, or it is no model of four MRI volumes.
     """
-    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu", task=None)
+    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
     return Model(network, card, limits_from())
 
 
 def weights_of(model_dir: str | Path) -> Path:
-    """Path of the weights in a model's folder."""
-    folder = Path(model_dir)
-    found = sorted(folder.glob("*.safetensors"))
-    return folder / WEIGHTS if (folder / WEIGHTS).is_file() or len(found) != 1 else found[0]
+    """Find the weights in a model's folder."""
+    found = sorted(Path(model_dir).glob("*.safetensors"))
+    return found[0] if len(found) == 1 else Path(model_dir) / "best.safetensors"
 
 
-def input_fn(body: bytes | BinaryIO, content_type: str, *, limits: Limits | None = None) -> object:
-    """Decode and check a request (see `helpers.cloud.requests`); raises `BadRequest`."""
-    return decode(io.BytesIO(body) if isinstance(body, bytes) else body, content_type, limits or limits_from())
+def input_fn(body: bytes | BinaryIO, content_type: str) -> Volumes:
+    """Decode and check a request (see `helpers.serve.decode`); raises `BadRequest`."""
+    return decode(io.BytesIO(body) if isinstance(body, bytes) else body, content_type, limits_from())
 
 
-@singledispatch
-def predict_fn(data: object, model: Model) -> object:
-    """Segment what `input_fn` returned; register another type of data to answer another kind of request."""
-    raise TypeError(f"nothing is registered that segments {type(data).__name__}")
-
-
-@predict_fn.register
-def _(data: Volumes, model: Model) -> Answer:
+def predict_fn(data: Volumes, model: Model) -> Answer:
+    """Segment the volumes of a case; raises `BadRequest` if they are no usable case."""
     card = model.card
-    if card.task != GLIOMA.name:
-        raise BadRequest(415, f"this model is for {card.task} and segments no four MRI volumes; send it what it was trained on")
     check_affine(data.affine, data.image.shape[1:], card.spacing, model.limits)
     try:
         native = predict_volumes(model.network, card, data.image, data.affine, identifier=data.identifier)
@@ -132,15 +104,9 @@ def _(data: Volumes, model: Model) -> Answer:
     return Answer(data.identifier, classes, data.affine, data.like, card.weights_sha256)
 
 
-@singledispatch
-def output_fn(prediction: object, accept: str | None) -> tuple[bytes, str]:
-    """Encode what `predict_fn` returned: the bytes and their content type."""
-    raise TypeError(f"nothing is registered that encodes {type(prediction).__name__}")
-
-
-@output_fn.register
-def _(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
-    kind = output_type(accept)
+def output_fn(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
+    """Encode a segmentation as NIfTI or its volumes as JSON; returns the bytes and their content type."""
+    kind = answer_type(accept)
     if kind == JSON:
         content = {
             "case": prediction.identifier,
@@ -150,14 +116,16 @@ def _(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
         }
         return (json.dumps(content) + "\n").encode(), kind
     labels = from_classes(prediction.classes, BRATS2021)
-    if kind == NPZ:
-        stream = io.BytesIO()
-        np.savez_compressed(stream, labels=labels, affine=prediction.affine)
-        return stream.getvalue(), kind
     with tempfile.TemporaryDirectory(prefix="answer-") as folder:
         path = write_volume(Path(folder) / "labels.nii.gz", labels, prediction.affine, like=prediction.like)
         return path.read_bytes(), kind
 
 
-predict_fn.register(Slice, segment_slice)
-output_fn.register(SliceAnswer, encode_slice)
+def answer_type(accept: str | None) -> str:
+    """Choose the content type of an answer from the Accept header; raises `BadRequest` if none fits."""
+    for word in ((accept or "").lower() or "*/*").split(","):
+        wanted = word.partition(";")[0].strip()
+        for kind in ANSWERS:
+            if wanted in (kind, "*/*", "", "application/*"):
+                return kind
+    raise BadRequest(406, f"an answer as {(accept or '')[:80]!a} is not possible; accept one of {', '.join(ANSWERS)}")

@@ -1,0 +1,1 @@
+"""Answer segmentation requests over HTTP, as SageMaker expects of a container."""
