@@ -23,8 +23,8 @@ from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import make_splits
 from helpers.regions import REGIONS
-from helpers.training.ablation import VARIANTS, ablation_table, run_ablation
-from helpers.training.settings import TrainSettings
+from helpers.training.before.ablation import VARIANTS, ablation_table, run_ablation
+from helpers.training.before.settings import TrainSettings
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from helpers.data.cases import discover
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.models.checkpoints import load_released
 from helpers.regions import REGIONS
-from helpers.training.transfer import transfer_scores
+from helpers.training.before.transfer import transfer_scores
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from helpers.profiling.ladder import measure_ladder
 from helpers.profiling.machine import processor_name
 from helpers.profiling.recipes import Recipe, patches_of
 from helpers.profiling.rungs import kept_rungs, tried_rungs
-from helpers.training.settings import TrainSettings
-from helpers.training.trainer import number_format
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.trainer import number_format
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ from helpers.data.phantom.tumour import TumourRanges
 from helpers.evaluation.cohort import score_cases
 from helpers.models.checkpoints import load_checkpoint
 from helpers.regions import REGIONS
-from helpers.training.settings import TrainSettings
-from helpers.training.train import train
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.train import train
 
 PLAIN_CONTRAST = ContrastRanges(
     free=0.0,

@@ -32,7 +32,7 @@ from helpers.models.checkpoints import (
     save_checkpoint,
 )
 from helpers.models.networks import build_network, channels_last
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.loss import segmentation_loss
 
 NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
 MEMBERS = ("first", "second")

@@ -20,8 +20,8 @@ from helpers.data.cases import Case, discover, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.models.networks import build_network, describe_network
 from helpers.regions import MODALITIES
-from helpers.training.datamodule import CaseDataModule
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.datamodule import CaseDataModule
+from helpers.training.before.loss import segmentation_loss
 
 NETWORKS = (
     ("unet", {}),

@@ -20,7 +20,7 @@ from helpers.models.attention import fuse_attention
 from helpers.models.networks import build_network, channels_last
 from helpers.profiling.clock import interleave, paired_ratio
 from helpers.profiling.ladder import peak_memory
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.loss import segmentation_loss
 
 HEADER = f"{'':34} {'s':>8} {'quartiles':>17} {'faster':>7} {'MiB':>7} {'output':>9} {'gradient':>9}"
 

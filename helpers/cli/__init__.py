@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from helpers.data.cases import DataError
-from helpers.training.interruption import EXIT_STATUS, Interrupted
+from helpers.training.before.interruption import EXIT_STATUS, Interrupted
 
 VERBS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",

@@ -22,7 +22,7 @@ from helpers.evaluation.cohort import (
 from helpers.evaluation.postprocess import CleanUp
 from helpers.evaluation.statistics import summarise
 from helpers.models.checkpoints import load_checkpoint, save_checkpoint
-from helpers.training.folds import train_folds
+from helpers.training.before.folds import train_folds
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 

@@ -30,9 +30,9 @@ from helpers.extras.ct.training import (
     swin_settings,
     train_ct,
 )
-from helpers.training.processes import join_processes
-from helpers.training.settings import TrainSettings
-from helpers.training.trainer import on_gpu
+from helpers.training.before.processes import join_processes
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.trainer import on_gpu
 
 OWN = ("roi", "randcrop", "randcrop_samples", "positive", "negative", "overlap", "flips")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from helpers.models.networks import NETWORKS, arguments_for, build_network, describe_network
-from helpers.training.memory import peak_training_memory
+from helpers.training.before.memory import peak_training_memory
 
 SETTINGS = ("laptop", "published")
 EDGES: dict[int, int] = {2: 256, 3: 128}

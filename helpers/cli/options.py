@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS
-from helpers.training.settings import CHOICES, TrainSettings
+from helpers.training.before.settings import CHOICES, TrainSettings
 
 STREAM = "phantom-stream"
 """In place of a cohort's folder."""

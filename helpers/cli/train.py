@@ -30,11 +30,11 @@ from helpers.data.splits import (
     make_splits,
     save_splits,
 )
-from helpers.training.processes import Processes, join_processes
-from helpers.training.settings import TrainSettings
-from helpers.training.source import PatchSource
-from helpers.training.train import TrainResult, train
-from helpers.training.trainer import on_gpu
+from helpers.training.before.processes import Processes, join_processes
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.source import PatchSource
+from helpers.training.before.train import TrainResult, train
+from helpers.training.before.trainer import on_gpu
 
 __all__ = ["add_arguments", "add_cohort_and_settings", "open_cohort", "run", "settings_of"]
 

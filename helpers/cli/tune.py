@@ -32,9 +32,9 @@ from helpers.extras.lgg.search import (
     slice_settings,
 )
 from helpers.extras.lgg.slices import SlicePreparation, channel_statistics
-from helpers.training.state import FREE
-from helpers.training.study import export_best
-from helpers.training.tune import TuneSettings, work
+from helpers.training.before.state import FREE
+from helpers.training.before.study import export_best
+from helpers.training.before.tune import TuneSettings, work
 
 NETWORKS = ("unet", "attention_unet")
 

@@ -26,8 +26,8 @@ from helpers.plots.case import (
     to_palette,
 )
 from helpers.regions import MODALITIES, MODALITY_NAMES, REGION_COLOURS, REGION_NAMES, REGIONS
-from helpers.training.state import write_durably
-from helpers.training.validation import ScoredCase
+from helpers.training.before.state import write_durably
+from helpers.training.before.validation import ScoredCase
 
 METRIC_LABELS: dict[str, str] = {
     "dice": "Dice",

@@ -20,7 +20,7 @@ from helpers.data.cases import Case
 from helpers.profiling.clock import ratio_of, synchronise
 from helpers.profiling.recipes import Recipe, patches_of, training_of
 from helpers.profiling.steps import TrainingStep
-from helpers.training.datamodule import PatchDataset
+from helpers.training.before.datamodule import PatchDataset
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
-from helpers.training.datamodule import PatchDataset
+from helpers.training.before.datamodule import PatchDataset
 
 
 class SeededPatches(PatchDataset):

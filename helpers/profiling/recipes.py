@@ -30,8 +30,8 @@ from helpers.models.networks import recompute_blocks
 from helpers.profiling.random_changes import SeededPatches, change_batches
 from helpers.profiling.steps import TrainingStep
 from helpers.regions import MODALITIES, to_classes
-from helpers.training.datamodule import PatchDataset
-from helpers.training.prefetch import Prefetch
+from helpers.training.before.datamodule import PatchDataset
+from helpers.training.before.prefetch import Prefetch
 
 IMAGE, LABEL = "image", "label"
 RAS = "RAS"
@@ -58,7 +58,7 @@ class Recipe:
     workers : int
         Processes that read ahead.
     prefetch : bool
-        `helpers.training.prefetch.Prefetch`: a thread prepares the next batch and copies it to a GPU.
+        `helpers.training.before.prefetch.Prefetch`: a thread prepares the next batch and copies it to a GPU.
     recompute : bool
         `helpers.models.networks.recompute_blocks`: gradient checkpointing.
     changes : str

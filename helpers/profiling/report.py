@@ -24,8 +24,8 @@ from helpers.profiling.settings import NoisePatches, ProfileSettings
 from helpers.profiling.steps import TrainingStep
 from helpers.profiling.trace import Profile, profile_steps
 from helpers.regions import MODALITIES
-from helpers.training.datamodule import CaseDataModule
-from helpers.training.memory import peak_training_memory
+from helpers.training.before.datamodule import CaseDataModule
+from helpers.training.before.memory import peak_training_memory
 from helpers.workspace import versions
 
 LADDER = (

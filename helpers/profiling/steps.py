@@ -11,13 +11,13 @@ from torch import nn
 
 from helpers.models.networks import channels_last
 from helpers.profiling.clock import synchronise
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.loss import segmentation_loss
 
 PHASES: tuple[str, ...] = ("load", "transfer", "forward", "loss", "backward", "optimizer")
 """In their order within a step."""
 
 CLIP = 1.0
-"""Largest norm of the gradient, as in `helpers.training.settings.TrainSettings`."""
+"""Largest norm of the gradient, as in `helpers.training.before.settings.TrainSettings`."""
 
 
 @contextlib.contextmanager

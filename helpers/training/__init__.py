@@ -1,1 +1,8 @@
-"""Training with Lightning: the module, the data module and the training run."""
+"""Train segmentation networks with Lightning, within a budget, and resume after any interruption."""
+
+EXIT_STATUS = 75
+"""EX_TEMPFAIL of sysexits.h: not done, and worth trying again."""
+
+
+class Interrupted(Exception):
+    """The training was told to stop by SIGTERM; the same call resumes from its checkpoint."""

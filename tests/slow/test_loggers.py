@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from helpers.training.loggers import close_loggers, make_loggers
+from helpers.training.before.loggers import close_loggers, make_loggers
 
 ROWS = [{"train_loss": 0.5, "learning_rate": 0.1}, {"train_loss": 0.25, "learning_rate": 0.05}]
 

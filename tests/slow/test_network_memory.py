@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.data.cases import DataError
-from helpers.training.memory import peak_training_memory
+from helpers.training.before.memory import peak_training_memory
 
 
 def test_measured_memory_holds_at_least_what_must_be_kept():

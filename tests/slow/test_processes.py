@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from helpers.cli import main
-from helpers.training.interruption import EXIT_STATUS
-from helpers.training.state import read_state
+from helpers.training.before.interruption import EXIT_STATUS
+from helpers.training.before.state import read_state
 from tests.cases import write_case
 from tests.slow.trainings import CountCases, KillAt, SignalAfter, assert_same_end, context, prepared_cases, run, run_rank
 

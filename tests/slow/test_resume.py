@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from helpers.training.interruption import EXIT_STATUS
-from helpers.training.state import read_state
+from helpers.training.before.interruption import EXIT_STATUS
+from helpers.training.before.state import read_state
 from tests.slow.trainings import KillAt, SignalAfter, assert_same_end, context, prepared_cases, run
 
 RECIPES = {

@@ -12,13 +12,13 @@ from helpers.extras.lgg.cohort import find_slices
 from helpers.extras.lgg.search import SearchSpace, SliceTrial, slice_settings
 from helpers.extras.lgg.slices import SlicePreparation
 from helpers.models.checkpoints import load_checkpoint
-from helpers.training.study import (
+from helpers.training.before.study import (
     ended_trials,
     export_best,
     open_study,
     origin,
 )
-from helpers.training.tune import TuneSettings, work
+from helpers.training.before.tune import TuneSettings, work
 from tests.unit.test_lgg import write_patient
 
 TRIALS = 6

@@ -19,14 +19,14 @@ import torch.utils.tensorboard
 from safetensors.torch import load_file
 
 from helpers.data.preprocess import prepare_cohort
-from helpers.training import session
-from helpers.training.interruption import EXIT_STATUS, Interrupted
-from helpers.training.recorder import Recorder
-from helpers.training.session import Session
-from helpers.training.settings import TrainSettings
-from helpers.training.state import read_state
-from helpers.training.train import train
-from helpers.training.validation import PreparedCases
+from helpers.training.before import session
+from helpers.training.before.interruption import EXIT_STATUS, Interrupted
+from helpers.training.before.recorder import Recorder
+from helpers.training.before.session import Session
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.state import read_state
+from helpers.training.before.train import train
+from helpers.training.before.validation import PreparedCases
 from tests.cases import write_case
 
 SMALL: dict[str, Any] = {

@@ -7,14 +7,14 @@ import pytest
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest
 from helpers.plots.results import show_effects
-from helpers.training.ablation import (
+from helpers.training.before.ablation import (
     BASELINE,
     VARIANTS,
     Variant,
     ablation_table,
     run_ablation,
 )
-from helpers.training.settings import TrainSettings
+from helpers.training.before.settings import TrainSettings
 from tests.cases import write_case
 
 NAMES = tuple(f"Case_{number:03d}" for number in range(5))

@@ -31,8 +31,8 @@ from helpers.models.checkpoints import (
 )
 from helpers.models.networks import Ensemble, build_network
 from helpers.regions import BRATS2021, from_classes
-from helpers.training.folds import train_folds
-from helpers.training.settings import TrainSettings
+from helpers.training.before.folds import train_folds
+from helpers.training.before.settings import TrainSettings
 from tests.cases import LPS, case_arrays, write_case
 
 NAMES = tuple(f"Case_{number:03d}" for number in range(5))

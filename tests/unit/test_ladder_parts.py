@@ -20,7 +20,7 @@ from helpers.profiling.preparation import (
 from helpers.profiling.recipes import Recipe, patches_of, training_of
 from helpers.profiling.rungs import TRIED, tried_rungs
 from helpers.profiling.trace import profile_steps
-from helpers.training.prefetch import Prefetch
+from helpers.training.before.prefetch import Prefetch
 from tests.cases import write_case
 
 PATCH = (16, 16, 16)

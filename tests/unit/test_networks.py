@@ -17,7 +17,7 @@ from helpers.models.networks import (
     describe_network,
     input_multiple,
 )
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.loss import segmentation_loss
 
 SMALL = {
     "unet": {"channels": (4, 8, 16)},

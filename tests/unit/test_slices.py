@@ -26,7 +26,7 @@ from helpers.extras.lgg.slices import (
     slice_changes,
 )
 from helpers.models.checkpoints import load_checkpoint
-from helpers.training.source import PatchSource, ValidationSource
+from helpers.training.before.source import PatchSource, ValidationSource
 from tests.unit.test_lgg import REAL, write_patient
 
 

@@ -12,10 +12,10 @@ from helpers.data.cases import DataError
 from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import Task
-from helpers.training.loss import segmentation_loss
-from helpers.training.settings import TrainSettings
-from helpers.training.source import PatchSource, ValidationSource
-from helpers.training.train import train
+from helpers.training.before.loss import segmentation_loss
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.source import PatchSource, ValidationSource
+from helpers.training.before.train import train
 
 SQUARES = Task("squares", ("a", "b"), ("square",))
 CLASSES = Task("classes", ("a", "b"), ("background", "square"), "softmax")

@@ -22,16 +22,16 @@ from helpers.data.splits import load_splits
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
 from helpers.regions import REGIONS, classes_to_regions
-from helpers.training.datamodule import (
+from helpers.training.before.datamodule import (
     CaseDataModule,
     PatchDataset,
     draw_centre,
     pad_patch,
     patch_slices,
 )
-from helpers.training.loss import segmentation_loss
-from helpers.training.module import END, START, learning_rate_share
-from helpers.training.train import TrainSettings, train
+from helpers.training.before.loss import segmentation_loss
+from helpers.training.before.module import END, START, learning_rate_share
+from helpers.training.before.train import TrainSettings, train
 from tests.cases import case_arrays, write_case
 
 SMALL = {"channels": (8, 16, 32), "num_res_units": 1}

@@ -12,16 +12,16 @@ from helpers.data.cases import DataError
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.networks import build_network
-from helpers.training import module
-from helpers.training.cache import FileInMemory, open_cases
-from helpers.training.datamodule import CaseDataModule
-from helpers.training.guard import NonFiniteError, non_finite
-from helpers.training.loss import segmentation_loss
-from helpers.training.sampling import StepBatches
-from helpers.training.session import Session
-from helpers.training.settings import TrainSettings
-from helpers.training.state import read_state
-from helpers.training.train import train
+from helpers.training.before import module
+from helpers.training.before.cache import FileInMemory, open_cases
+from helpers.training.before.datamodule import CaseDataModule
+from helpers.training.before.guard import NonFiniteError, non_finite
+from helpers.training.before.loss import segmentation_loss
+from helpers.training.before.sampling import StepBatches
+from helpers.training.before.session import Session
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.state import read_state
+from helpers.training.before.train import train
 from tests.cases import write_case
 
 SMALL = {"channels": (4, 8), "num_res_units": 1}

@@ -6,7 +6,7 @@ import torch
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
-from helpers.training.transfer import fine_tune, transfer_scores
+from helpers.training.before.transfer import fine_tune, transfer_scores
 from tests.cases import write_case
 
 ARGUMENTS = {"channels": (8, 16), "num_res_units": 1}

@@ -8,15 +8,15 @@ from optuna.trial import TrialState
 
 from helpers.data.cases import DataError
 from helpers.extras.lgg.search import SearchSpace
-from helpers.training.guard import NonFiniteError
-from helpers.training.study import (
+from helpers.training.before.guard import NonFiniteError
+from helpers.training.before.study import (
     ended_trials,
     export_best,
     open_study,
     origin,
     trial_folder,
 )
-from helpers.training.tune import Attempt, TuneSettings, work
+from helpers.training.before.tune import Attempt, TuneSettings, work
 
 SETTINGS = TuneSettings(trials=8, startup=3, seed=5)
 SPACE = SearchSpace()
@@ -95,7 +95,7 @@ def test_a_training_that_is_not_finite_ends_its_trial_only(tmp_path):
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.training.tune.TAKEN_OVER", 2)
+    monkeypatch.setattr("helpers.training.before.tune.TAKEN_OVER", 2)
     train, one = Hill(dies=(1, 2, 3)), TuneSettings(trials=1)
     for _ in range(3):
         with pytest.raises(RuntimeError):

@@ -17,11 +17,11 @@ from helpers.data.patches import KEYS, pad_patch, patch_slices
 from helpers.extras.ct.prepared import PreparedCtFile
 
 CROP, ORDER = 5, 6
-"""Streams of random numbers, beside those of `helpers.training`: everything about a crop, and the order of the scans."""
+"""Streams of random numbers, beside those of `helpers.training.before`: everything about a crop, and the order of the scans."""
 
 
 class CropSource:
-    """Training crops: a `helpers.training.source.PatchSource`.
+    """Training crops: a `helpers.training.before.source.PatchSource`.
 
     Crop n is a pure function of the seed and n. `samples` crops in a row come from one scan, then the next scan has its turn,
     in an order that every pass over the cohort shuffles anew.

@@ -20,7 +20,7 @@ from helpers.cloud.prices import Prices, load_prices
 from helpers.data.cases import DataError
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.training import GENERAL, CtSettings, swin_settings
-from helpers.training.settings import TrainSettings
+from helpers.training.before.settings import TrainSettings
 
 SPOT_SAVING = 0.6
 """Share of the price that spot capacity is assumed to save; AWS says up to 0.9."""

@@ -150,7 +150,7 @@ class ScoredScan:
 
 @dataclass(frozen=True, eq=False)
 class ScanValidation:
-    """Prepared scans with labels, for validation: a `helpers.training.source.ValidationSource`.
+    """Prepared scans with labels, for validation: a `helpers.training.before.source.ValidationSource`.
 
     Attributes
     ----------

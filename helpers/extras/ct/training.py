@@ -13,8 +13,8 @@ from helpers.extras.ct.organs import ORGANS, ct_task
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.scores import ScanValidation
 from helpers.models.networks import check_patch
-from helpers.training.settings import TrainSettings
-from helpers.training.train import TrainResult, train
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.train import TrainResult, train
 
 NETWORK = "swin_unetr"
 FEATURE_SIZES = (12, 24, 48)
@@ -151,7 +151,7 @@ def train_ct(
     out : Path
     organs : sequence of str
     **options
-        Those of `helpers.training.train.train`, such as ``report`` and ``resume``.
+        Those of `helpers.training.before.train.train`, such as ``report`` and ``resume``.
     """
     task = ct_task(organs)
     source = CropSource(

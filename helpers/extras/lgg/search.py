@@ -12,9 +12,9 @@ from optuna.trial import Trial
 from helpers.extras.lgg.cohort import CHANNELS, SliceFile
 from helpers.extras.lgg.scores import SlicePatients
 from helpers.extras.lgg.slices import LGG, SlicePreparation, SliceSource
-from helpers.training.settings import TrainSettings
-from helpers.training.train import TrainResult, train
-from helpers.training.tune import Attempt
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.train import TrainResult, train
+from helpers.training.before.tune import Attempt
 
 LEVELS = 4
 """Levels of the U-Net, each with twice the filters of the one above; 5 is usual at 256 pixels."""

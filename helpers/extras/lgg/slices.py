@@ -43,7 +43,7 @@ LGG = Task("lgg", CHANNELS, ("tumour",))
 """Three channels in, one mask out: the abnormality that FLAIR shows."""
 
 SLICE = 3
-"""Stream of random numbers of the slices of a training, beside those of `helpers.training`."""
+"""Stream of random numbers of the slices of a training, beside those of `helpers.training.before`."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def slice_transforms(patch: int) -> Compose:
 
 
 class SliceSource:
-    """Training slices by number: a `helpers.training.source.PatchSource`.
+    """Training slices by number: a `helpers.training.before.source.PatchSource`.
 
     Slice n is a pure function of the seed and n. A share of them is drawn among slices with tumour, the others among those
     without: in a patient about two slices of three have none.

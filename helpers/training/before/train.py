@@ -15,24 +15,24 @@ from torch import nn
 from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, load_pretrained
 from helpers.models.networks import GLIOMA, Task, build_network, input_multiple, scored_regions
-from helpers.training.card import model_card
-from helpers.training.datamodule import CaseDataModule
-from helpers.training.interruption import Interrupted
-from helpers.training.loggers import close_loggers, make_loggers
-from helpers.training.module import SegmentationModule
-from helpers.training.processes import Processes, join_processes
-from helpers.training.recorder import Recorder
-from helpers.training.session import Picture, Session, Watch
-from helpers.training.settings import TrainSettings
-from helpers.training.source import PatchSource, ValidationSource
-from helpers.training.state import check_identity, identity, read_state
-from helpers.training.trainer import (
+from helpers.training.before.card import model_card
+from helpers.training.before.datamodule import CaseDataModule
+from helpers.training.before.interruption import Interrupted
+from helpers.training.before.loggers import close_loggers, make_loggers
+from helpers.training.before.module import SegmentationModule
+from helpers.training.before.processes import Processes, join_processes
+from helpers.training.before.recorder import Recorder
+from helpers.training.before.session import Picture, Session, Watch
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.source import PatchSource, ValidationSource
+from helpers.training.before.state import check_identity, identity, read_state
+from helpers.training.before.trainer import (
     make_trainer,
     on_gpu,
     own_random_state,
     quiet,
 )
-from helpers.training.validation import PreparedCases, Validation
+from helpers.training.before.validation import PreparedCases, Validation
 
 STATE = "state.pt"
 """Name of the file that an interrupted training goes on from."""
@@ -92,7 +92,7 @@ def train(
     settings : TrainSettings
     training, validation : sequence of Path
         Prepared files with labels (`helpers.data.preprocess.prepare_cohort`) of these two parts of a split. `training` may
-        also be a `helpers.training.source.PatchSource`, and then `validation` a `ValidationSource`.
+        also be a `helpers.training.before.source.PatchSource`, and then `validation` a `ValidationSource`.
     out : Path
         Folder for ``best.safetensors``, ``best.json``, ``history.csv`` and the curves.
     task : Task

@@ -20,7 +20,7 @@ import torch
 
 from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard
-from helpers.training.settings import TrainSettings
+from helpers.training.before.settings import TrainSettings
 
 VERSION = 1
 FREE = frozenset({"workers", "cache", "save_every", "logger"})

@@ -16,8 +16,8 @@ from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import CleanUp
 from helpers.evaluation.predict import label_map, predict_image
 from helpers.regions import classes_to_regions
-from helpers.training.processes import Processes
-from helpers.training.source import ValidationSource
+from helpers.training.before.processes import Processes
+from helpers.training.before.source import ValidationSource
 
 SHOWN = 3
 

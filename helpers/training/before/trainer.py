@@ -13,9 +13,9 @@ import torch
 
 from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS
-from helpers.training.processes import Processes
-from helpers.training.session import Session
-from helpers.training.settings import TrainSettings
+from helpers.training.before.processes import Processes
+from helpers.training.before.session import Session
+from helpers.training.before.settings import TrainSettings
 
 
 def on_gpu(settings: TrainSettings) -> bool:

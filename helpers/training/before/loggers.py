@@ -1,6 +1,6 @@
 """Curves for other programs: TensorBoard always, Weights & Biases or MLflow when chosen. None of them needs a key.
 
-The table of a training, ``history.csv``, is written by `helpers.training.recorder.Recorder`.
+The table of a training, ``history.csv``, is written by `helpers.training.before.recorder.Recorder`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from helpers.data.cases import DataError
 from helpers.data.prepared import PreparedFile, PreprocessSettings, open_prepared
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import GLIOMA, Task
-from helpers.training.settings import TrainSettings
-from helpers.training.source import PatchSource, ValidationSource
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.source import PatchSource, ValidationSource
 
 
 def model_card(

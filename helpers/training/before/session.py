@@ -15,15 +15,15 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from helpers.training.module import SegmentationModule
-from helpers.training.processes import Processes
-from helpers.training.recorder import Recorder
-from helpers.training.settings import TrainSettings
-from helpers.training.state import write_state
-from helpers.training.validation import ScoredCase, Validation
+from helpers.training.before.module import SegmentationModule
+from helpers.training.before.processes import Processes
+from helpers.training.before.recorder import Recorder
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.state import write_state
+from helpers.training.before.validation import ScoredCase, Validation
 
 NOISE = 2
-"""Stream of random numbers for dropout and the like, beside those of `helpers.training.datamodule`."""
+"""Stream of random numbers for dropout and the like, beside those of `helpers.training.before.datamodule`."""
 
 Picture = Callable[[Path, list[ScoredCase]], None]
 Watch = Callable[[int, float], bool]
@@ -40,7 +40,7 @@ class Session(lightning.Callback):
     path : Path
         Of the state.
     identity : mapping
-        Goes into the state, see `helpers.training.state.identity`.
+        Goes into the state, see `helpers.training.before.state.identity`.
     processes : Processes
     state : mapping, optional
         To go on from; the network and the recorder have theirs already.

@@ -18,8 +18,8 @@ from helpers.evaluation.predict import segment_prepared
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
 from helpers.regions import REGIONS, classes_to_regions
-from helpers.training.datamodule import PatchDataset
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.datamodule import PatchDataset
+from helpers.training.before.loss import segmentation_loss
 
 RATES: dict[str, float] = {"released": 2e-4, "scratch": 3e-3}
 """Highest learning rate by where the training starts: what has been learnt is to be moved, not to be overwritten."""

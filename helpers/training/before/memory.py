@@ -17,7 +17,7 @@ import torch
 from helpers.data.cases import DataError
 from helpers.models.networks import build_network, channels_last, check_patch
 from helpers.regions import MODALITIES, REGIONS
-from helpers.training.loss import segmentation_loss
+from helpers.training.before.loss import segmentation_loss
 
 STEPS = 2
 """Steps that are made: the first allocates what the optimiser keeps, the second has it all at once."""

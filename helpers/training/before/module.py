@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from helpers.models.attention import fuse_attention
-from helpers.training.guard import NonFiniteError, non_finite
-from helpers.training.loss import segmentation_loss
-from helpers.training.processes import Processes
-from helpers.training.settings import TrainSettings
+from helpers.training.before.guard import NonFiniteError, non_finite
+from helpers.training.before.loss import segmentation_loss
+from helpers.training.before.processes import Processes
+from helpers.training.before.settings import TrainSettings
 
 START, END = 0.1, 0.01
 """Learning rate at the first and at the last step, as shares of the highest. Neither is 0: such a step would be wasted."""

@@ -24,8 +24,8 @@ from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval, holm, paired_test
 from helpers.models.checkpoints import load_checkpoint
-from helpers.training.settings import TrainSettings
-from helpers.training.train import train
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.train import train
 
 BASELINE = "as it is"
 

@@ -24,8 +24,8 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from helpers.data.cases import DataError
-from helpers.training.guard import NonFiniteError
-from helpers.training.study import (
+from helpers.training.before.guard import NonFiniteError
+from helpers.training.before.study import (
     BEST,
     STARTUP,
     check_fixed,

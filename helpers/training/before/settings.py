@@ -9,10 +9,10 @@ from typing import Any
 from helpers.data.cases import DataError
 from helpers.evaluation.postprocess import CleanUp
 from helpers.models.networks import NETWORKS, check_patch
-from helpers.training.cache import CACHES
-from helpers.training.guard import NONFINITE
-from helpers.training.loggers import LOGGERS
-from helpers.training.loss import LOSSES
+from helpers.training.before.cache import CACHES
+from helpers.training.before.guard import NONFINITE
+from helpers.training.before.loggers import LOGGERS
+from helpers.training.before.loss import LOSSES
 
 PRECISIONS: tuple[str, ...] = ("auto", "32-true", "bf16-mixed", "16-mixed")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
@@ -54,7 +54,7 @@ class TrainSettings:
     warmup : float
         Share of the training during which the learning rate rises, 0 to 1.
     loss : str
-        Key of `helpers.training.loss.LOSSES`.
+        Key of `helpers.training.before.loss.LOSSES`.
     clip : float
         Largest norm of the gradient.
     averaging : float
@@ -76,14 +76,14 @@ class TrainSettings:
     clean_tumour_ml, clean_enhancing_ml : float
         Limits of `helpers.evaluation.postprocess.CleanUp` in validation and prediction; 0 switches a rule off.
     precision : str
-        "auto" (bf16 where it is faster: `helpers.training.trainer.number_format`), "32-true", "bf16-mixed" or, on a GPU
+        "auto" (bf16 where it is faster: `helpers.training.before.trainer.number_format`), "32-true", "bf16-mixed" or, on a GPU
         only, "16-mixed".
     device : str
         "auto" (a GPU where there is one), "cpu" or "cuda".
     workers : int
         Processes that read patches ahead; 0 reads in between the steps.
     cache : str
-        "memory", "mapped" or "auto", as in `helpers.training.cache.open_cases`.
+        "memory", "mapped" or "auto", as in `helpers.training.before.cache.open_cases`.
     save_every : int
         Steps between states to go on from, besides those at every validation and at SIGTERM.
     logger : str

@@ -14,8 +14,8 @@ from torch import nn
 from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard, card_path, save_checkpoint
 from helpers.models.networks import scored_regions
-from helpers.training.state import write_durably
-from helpers.training.validation import dice_columns
+from helpers.training.before.state import write_durably
+from helpers.training.before.validation import dice_columns
 
 COLUMNS = ("step", "seconds", "learning_rate", "train_loss")
 """First columns of a history; then come those of `dice_columns`, of the validation part, NaN at steps without validation."""

@@ -22,10 +22,10 @@ from helpers.data.patches import (
     patch_slices,
     training_transforms,
 )
-from helpers.training.cache import open_cases
-from helpers.training.processes import Processes
-from helpers.training.sampling import StepBatches
-from helpers.training.source import PatchSource
+from helpers.training.before.cache import open_cases
+from helpers.training.before.processes import Processes
+from helpers.training.before.sampling import StepBatches
+from helpers.training.before.source import PatchSource
 
 __all__ = ["CaseDataModule", "PatchDataset", "draw_centre", "pad_patch", "patch_slices"]
 
@@ -50,7 +50,7 @@ class PatchDataset(Dataset):
     tumour_share, transforms
         As in `draw_patch`.
     cache, sharers
-        As in `helpers.training.cache.open_cases`.
+        As in `helpers.training.before.cache.open_cases`.
 
     Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
     """
@@ -96,7 +96,7 @@ class PatchDataset(Dataset):
 
 
 class CaseDataModule(lightning.LightningDataModule):
-    """Patches of the training cases. (Validation cases are read whole by `helpers.training.validation.Validation`.)
+    """Patches of the training cases. (Validation cases are read whole by `helpers.training.before.validation.Validation`.)
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class CaseDataModule(lightning.LightningDataModule):
     patch : sequence of 3 int
         Edges in voxels.
     batch, steps, first, accumulate
-        As in `helpers.training.sampling.StepBatches`: the loader is exactly one training long, from step `first` on.
+        As in `helpers.training.before.sampling.StepBatches`: the loader is exactly one training long, from step `first` on.
     seed, tumour_share, cache
         As in `PatchDataset`.
     workers : int

@@ -10,8 +10,8 @@ from pathlib import Path
 from helpers.data.cases import DataError
 from helpers.data.splits import SplitManifest
 from helpers.models.checkpoints import load_card
-from helpers.training.settings import TrainSettings
-from helpers.training.train import train
+from helpers.training.before.settings import TrainSettings
+from helpers.training.before.train import train
 
 RECORD = "fold.json"
 """In the folder of a fold: all that would make another training of it, and when it is over the SHA-256 of its weights."""
