@@ -4,22 +4,87 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from helpers.data.cases import DataError, layout_key
+from safetensors import SafetensorError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """Folder that holds the package, the notebooks and, by default, ``data`` and ``outputs``."""
 
-OTHER_COHORTS: tuple[str, ...] = ("lgg", "ct")
-"""Cohorts of the extra notebooks, which bring readers of their own and no layout of `helpers.data.cases`."""
-
 VERSIONED = ("torch", "monai", "lightning", "numpy", "nibabel")
 """Packages whose versions are kept beside every result."""
+
+
+class DataError(ValueError):
+    """An input is wrong.
+
+    Attributes
+    ----------
+    problem : str
+        What is wrong, with the case and the file.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}"
+
+
+@contextmanager
+def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Write a file so that it is either complete or absent, also after a crash or when several processes write it.
+
+    Parameters
+    ----------
+    path : Path
+        Target; its folder is made. What is there already stays until the new file is complete.
+    durable : bool
+        Wait until the disk has the file, so that it survives a power cut.
+
+    Yields
+    ------
+    Path
+        A file beside the target to write to; it is renamed at the end of the block and removed after an error.
+
+    Raises
+    ------
+    DataError
+        If the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be written ({reason})", "make room or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def require_writable(folder: Path) -> Path:
+    """Make a folder for results and try to write there, before any work is done; raises `DataError`."""
+    with write_atomically(Path(folder) / ".writable") as probe:
+        probe.touch()
+    (Path(folder) / ".writable").unlink(missing_ok=True)
+    return Path(folder)
 
 
 @dataclass(frozen=True)
@@ -31,7 +96,7 @@ class Workspace:
     root : Path
         Everything that the notebooks write.
     cohort : str
-        "phantom", "brats2021" or another name of `helpers.data.cases`, or one of `OTHER_COHORTS`.
+        "phantom", "brats2021" or another name; results of different cohorts never mix.
     data : Path
         The cohort itself. Only read, except for the phantoms, which the first notebook makes there.
     """
@@ -67,7 +132,7 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Parameters
     ----------
     cohort : str
-        "phantom", the name of a layout or alias of `helpers.data.cases`, or one of `OTHER_COHORTS`.
+        "phantom", or the name of a dataset format that `helpers.data.cases` knows.
     data : str or Path
         The cohort's folder; empty for ``data/<cohort>`` in the repository.
     out : str or Path
@@ -81,23 +146,19 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Raises
     ------
     DataError
-        If the cohort's name is unknown, or its folder does not exist and cannot be made because it holds real patients.
+        If the cohort's folder does not exist (only that of the phantoms is made), or results cannot be written.
     """
     cohort = cohort.lower()
-    if cohort not in OTHER_COHORTS:
-        layout_key(cohort)
     folder = Path(data).expanduser().absolute() if data else REPOSITORY / "data" / cohort
     if cohort != "phantom" and not folder.is_dir():
         given = "does not exist" if data else "was not given"
-        raise DataError(
-            f"the folder of cohort {cohort} {given} (looked at {folder}); set DATA to the folder that holds the cases"
-        )
+        problem = f"the folder of cohort {cohort} {given} (looked at {folder})"
+        raise DataError(problem, "set DATA to the folder that holds the cases")
     root = Path(out).expanduser().absolute() if out else REPOSITORY / "outputs" / cohort
     try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"results cannot be written to {root} ({error.strerror}); set OUT to a folder of yours") from error
-    return Workspace(root, cohort, folder)
+        return Workspace(require_writable(root), cohort, folder)
+    except DataError as error:
+        raise DataError(error.problem, "set OUT to a folder of yours") from error
 
 
 def save_metrics(
@@ -129,10 +190,9 @@ def save_metrics(
         "versions": versions(),
     }
     path = metrics_path(workspace, notebook)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return temporary.replace(path)
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
 
 
 def load_metrics(workspace: Workspace, notebook: str) -> dict:
@@ -141,9 +201,9 @@ def load_metrics(workspace: Workspace, notebook: str) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run notebook {notebook} on cohort {workspace.cohort} first") from None
+        raise DataError(f"{path} does not exist", f"run notebook {notebook} on cohort {workspace.cohort} first") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is damaged ({error}); run notebook {notebook} again") from error
+        raise DataError(f"{path} is damaged ({error})", f"run notebook {notebook} again") from error
 
 
 def metrics_path(workspace: Workspace, notebook: str) -> Path:

@@ -7,8 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from helpers.data.cases import DataError
 from helpers.training.before.interruption import EXIT_STATUS, Interrupted
+from helpers.workspace import DataError
 
 VERBS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",

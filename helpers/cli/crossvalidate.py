@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from helpers.cli import train as train_command
-from helpers.data.cases import DataError
 from helpers.evaluation.cohort import (
     choose_cleanup,
     gains_table,
@@ -23,6 +22,7 @@ from helpers.evaluation.postprocess import CleanUp
 from helpers.evaluation.statistics import summarise
 from helpers.models.checkpoints import load_checkpoint, save_checkpoint
 from helpers.training.before.folds import train_folds
+from helpers.workspace import DataError, write_atomically
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 
@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.no_test:
         test = [cases[name] for name in manifest.test if name in cases]
         if len(test) < len(manifest.test):
-            raise DataError(f"{len(manifest.test) - len(test)} cases of the test part are faulty; mend them and run this again")
+            raise DataError(
+                f"{len(manifest.test) - len(test)} cases of the test part are faulty", "mend them and run this again"
+            )
         scores = score_steps(checkpoints, test, cleanup=cleanup, folder=out / "test", device=device, report=print)
         _write(out / "steps.csv", scores)
         gains = gains_table(scores)
@@ -89,6 +91,5 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from helpers.cli.options import boolean
 from helpers.cli.train import SAGEMAKER_CHECKPOINTS
-from helpers.data.cases import DataError
 from helpers.extras.ct.checks import check_ct_cohort
 from helpers.extras.ct.cohort import (
     DATASET_JSON,
@@ -33,6 +32,7 @@ from helpers.extras.ct.training import (
 from helpers.training.before.processes import join_processes
 from helpers.training.before.settings import TrainSettings
 from helpers.training.before.trainer import on_gpu
+from helpers.workspace import DataError
 
 OWN = ("roi", "randcrop", "randcrop_samples", "positive", "negative", "overlap", "flips")
 
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pipeline:
         return _print_plan(arguments.pipeline)
     if not arguments.data or not arguments.out:
-        raise DataError("--data and --out are needed to train; or give --pipeline for the plan of a job")
+        raise DataError("--data and --out are needed to train", "or give --pipeline for the plan of a job")
     preparation = CtPreparation(spacing=arguments.spacing, window=arguments.window)
     own = CtSettings(**{name: getattr(arguments, name) for name in OWN}, preparation=preparation)
     work, model, checkpoints = _folders(arguments.out)

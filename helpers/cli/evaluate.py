@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from helpers.data.cases import LAYOUTS, DataError, layout_key
+from helpers.data.cases import LAYOUTS, layout_key
 from helpers.evaluation.cohort import (
     LabelFile,
     empty_scores,
@@ -20,6 +20,7 @@ from helpers.evaluation.cohort import (
 )
 from helpers.evaluation.statistics import summarise
 from helpers.regions import REGIONS
+from helpers.workspace import DataError
 
 LABELS = ("auto", *LAYOUTS)
 
@@ -50,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, print and write; 0 when every pair could be scored, else 1."""
     for path in (arguments.prediction, arguments.reference):
         if not path.exists():
-            raise DataError(f"{path} does not exist; give two label maps or two folders")
+            raise DataError(f"{path} does not exist", "give two label maps or two folders")
     if arguments.prediction.is_dir() != arguments.reference.is_dir():
-        raise DataError(f"{arguments.prediction} and {arguments.reference} are a file and a folder; give two of a kind")
+        raise DataError(f"{arguments.prediction} and {arguments.reference} are a file and a folder", "give two of a kind")
     evaluation = _evaluate_folders(arguments) if arguments.prediction.is_dir() else _evaluate_files(arguments)
     summary = summarise(evaluation.scores)
     _print(evaluation, summary)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS
 from helpers.training.before.settings import CHOICES, TrainSettings
+from helpers.workspace import DataError
 
 STREAM = "phantom-stream"
 """In place of a cohort's folder."""
@@ -91,7 +91,7 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     values = {item.name: getattr(arguments, item.name) for item in fields(TrainSettings)}
     patch = tuple(edge for edges in values["patch"] for edge in (edges if isinstance(edges, list) else [edges]))
     if len(patch) not in (1, 3):
-        raise DataError(f"--patch takes one number or three, not {len(patch)}")
+        raise DataError(f"--patch has {len(patch)} numbers", "give one or three")
     return TrainSettings(**{**values, "patch": patch * 3 if len(patch) == 1 else patch})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.data.cases import Case, DataError, discover
+from helpers.data.cases import Case, discover
 from helpers.evaluation.predict import (
     case_of_files,
     predict_case,
@@ -16,6 +16,7 @@ from helpers.evaluation.predict import (
 )
 from helpers.models.checkpoints import load_ensemble, load_released
 from helpers.regions import MODALITIES, MODALITY_NAMES
+from helpers.workspace import DataError
 
 ENDINGS = (".nii", ".nii.gz")
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     cases = _cases(arguments)
     single = arguments.out.name.endswith(ENDINGS)
     if single and len(cases) > 1:
-        raise DataError(f"{arguments.case} holds {len(cases)} cases; give a folder to --out, not the file {arguments.out}")
+        raise DataError(f"{arguments.case} holds {len(cases)} cases", f"give a folder to --out, not the file {arguments.out}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
     checkpoints = arguments.checkpoint
     network, card = load_ensemble(checkpoints, device=device) if checkpoints else load_released(device=device)
@@ -68,5 +69,5 @@ def run(arguments: argparse.Namespace) -> int:
 def _cases(arguments: argparse.Namespace) -> list[Case]:
     files = {modality: getattr(arguments, modality) for modality in MODALITIES}
     if any(files.values()) == bool(arguments.case):
-        raise DataError("give either CASE or the four files --t1 --t1ce --t2 --flair")
+        raise DataError("there are both or neither of CASE and files", "give either CASE or --t1 --t1ce --t2 --flair")
     return discover(arguments.case, arguments.layout) if arguments.case else [case_of_files(files)]

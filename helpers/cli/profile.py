@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from helpers.cli.options import mapping, whole_numbers
-from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS
 from helpers.profiling.report import profile_network
 from helpers.profiling.settings import ProfileSettings
+from helpers.workspace import DataError
 
 NSIGHT = "nsys profile --trace=cuda,nvtx,cudnn,cublas --output={out}/nsight python -m helpers {words}"
 """The phases are NVTX ranges, so that Nsight Systems shows them above the kernels."""
@@ -73,13 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _positive(name: str, value: int) -> int:
     if value < 1:
-        raise DataError(f"{name} is {value}; it must be at least 1")
+        raise DataError(f"{name} is {value}", "it must be at least 1")
     return value
 
 
 def _device(name: str) -> str:
     if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"--device is {name}, but there is no CUDA GPU here; take cpu")
+        raise DataError(f"--device is {name}, but there is no CUDA GPU here", "take cpu")
     return name
 
 
@@ -88,5 +88,5 @@ def _prepared(folder: Path | None) -> list[Path]:
         return []
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise DataError(f"{folder} holds no prepared case; make them with: python -m helpers preprocess")
+        raise DataError(f"{folder} holds no prepared case", "make them with: python -m helpers preprocess")
     return paths

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers.data.cases import DataError
 from helpers.running.execute import NotebookRun, Progress, execute_notebooks
 from helpers.running.normalise import update_notebook
 from helpers.running.pages import (
@@ -18,7 +17,7 @@ from helpers.running.pages import (
     write_pages,
 )
 from helpers.running.parameters import assign, find_notebooks, parse_assignments
-from helpers.workspace import REPOSITORY, Workspace, open_workspace
+from helpers.workspace import REPOSITORY, DataError, Workspace, open_workspace
 
 NUMBERS_SHOWN = 3
 """Numbers of each notebook in the table on the terminal; the index page has all."""
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(given.get("COHORT", "phantom"), data=given.get("DATA", ""), out=given.get("OUT", ""))
     parameters = assign(paths, given)
     if arguments.update_notebooks and any(parameters.values()):
-        raise DataError("committed notebooks carry the outputs of their defaults; leave out parameters, cohort and folders")
+        raise DataError("committed notebooks carry the outputs of their defaults", "leave out parameters, cohort and folders")
     folder = workspace.root / "run"
     terminal = _Terminal()
     try:

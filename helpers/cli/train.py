@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from helpers.cli.options import STREAM, add_cohort_and_settings, settings_of
-from helpers.data.cases import Case, DataError, discover
+from helpers.data.cases import Case, discover
 from helpers.data.checks import check_cohort
 from helpers.data.patches import training_transforms
 from helpers.data.phantom.stream import PhantomStream, StreamSettings, held_out_phantoms
@@ -35,6 +35,7 @@ from helpers.training.before.settings import TrainSettings
 from helpers.training.before.source import PatchSource
 from helpers.training.before.train import TrainResult, train
 from helpers.training.before.trainer import on_gpu
+from helpers.workspace import DataError
 
 __all__ = ["add_arguments", "add_cohort_and_settings", "open_cohort", "run", "settings_of"]
 
@@ -130,7 +131,7 @@ def open_cohort(
         print(f"{fault.severity}: {fault}")
     usable = report.usable
     if len(usable) < 3:
-        raise DataError(f"{arguments.cohort} has {len(usable)} usable cases with a label map; a split needs at least 3")
+        raise DataError(f"{arguments.cohort} has {len(usable)} usable cases with a label map", "a split needs at least 3")
     path = work / "splits.json"
     if path.is_file():
         manifest = load_splits(path)
@@ -153,7 +154,7 @@ def _check_manifest(manifest: SplitManifest, path: Path, cases: Sequence[Case], 
     unknown = [case.identifier for case in usable if case.identifier not in manifest.patients]
     if foreign or unknown:
         what = f"names case {foreign[0]}, which is not there" if foreign else f"does not know case {unknown[0]}"
-        raise DataError(f"the split {path} was not made for {cohort}: it {what}; take another --out or remove the split")
+        raise DataError(f"the split {path} was not made for {cohort}: it {what}", "take another --out or remove the split")
 
 
 def _open_parts(
@@ -162,7 +163,7 @@ def _open_parts(
     """Training and validation files and the hash of the split; the first process prepares them for all."""
     _, manifest, prepared = processes.from_first(lambda: open_cohort(arguments, settings, work=work), on_each_machine=True)
     if not 0 <= arguments.fold < len(manifest.folds):
-        raise DataError(f"--fold is {arguments.fold}; the split of {work} has folds 0 to {len(manifest.folds) - 1}")
+        raise DataError(f"--fold is {arguments.fold}", f"the split of {work} has folds 0 to {len(manifest.folds) - 1}")
     parts = [set(manifest.part(part, fold=arguments.fold)) for part in ("train", "val")]
     if processes.first:
         print(f"{len(parts[0])} training and {len(parts[1])} validation cases; the test part stays untouched")

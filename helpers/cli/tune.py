@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from helpers.data.cases import DataError
 from helpers.data.splits import SplitManifest, load_splits, save_splits
 from helpers.extras.lgg.cohort import (
     SliceFacts,
@@ -35,6 +34,7 @@ from helpers.extras.lgg.slices import SlicePreparation, channel_statistics
 from helpers.training.before.state import FREE
 from helpers.training.before.study import export_best
 from helpers.training.before.tune import TuneSettings, work
+from helpers.workspace import DataError
 
 NETWORKS = ("unet", "attention_unet")
 
@@ -100,7 +100,7 @@ def _split(path: Path, facts: Mapping[str, SliceFacts], seed: int) -> SplitManif
         save_splits(path, split_patients(facts, seed=seed))
     manifest = load_splits(path)
     if set(manifest.patients) != set(facts):
-        raise DataError(f"the split {path} was made for other patients; take another --out or remove the split")
+        raise DataError(f"the split {path} was made for other patients", "take another --out or remove the split")
     return manifest
 
 

@@ -13,7 +13,7 @@ import boto3
 from sagemaker_rehearsal import Rehearsal, start_rehearsal
 
 from helpers.cloud.storage import open_bucket
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 CHOICES = ("yes", "no")
 SERVE = f"{shlex.quote(sys.executable)} -m helpers.serve.app"
@@ -89,12 +89,14 @@ def open_account(
         If there is no such choice, or a real account lacks its role.
     """
     if rehearse not in CHOICES:
-        raise DataError(f"REHEARSE is {rehearse!r}; choose one of {', '.join(CHOICES)}")
+        raise DataError(f"REHEARSE is {rehearse!r}", f"choose one of {', '.join(CHOICES)}")
     real = rehearse == "no"
     rehearsal = None if real else start_rehearsal(region, serve=SERVE, grace=grace).apply()
     try:
         if real and not role:
-            raise DataError("a real account needs ROLE, the ARN of the execution role; the policies folder says what it may do")
+            raise DataError(
+                "a real account needs ROLE, the ARN of the execution role", "the policies folder says what it may do"
+            )
         os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")  # the SDK's own check refuses roles of least privilege
         number = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
         name = bucket or f"{ROLE}-{number}-{region}"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from helpers.cloud.account import Account, mask
 from helpers.cloud.storage import exists, read_object, split_uri
-from helpers.data.cases import Case, DataError
+from helpers.data.cases import Case
+from helpers.workspace import DataError
 
 TAR = "application/x-tar"
 VARIANT = "AllTraffic"
@@ -93,7 +94,9 @@ def wait_for_endpoint(account: Account, name: str) -> None:
     while (endpoint := sagemaker.describe_endpoint(EndpointName=name))["EndpointStatus"] in {"Creating", "Updating"}:
         time.sleep(0.2 if account.rehearsal else 15)
     if endpoint["EndpointStatus"] != "InService":
-        raise DataError(f"endpoint {name} is {endpoint['EndpointStatus']}: {mask(endpoint.get('FailureReason', ''))}")
+        raise DataError(
+            f"endpoint {name} is {endpoint['EndpointStatus']}: {mask(endpoint.get('FailureReason', ''))}", "look at its log"
+        )
 
 
 def scale_to_zero(account: Account, name: str, *, settings: EndpointSettings) -> None:
@@ -174,7 +177,7 @@ def invoke(account: Account, name: str, body: bytes, *, accept: str = "applicati
         answer = runtime.invoke_endpoint(EndpointName=name, Body=body, ContentType=TAR, Accept=accept)
     except runtime.exceptions.ClientError as error:
         said = error.response.get("OriginalMessage") or error.response["Error"]["Message"]
-        raise DataError(f"endpoint {name}: {mask(said).strip()}") from error
+        raise DataError(f"endpoint {name}: {mask(said).strip()}", "look at its log") from error
     return answer["Body"].read()
 
 
@@ -200,9 +203,12 @@ def collect(account: Account, places: Mapping[str, str], *, seconds: float = 360
         if found == places["answer"]:
             return read_object(s3, found)
         if found:
-            raise DataError(f"the request failed: {mask(read_object(s3, found).decode(errors='replace')).strip()}")
+            raise DataError(
+                f"the request failed: {mask(read_object(s3, found).decode(errors='replace')).strip()}",
+                "look at the endpoint's log",
+            )
         time.sleep(0.2 if account.rehearsal else 5)
-    raise DataError(f"no answer came within {seconds:g} s; look at the log of the endpoint")
+    raise DataError(f"no answer came within {seconds:g} s", "look at the log of the endpoint")
 
 
 def upload_body(account: Account, run: str, name: str, body: bytes) -> str:

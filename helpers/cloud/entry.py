@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 LEVELS = 4
 """Of the U-Net; the channels double from one to the next."""
@@ -29,7 +29,7 @@ def train_words(words: Sequence[str]) -> list[str]:
     """
     names, values = list(words[::2]), list(words[1::2])
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise DataError(f"hyperparameters come as --name value, not as {' '.join(words)!r}")
+        raise DataError(f"the hyperparameters are {' '.join(words)!r}", "give them as --name value")
     given = {name[2:]: value for name, value in zip(names, values, strict=True) if not name[2:].startswith(OWN)}
     width, dropout = given.pop("width", None), given.pop("dropout", None)
     arguments = json.loads(given.pop("arguments", "{}"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers.cloud.account import Account, mask, training_image
 from helpers.cloud.source import ENTRY
 from helpers.cloud.storage import split_uri
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 METRICS = {
     "train:loss": r"train loss ([0-9.]+)",
@@ -142,7 +142,9 @@ def wait_for_training(
             break
         time.sleep(pause if account.rehearsal else 10)
     if job["TrainingJobStatus"] == "Failed":
-        raise DataError(f"training job {name} failed: {mask(job.get('FailureReason', 'no reason was given'))}")
+        raise DataError(
+            f"training job {name} failed: {mask(job.get('FailureReason', 'no reason was given'))}", "look at its log"
+        )
     return job
 
 
@@ -181,7 +183,7 @@ def fetch_model(account: Account, location: str, folder: Path) -> Path:
     archive.unlink()
     weights = folder / "best.safetensors"
     if not weights.is_file():
-        raise DataError(f"{mask(location)} holds no best.safetensors; look at the log of the job")
+        raise DataError(f"{mask(location)} holds no best.safetensors", "look at the log of the job")
     return weights
 
 

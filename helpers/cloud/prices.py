@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 TABLE = Path(__file__).with_name("prices.json")
 COMPONENTS = ("Training", "Hosting")
@@ -43,7 +43,7 @@ class Prices:
         """Price of an hour; raises `DataError` for an instance that the table does not have."""
         if instance not in self.usd_per_hour:
             raise DataError(
-                f"the price table of {self.date} has no {instance}; refresh it or take one of {list(self.usd_per_hour)}"
+                f"the price table of {self.date} has no {instance}", f"refresh it or take one of {list(self.usd_per_hour)}"
             )
         return self.usd_per_hour[instance]
 

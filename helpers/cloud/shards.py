@@ -14,7 +14,8 @@ from pathlib import Path
 
 from helpers.cloud.account import Account, mask, training_image
 from helpers.cloud.storage import files_of, put_text, upload_changed
-from helpers.data.cases import Case, DataError
+from helpers.data.cases import Case
+from helpers.workspace import DataError
 
 INPUT, OUTPUT, CODE = (f"/opt/ml/processing/{name}" for name in ("cohort", "prepared", "code"))
 SCRIPT = """#!/bin/sh
@@ -51,7 +52,7 @@ def make_shards(account: Account, run: str, cases: Sequence[Case], *, folder: Pa
         If there are fewer cases than machines.
     """
     if not 1 <= count <= len(cases):
-        raise DataError(f"{len(cases)} cases cannot be dealt out to {count} machines; ask for 1 to {len(cases)}")
+        raise DataError(f"{len(cases)} cases cannot be dealt out to {count} machines", f"ask for 1 to {len(cases)}")
     shards = []
     for number in range(count):
         own = cases[number::count]
@@ -163,7 +164,9 @@ def wait_for_shards(
                 continue
             reason = mask(job.get("FailureReason", "it was stopped"))
             if attempt + 1 >= attempts:
-                raise DataError(f"shard {number} ({', '.join(shard.cases)}) failed {attempts} times: {reason}")
+                raise DataError(
+                    f"shard {number} ({', '.join(shard.cases)}) failed {attempts} times: {reason}", "look at the endpoint's log"
+                )
             report(f"shard {number}: lost ({reason}); once more, alone")
             running[number] = (shard, attempt + 1, start(shard, attempt + 1))
         time.sleep(0.2 if account.rehearsal else 10)

@@ -11,8 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from helpers.data.cases import DataError
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, DataError
 
 PACKAGE, SUFFIXES = "helpers", (".py", ".json")
 LEFT_OUT = ("helpers/running", "helpers/models/released")
@@ -74,7 +73,7 @@ def pinned_requirements(lock: Path, needed: Iterable[str] = NEEDED) -> str:
     As the lock has them; what it does not name yet is pinned to what is installed here. Raises `DataError` without a lock.
     """
     if not lock.is_file():
-        raise DataError(f"{lock} does not exist; work in a complete copy of the repository")
+        raise DataError(f"{lock} does not exist", "work in a complete copy of the repository")
     lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
     versions = {canonicalize_name(line.partition("==")[0]): line for line in lines}
     found = {name: versions.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in closure(needed)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 PARALLEL = 8
 """Files that travel at a time."""
@@ -48,7 +48,7 @@ def open_bucket(s3, bucket: str, *, region: str) -> None:
         s3.head_bucket(Bucket=bucket)
     except ClientError as error:
         if error.response["Error"]["Code"] not in {"404", "NoSuchBucket"}:
-            raise DataError("the bucket exists and is not yours; choose another name with BUCKET") from error
+            raise DataError("the bucket exists and is not yours", "choose another name with BUCKET") from error
         s3.create_bucket(Bucket=bucket, **place)
     closed = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=closed)
@@ -60,7 +60,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of ``s3://bucket/key``; raises `DataError` where it is not one."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
-        raise DataError(f"{uri!r} is not an S3 location; write s3://bucket/key")
+        raise DataError(f"{uri!r} is not an S3 location", "write s3://bucket/key")
     return bucket, key
 
 
@@ -115,7 +115,7 @@ def download(s3, uri: str, folder: Path) -> list[Path]:
     for item in list_objects(s3, uri):
         path = Path(folder) / item["Key"].removeprefix(prefix)
         if not path.resolve().is_relative_to(Path(folder).resolve()):
-            raise DataError(f"the object {item['Key']} would leave {folder}; remove it from the bucket")
+            raise DataError(f"the object {item['Key']} would leave {folder}", "remove it from the bucket")
         path.parent.mkdir(parents=True, exist_ok=True)
         s3.download_file(bucket, item["Key"], str(path))
         paths.append(path)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers.cloud.account import Account, mask
 from helpers.cloud.jobs import METRICS
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 OBJECTIVE = "validation:dice"
 ENDED = {"Completed", "Failed", "Stopped"}
@@ -89,7 +89,10 @@ def wait_for_tuning(account: Account, name: str) -> Mapping:
         time.sleep(0.5 if account.rehearsal else 30)
     if "BestTrainingJob" not in job:
         reasons = [one.get("FailureReason", "") for one in _trials(sagemaker, name)]
-        raise DataError(f"tuning job {name} found nothing: {mask(next(filter(None, reasons), 'no job gave the metric'))}")
+        raise DataError(
+            f"tuning job {name} found nothing: {mask(next(filter(None, reasons), 'no job gave the metric'))}",
+            "look at the logs of its jobs",
+        )
     return job
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +25,10 @@ from helpers.regions import (
     LabelConvention,
     to_classes,
 )
+from helpers.workspace import DataError, write_atomically
 
 LABEL_TOLERANCE = 1e-3
 """How far a stored label may lie from a whole number: scale factors turn 1 into 0.99999997."""
-
-
-class DataError(ValueError):
-    """Something is wrong with a file or a case; the message is one sentence with the file and the remedy."""
 
 
 def read_volume(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +72,7 @@ def read_volumes(path: Path, channels: Sequence[int | None]) -> tuple[list[np.nd
     except (EOFError, OSError, isal_zlib.error, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is truncated or damaged ({_one_line(error)}); copy or download it again") from error
+        raise DataError(f"{path} is truncated or damaged ({_one_line(error)})", "copy or download it again") from error
     return volumes, np.asarray(image.affine, dtype=np.float64)
 
 
@@ -87,9 +83,9 @@ def open_volume(path: Path) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
     except (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError) as error:
-        raise DataError(f"{path} cannot be read as NIfTI ({_one_line(error)}); copy or download it again") from error
+        raise DataError(f"{path} cannot be read as NIfTI ({_one_line(error)})", "copy or download it again") from error
     if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz first")
+        raise DataError(f"{path} is {type(image).__name__}, not NIfTI", "convert it to .nii.gz first")
     return image
 
 
@@ -111,8 +107,8 @@ def read_label_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if wrong.any():
         example = values[wrong].flat[0]
         raise DataError(
-            f"{path} is not a label map: {int(wrong.sum())} voxels are not whole numbers (such as {example:.4g}); "
-            "resample label maps with nearest neighbour"
+            f"{path} is not a label map: {int(wrong.sum())} voxels are not whole numbers (such as {example:.4g})",
+            "resample label maps with nearest neighbour",
         )
     return rounded.astype(np.int16), affine
 
@@ -141,14 +137,9 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
     if like is None:
         image.set_qform(affine, code=1)
         image.set_sform(affine, code=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        payload = image.to_bytes()
+    payload = image.to_bytes()
+    with write_atomically(path) as temporary:
         temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0) if path.suffix == ".gz" else payload)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -158,18 +149,18 @@ def _one_line(error: Exception) -> str:
 
 def _reject_what_is_not_nifti(path: Path) -> None:
     if not path.is_file():
-        raise DataError(f"{path} does not exist; check the folder and the file's name")
+        raise DataError(f"{path} does not exist", "check the folder and the file's name")
     with path.open("rb") as stream:
         start = stream.read(40)
     if not start:
-        raise DataError(f"{path} is empty; copy or download it again")
+        raise DataError(f"{path} is empty", "copy or download it again")
     if start.startswith(b"version https://git-lfs"):
-        raise DataError(f"{path} is a Git LFS pointer, not the image; run `git lfs pull` where it came from")
+        raise DataError(f"{path} is a Git LFS pointer, not the image", "run `git lfs pull` where it came from")
     gzipped = start.startswith(b"\x1f\x8b")
     if path.suffix == ".gz" and not gzipped:
-        raise DataError(f"{path} is named .gz but is not gzip-compressed; rename it to .nii or download it again")
+        raise DataError(f"{path} is named .gz but is not gzip-compressed", "rename it to .nii or download it again")
     if path.suffix == ".nii" and gzipped:
-        raise DataError(f"{path} is gzip-compressed; rename it to {path.name}.gz")
+        raise DataError(f"{path} is gzip-compressed", f"rename it to {path.name}.gz")
 
 
 def _read_data(image: nib.Nifti1Image, channel: int | None, path: Path) -> np.ndarray:
@@ -177,9 +168,12 @@ def _read_data(image: nib.Nifti1Image, channel: int | None, path: Path) -> np.nd
     while len(shape) > 3 and shape[-1] == 1 and channel is None:
         shape = shape[:-1]
     if channel is None and len(shape) != 3:
-        raise DataError(f"{path} has shape {image.shape}, one 3-D volume was expected; split it or choose the right layout")
+        raise DataError(f"{path} has shape {image.shape}, one 3-D volume was expected", "split it or choose the right layout")
     if channel is not None and (len(image.shape) != 4 or channel >= image.shape[3]):
-        raise DataError(f"{path} has shape {image.shape}, four 3-D volumes stacked as (X, Y, Z, 4) were expected")
+        raise DataError(
+            f"{path} has shape {image.shape}, four 3-D volumes stacked as (X, Y, Z, 4) were expected",
+            "compare it with dataset.json",
+        )
     proxy = image.dataobj
     plain = proxy.slope == 1 and proxy.inter == 0
     if channel is not None:
@@ -274,14 +268,14 @@ def discover(folder: Path, layout: str = "auto") -> list[Case]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"the cohort folder {folder} does not exist; give the folder that holds the cases")
+        raise DataError(f"the cohort folder {folder} does not exist", "give the folder that holds the cases")
     for key in list(LAYOUTS) if layout == "auto" else [layout_key(layout)]:
         cases = LAYOUTS[key].find(folder)
         if cases:
             return _unique(sorted(cases, key=lambda case: case.identifier), folder)
     wanted = "any known layout" if layout == "auto" else LAYOUTS[layout_key(layout)].name
     raise DataError(
-        f"{folder} holds no case in {wanted}; known layouts are {', '.join(LAYOUTS)} (see the README, your own data)"
+        f"{folder} holds no case in {wanted}", f"known layouts are {', '.join(LAYOUTS)} (see the README, your own data)"
     )
 
 
@@ -289,7 +283,7 @@ def layout_key(name: str) -> str:
     """Resolve a layout's name or alias ("brats2020", "phantom") to its key in `LAYOUTS`."""
     key = ALIASES.get(name.lower(), name.lower())
     if key not in LAYOUTS:
-        raise DataError(f"there is no layout {name!r}; choose one of {', '.join([*LAYOUTS, *ALIASES])}")
+        raise DataError(f"there is no layout {name!r}", f"choose one of {', '.join([*LAYOUTS, *ALIASES])}")
     return key
 
 
@@ -302,7 +296,7 @@ def _unique(cases: list[Case], folder: Path) -> list[Case]:
     for before, after in itertools.pairwise(cases):
         if before.identifier == after.identifier:
             raise DataError(
-                f"{folder} holds two cases named {after.identifier} ({after.files[0].parent}); rename or remove one"
+                f"{folder} holds two cases named {after.identifier} ({after.files[0].parent})", "rename or remove one"
             )
     return cases
 
@@ -356,10 +350,10 @@ def _msd_channels(description: Path) -> dict[str, int]:
         channels = {_MSD_NAMES[name.lower()]: int(number) for number, name in names.items()}
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise DataError(
-            f"{description} does not describe the channels of MSD Task01 ({error!r}); expected FLAIR, T1w, t1gd, T2w"
+            f"{description} does not describe the channels of MSD Task01 ({error!r})", "expected FLAIR, T1w, t1gd, T2w"
         ) from error
     if set(channels) != set(MODALITIES):
-        raise DataError(f"{description} names the channels {sorted(channels)}, expected all of {list(MODALITIES)}")
+        raise DataError(f"{description} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")
     return channels
 
 
@@ -424,7 +418,7 @@ def read_modalities(case: Case, *, threads: int = 1) -> tuple[tuple[np.ndarray, 
     """As `read_image`, but four separate arrays (X, Y, Z), which spares a copy of 70 MB a case."""
     if case.missing:
         raise DataError(
-            f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file"
+            f"case {case.identifier} has no {' and no '.join(case.missing)} file", "leave the case out or add the file"
         )
     found: dict[str, np.ndarray] = {}
     grid = None
@@ -441,12 +435,12 @@ def read_modalities(case: Case, *, threads: int = 1) -> tuple[tuple[np.ndarray, 
 def read_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Read the reference label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; raises `DataError`."""
     if case.label is None:
-        raise DataError(f"case {case.identifier} has no reference label map")
+        raise DataError(f"case {case.identifier} has no reference label map", "add one, or only predict the case")
     values, affine = read_label_values(case.label)
     try:
         return to_classes(values, convention_of(case)), affine
     except ValueError as error:
-        raise DataError(f"{case.label}: {error}") from error
+        raise DataError(f"{case.label}: {error}", "choose the layout that the labels follow") from error
 
 
 def same_affine(first: np.ndarray, second: np.ndarray) -> bool:
@@ -457,8 +451,10 @@ def same_affine(first: np.ndarray, second: np.ndarray) -> bool:
 def _same_grid(case: Case, path: Path, shape: tuple[int, ...], affine: np.ndarray, grid: tuple) -> None:
     first, first_shape, first_affine = grid
     if shape != first_shape:
-        raise DataError(f"case {case.identifier}: {path.name} has shape {shape}, {first.name} has {first_shape}; resample one")
+        raise DataError(
+            f"case {case.identifier}: {path.name} has shape {shape}, {first.name} has {first_shape}", "resample one"
+        )
     if not same_affine(affine, first_affine):
         raise DataError(
-            f"case {case.identifier}: {path.name} has another affine than {first.name}; register the modalities first"
+            f"case {case.identifier}: {path.name} has another affine than {first.name}", "register the modalities first"
         )

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import skew
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, DataError, convention_of, read_label_values, read_volumes, same_affine
+from helpers.data.cases import Case, convention_of, read_label_values, read_volumes, same_affine
 from helpers.regions import (
     MODALITIES,
     MODALITY_NAMES,
@@ -23,6 +23,7 @@ from helpers.regions import (
     REGIONS,
     to_classes,
 )
+from helpers.workspace import DataError
 
 SAMPLE, FEWEST = 200_000, 10_000
 """Brain voxels that are looked at (more change nothing), and below which nothing can be said."""
@@ -95,9 +96,8 @@ class Fault:
 
 
 def from_error(case: Case, path: Path, error: DataError) -> Fault:
-    """A fault from a sentence of `helpers.data.cases`, whose last clause is the remedy."""
-    problem, _, remedy = str(error).replace(str(path), path.name).rpartition("; ")
-    return Fault(case.identifier, path.name, problem or remedy, remedy if problem else "look at the file")
+    """A fault from an error of `helpers.data.cases`."""
+    return Fault(case.identifier, path.name, error.problem.replace(str(path), path.name), error.remedy)
 
 
 def missing_faults(case: Case) -> Iterator[Fault]:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import requests
 from tqdm.auto import tqdm
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 KAGGLE_DATASET = "dschettler8845/brats-2021-task1"
 KAGGLE_ARCHIVE = "BraTS2021_Training_Data.tar"
@@ -77,7 +77,7 @@ def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
     except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
         archive.unlink(missing_ok=True)
         raise DataError(
-            f"{archive.name} from Kaggle was damaged ({error}) and is deleted; run the same command again"
+            f"{archive.name} from Kaggle was damaged ({error}) and is deleted", "run the same command again"
         ) from error
     archive.unlink()
     return folder
@@ -98,10 +98,10 @@ def fetch_from_kaggle(dataset: str, folder: Path, *, progress: bool = True) -> N
         kaggle.api.authenticate()
         kaggle.api.dataset_download_files(dataset, path=str(folder), quiet=not progress, unzip=False)
     except ImportError as error:
-        raise DataError("the package kaggle is not installed; run `pip install kaggle` and try again") from error
+        raise DataError("the package kaggle is not installed", "run `pip install kaggle` and try again") from error
     except (OSError, ValueError, SystemExit) as error:  # older versions of kaggle end the process on a wrong token
         raise DataError(
-            f"Kaggle did not hand out {dataset} ({error}); check token, network and disk, run the same command again"
+            f"Kaggle did not hand out {dataset} ({error})", "check token, network and disk, run the same command again"
         ) from error
 
 
@@ -110,11 +110,12 @@ def require_kaggle_token() -> Path:
     token = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle") / "kaggle.json"
     if not token.is_file():
         raise DataError(
-            f"there is no Kaggle token at {token}; create an API key of the kind kaggle.json at "
-            f"https://www.kaggle.com/settings, save it there and run `chmod 600 {token}`"
+            f"there is no Kaggle token at {token}",
+            f"create an API key of the kind kaggle.json at "
+            f"https://www.kaggle.com/settings, save it there and run `chmod 600 {token}`",
         )
     if os.name == "posix" and token.stat().st_mode & 0o077:
-        raise DataError(f"the Kaggle token {token} can be read by other users of this machine; run `chmod 600 {token}`")
+        raise DataError(f"the Kaggle token {token} can be read by other users of this machine", f"run `chmod 600 {token}`")
     return token
 
 
@@ -156,17 +157,17 @@ def fetch(url: str, target: Path, *, md5: str, progress: bool = True, attempts: 
             failures = 0 if _size(part) > before else failures + 1
             if failures >= attempts or _refused(error):
                 raise DataError(
-                    f"{url} cannot be downloaded ({error}); check the network and run the same command again, it continues "
-                    f"after {_size(part) / 1e9:.2f} GB"
+                    f"{url} cannot be downloaded ({error})",
+                    f"check the network and run the same command again, it continues after {_size(part) / 1e9:.2f} GB",
                 ) from error
             time.sleep(pause)
         except OSError as error:
-            raise DataError(f"{part} cannot be written ({error}); make room and run the same command again") from error
+            raise DataError(f"{part} cannot be written ({error})", "make room and run the same command again") from error
     with part.open("rb") as stream:
         found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:
         part.unlink()
-        raise DataError(f"{target.name} arrived with checksum {found} instead of {md5} and was deleted; download it again")
+        raise DataError(f"{target.name} arrived with checksum {found} instead of {md5} and was deleted", "download it again")
     return part.replace(target)
 
 
@@ -203,9 +204,9 @@ def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") ->
         for entry in sorted((aside / base).iterdir(), key=Path.is_file):
             _replace(entry, Path(folder) / entry.name)
     except (tarfile.TarError, EOFError, FileNotFoundError) as error:
-        raise DataError(f"{name} cannot be extracted ({error}); delete it and download it again") from error
+        raise DataError(f"{name} cannot be extracted ({error})", "delete it and download it again") from error
     except OSError as error:
-        raise DataError(f"{name} cannot be extracted ({error}); make room and run the same command again") from error
+        raise DataError(f"{name} cannot be extracted ({error})", "make room and run the same command again") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

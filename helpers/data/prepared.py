@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from helpers.data.cases import Case, DataError
+from helpers.data.cases import Case
 from helpers.regions import CLASSES, MODALITIES, REGION_CLASSES
+from helpers.workspace import DataError, write_atomically
 
 VERSION = 1
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
@@ -61,13 +61,13 @@ class PreprocessSettings:
         object.__setattr__(self, "spacing", tuple(float(edge) for edge in spacing))
         object.__setattr__(self, "percentiles", tuple(float(share) for share in self.percentiles))
         if len(self.spacing) != 3 or not all(0 < edge < np.inf for edge in self.spacing):
-            raise DataError(f"spacing is {self.spacing}; give one or three positive numbers of millimetres")
+            raise DataError(f"spacing is {self.spacing}", "give one or three positive numbers of millimetres")
         if self.normalise not in ("zscore", "minmax"):
-            raise DataError(f"normalise is {self.normalise!r}; choose 'zscore' or 'minmax'")
+            raise DataError(f"normalise is {self.normalise!r}", "choose 'zscore' or 'minmax'")
         if self.margin < 0:
-            raise DataError(f"margin is {self.margin}; give 0 or more voxels")
+            raise DataError(f"margin is {self.margin}", "give 0 or more voxels")
         if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise DataError(f"percentiles are {self.percentiles}; give two between 0 and 100, the lower one first")
+            raise DataError(f"percentiles are {self.percentiles}", "give two between 0 and 100, the lower one first")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class PreparedFile:
 
     def _need_classes(self) -> None:
         if not self.has_classes:
-            raise DataError(f"{self.path} has no reference label map; training needs cases with one")
+            raise DataError(f"{self.path} has no reference label map", "training needs cases with one")
 
 
 def open_prepared(path: Path) -> PreparedFile:
@@ -183,26 +183,21 @@ def save_prepared(path: Path, prepared: Prepared) -> Path:
         "settings": asdict(prepared.settings),
         "volumes_ml": volumes,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with write_atomically(path) as temporary:
         save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in facts.items()})
         temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise DataError(f"{path} does not exist; prepare the cohort first")
+        raise DataError(f"{path} does not exist", "prepare the cohort first")
     try:
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and prepare the cohort again") from error
+        raise DataError(f"{path} is damaged ({error})", "remove it and prepare the cohort again") from error
     if json.loads((handle.metadata() or {}).get("version", "null")) != VERSION:
-        raise DataError(f"{path} is not a prepared case of this version; remove it and prepare the cohort again")
+        raise DataError(f"{path} is not a prepared case of this version", "remove it and prepare the cohort again")
     return handle
 
 
@@ -245,7 +240,7 @@ def prepared_path(case: Case, folder: Path, settings: PreprocessSettings) -> Pat
         try:
             contents = path.read_bytes()
         except OSError as error:
-            raise DataError(f"case {case.identifier}: {path} cannot be read ({error}); check the folder") from error
+            raise DataError(f"case {case.identifier}: {path} cannot be read ({error})", "check the folder") from error
         digest.update(hashlib.blake2b(contents).digest())
     return Path(folder) / f"{case.identifier}-{digest.hexdigest()}.safetensors"
 

@@ -18,7 +18,7 @@ import torch
 from scipy.interpolate import BSpline
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, DataError, open_volume, read_classes, read_modalities, same_affine
+from helpers.data.cases import Case, open_volume, read_classes, read_modalities, same_affine
 from helpers.data.prepared import (
     Prepared,
     PreparedFile,
@@ -36,6 +36,7 @@ from helpers.data.resample import (
     spacing_of,
 )
 from helpers.regions import MODALITIES
+from helpers.workspace import DataError
 
 BLOCK_MM = 6.0
 """Edge of the blocks whose averages the field is fitted to."""
@@ -163,7 +164,9 @@ def brain_box(image: Sequence[np.ndarray], margin: int, identifier: str) -> tupl
     for axis, length in enumerate(brain.shape):
         found = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
         if not len(found):
-            raise DataError(f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality; check its files")
+            raise DataError(
+                f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality", "check its files"
+            )
         box.append(slice(max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, length)))
     return tuple(box)
 
@@ -236,7 +239,7 @@ def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prep
         classes, label_affine = read_classes(case)
         if classes.shape != image[0].shape or not same_affine(label_affine, affine):
             raise DataError(
-                f"case {case.identifier}: {case.label.name} has another grid than the images; resample it to theirs"
+                f"case {case.identifier}: {case.label.name} has another grid than the images", "resample it to theirs"
             )
     return preprocess_image(image, affine, settings, classes=classes, identifier=case.identifier)
 
@@ -392,7 +395,7 @@ def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Pa
     """Prepare one case unless its file exists; returns the file and whether it was made now."""
     if case.missing:
         raise DataError(
-            f"case {case.identifier} has no {' and no '.join(case.missing)} file; leave the case out or add the file"
+            f"case {case.identifier} has no {' and no '.join(case.missing)} file", "leave the case out or add the file"
         )
     path = prepared_path(case, folder, settings)
     if path.is_file():

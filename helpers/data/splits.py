@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from helpers.data.cases import Case, DataError
+from helpers.data.cases import Case
 from helpers.data.checks import CaseFacts
+from helpers.workspace import DataError, write_atomically
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
@@ -119,7 +119,7 @@ def divide(layout: str, patients: Mapping[str, str], strata: pd.Series, *, seed:
     seed : int
     """
     if len(strata) < 3:
-        raise DataError(f"{len(strata)} patients cannot be divided into train, val and test; a split needs at least 3")
+        raise DataError(f"{len(strata)} patients cannot be divided into train, val and test", "a split needs at least 3")
     test, *_ = _folds(strata.sort_index(), seed)
     folds = _folds(strata.sort_index().drop(test), seed)
 
@@ -147,19 +147,17 @@ def _folds(strata: pd.Series, seed: int) -> list[list[str]]:
 
 def save_splits(path: Path, manifest: SplitManifest) -> Path:
     """Write the manifest as JSON with its checksum; the file is complete or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     record = {**manifest._content(), "sha256": manifest.sha256}
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return temporary.replace(path)
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return Path(path)
 
 
 def load_splits(path: Path) -> SplitManifest:
     """Read a manifest; raises `DataError` if it is absent, damaged, changed by hand, or has a patient in two parts."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"the split {path} does not exist; run notebook 01_explore_data, which makes it")
+        raise DataError(f"the split {path} does not exist", "run notebook 01_explore_data, which makes it")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         manifest = SplitManifest(
@@ -171,9 +169,9 @@ def load_splits(path: Path) -> SplitManifest:
         )
         stated = record["sha256"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"the split {path} is damaged ({error!r}); make it again with notebook 01_explore_data") from error
+        raise DataError(f"the split {path} is damaged ({error!r})", "make it again with notebook 01_explore_data") from error
     if stated != manifest.sha256:
-        raise DataError(f"the split {path} was changed after it was made; make it again with notebook 01_explore_data")
+        raise DataError(f"the split {path} was changed after it was made", "make it again with notebook 01_explore_data")
     _reject_shared_patients(manifest, path)
     return manifest
 
@@ -183,4 +181,4 @@ def _reject_shared_patients(manifest: SplitManifest, path: Path) -> None:
     seen = Counter(patient for part in parts for patient in {manifest.patients[case] for case in part})
     shared = sorted(patient for patient, count in seen.items() if count > 1)
     if shared:
-        raise DataError(f"the split {path} has patient {shared[0]} in two parts; make it again with notebook 01_explore_data")
+        raise DataError(f"the split {path} has patient {shared[0]} in two parts", "make it again with notebook 01_explore_data")

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from helpers.data.cases import LAYOUTS, Case, DataError, discover, read_classes, read_label_values, same_affine
+from helpers.data.cases import LAYOUTS, Case, discover, read_classes, read_label_values, same_affine
 from helpers.data.splits import SplitManifest
 from helpers.evaluation.metrics import METRICS, dice, score_case, voxel_spacing
 from helpers.evaluation.postprocess import CleanUp, clean_up
@@ -32,6 +32,7 @@ from helpers.evaluation.predict import (
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble
 from helpers.regions import classes_to_regions, to_classes
+from helpers.workspace import DataError
 
 _ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
 """What people append to the identifier in the name of a label map."""
@@ -81,7 +82,7 @@ def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
     try:
         return to_classes(values, LAYOUTS[layout].convention), affine
     except ValueError as error:
-        raise DataError(f"{label.path}: {error}") from error
+        raise DataError(f"{label.path}: {error}", "name the numbers that the file uses") from error
 
 
 def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
@@ -96,13 +97,13 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     expected, expected_affine = read_label_file(reference)
     if predicted.shape != expected.shape:
         raise DataError(
-            f"{prediction.path} has shape {predicted.shape}, {reference.path} has {expected.shape}; "
-            "resample the prediction to the grid of the reference with nearest neighbour"
+            f"{prediction.path} has shape {predicted.shape}, {reference.path} has {expected.shape}",
+            "resample the prediction to the grid of the reference with nearest neighbour",
         )
     if not same_affine(affine, expected_affine):
         raise DataError(
-            f"{prediction.path} has another affine than {reference.path}, so its voxels lie elsewhere in the patient; "
-            "write predictions with the affine of the images they were made from"
+            f"{prediction.path} has another affine than {reference.path}, so its voxels lie elsewhere in the patient",
+            "write predictions with the affine of the images they were made from",
         )
     return score_case(predicted, expected, voxel_spacing(expected_affine))
 
@@ -168,7 +169,7 @@ def empty_scores() -> pd.DataFrame:
 def _label_maps(folder: Path, layout: str, labels: str) -> dict[str, LabelFile]:
     """Label maps of a folder by identifier: those of its cases where it is a cohort, else every NIfTI file."""
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist; give a folder of label maps or a cohort")
+        raise DataError(f"the folder {folder} does not exist", "give a folder of label maps or a cohort")
     try:
         cases = discover(folder, layout)
     except DataError:
@@ -184,10 +185,12 @@ def _label_maps(folder: Path, layout: str, labels: str) -> dict[str, LabelFile]:
         maps = {_ROLE.sub("", path.name.split(".nii")[0]): LabelFile(path, labels) for path in paths}
         if len(maps) < len(paths):
             raise DataError(
-                f"{folder} holds {len(paths)} label maps but only {len(maps)} different names; keep one for each case"
+                f"{folder} holds {len(paths)} label maps but only {len(maps)} different names", "keep one for each case"
             )
     if not maps:
-        raise DataError(f"{folder} holds no label map; give a folder with <case>.nii.gz files or a cohort that has references")
+        raise DataError(
+            f"{folder} holds no label map", "give a folder with <case>.nii.gz files or a cohort that has references"
+        )
     return maps
 
 
@@ -235,7 +238,7 @@ def score_cohort(
     tables, bins, files = [empty_scores()], [], {}
     for case in cases:
         if case.label is None:
-            raise DataError(f"case {case.identifier} has no reference label map; a test set needs one for every case")
+            raise DataError(f"case {case.identifier} has no reference label map", "a test set needs one for every case")
         probabilities = predict_probabilities(network, card, case, flips=flips)
         prediction = segment(probabilities, CleanUp(**card.cleanup))
         path = files[case.identifier] = write_prediction(Path(folder) / f"{case.identifier}.nii.gz", prediction)
@@ -287,17 +290,19 @@ def check_folds(checkpoints: Sequence[Path], manifest: SplitManifest) -> list[Mo
         If one does, if its card does not say what it was trained on, or if the number of checkpoints is not that of the folds.
     """
     if len(checkpoints) != len(manifest.folds):
-        raise DataError(f"the split has {len(manifest.folds)} folds, but {len(checkpoints)} checkpoints were given")
+        raise DataError(
+            f"the split has {len(manifest.folds)} folds, but {len(checkpoints)} checkpoints were given", "give one a fold"
+        )
     cards = [load_card(path) for path in checkpoints]
     for fold, (path, card) in enumerate(zip(checkpoints, cards, strict=True)):
         if not card.training_cases:
-            raise DataError(f"the card of {path} does not say which cases it was trained on; train fold {fold} again")
+            raise DataError(f"the card of {path} does not say which cases it was trained on", f"train fold {fold} again")
         if card.split_hash != manifest.sha256:
-            raise DataError(f"{path} was trained on another split; train fold {fold} again")
+            raise DataError(f"{path} was trained on another split", f"train fold {fold} again")
         known = {manifest.patients.get(case, case) for case in card.training_cases}
         for case in (*manifest.part("val", fold=fold), *manifest.test):
             if manifest.patients[case] in known:
-                raise DataError(f"{path} was trained on case {case}, which it is to be scored on; train fold {fold} again")
+                raise DataError(f"{path} was trained on case {case}, which it is to be scored on", f"train fold {fold} again")
     return cards
 
 

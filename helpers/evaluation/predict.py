@@ -19,7 +19,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from helpers.data.cases import Case, DataError, Source, open_volume, read_image, write_volume
+from helpers.data.cases import Case, Source, open_volume, read_image, write_volume
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import CleanUp, clean_up, cut
@@ -31,6 +31,7 @@ from helpers.regions import (
     from_classes,
     regions_to_classes,
 )
+from helpers.workspace import DataError
 
 WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
@@ -218,7 +219,7 @@ def case_of_files(files: Mapping[str, Path]) -> Case:
     """A case from one file for each modality; raises `DataError` naming the modalities without a file."""
     missing = [modality for modality in MODALITIES if not files.get(modality)]
     if missing:
-        raise DataError(f"no file was given for {' and '.join(missing)}; all of {', '.join(MODALITIES)} are needed")
+        raise DataError(f"no file was given for {' and '.join(missing)}", f"all of {', '.join(MODALITIES)} are needed")
     images = {modality: Source(Path(files[modality])) for modality in MODALITIES}
     name = images[MODALITIES[0]].path.name.split(".nii")[0]
     return Case(name, name, "brats2021", images, None)

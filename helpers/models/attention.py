@@ -12,7 +12,7 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 
 class FusedWindowAttention(WindowAttention):
@@ -90,7 +90,7 @@ def fuse_attention(network: nn.Module) -> nn.Module:
     """
     attentions = [module for module in network.modules() if isinstance(module, WindowAttention)]
     if not attentions:
-        raise DataError(f"{type(network).__name__} has no window attention to fuse; give a SwinUNETR")
+        raise DataError(f"{type(network).__name__} has no window attention to fuse", "give a SwinUNETR")
     for attention in attentions:
         attention.__class__ = FusedWindowAttention  # the same state, another forward: nothing is built or copied
     return network

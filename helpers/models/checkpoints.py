@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import nn
 
-from helpers.data.cases import DataError
 from helpers.models.networks import ENSEMBLE, GLIOMA, Ensemble, Task, build_network, ensemble_votes
-from helpers.workspace import versions
+from helpers.workspace import DataError, versions, write_atomically
 
 NOT_ON_OLDER_CARDS = ("mirrors", "task", "activation", "training_cases", "votes")
 """Fields of `ModelCard` that a card may lack."""
@@ -178,18 +176,21 @@ def load_checkpoint(
     payload = path.read_bytes()
     if hashlib.sha256(payload).hexdigest() != card.weights_sha256:
         raise DataError(
-            f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs); copy both files again"
+            f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs)", "copy both files again"
         )
     try:
         tensors = load(payload)
     except SafetensorError as error:
-        raise DataError(f"{path} is not a safetensors file ({error}); copy it again") from error
+        raise DataError(f"{path} is not a safetensors file ({error})", "copy it again") from error
     network = build_network(card.network, **card.arguments)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[1:2] or [str(error)]
-        raise DataError(f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason[0].strip()})") from error
+        raise DataError(
+            f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason[0].strip()})",
+            "use the card that was written with it",
+        ) from error
     return network.to(device).eval(), card
 
 
@@ -198,7 +199,7 @@ def load_card(path: Path, *, task: Task | None = GLIOMA) -> ModelCard:
     path = _weights_path(path)
     for file in (path, card_path(path)):
         if not file.is_file():
-            raise DataError(f"{file} does not exist; a checkpoint is a .safetensors file and a .json card beside it")
+            raise DataError(f"{file} does not exist", "a checkpoint is a .safetensors file and a .json card beside it")
     try:
         content = json.loads(card_path(path).read_text())
         for item in fields(ModelCard):
@@ -208,7 +209,7 @@ def load_card(path: Path, *, task: Task | None = GLIOMA) -> ModelCard:
                 content[item.name] = tuple(content[item.name])
         card = ModelCard(**{item.name: content[item.name] for item in fields(ModelCard)})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{card_path(path)} is not a model card of this package ({error!r}); copy it again") from error
+        raise DataError(f"{card_path(path)} is not a model card of this package ({error!r})", "copy it again") from error
     _check_task(card, card_path(path), task)
     _check_counts(card, path)
     return card
@@ -220,11 +221,11 @@ def _check_task(card: ModelCard, path: Path, task: Task | None) -> None:
         return
     task = task or GLIOMA
     if card.task != task.name:
-        raise DataError(f"{path} is of a model for {card.task}, not for {task.name}; give one of the right kind")
+        raise DataError(f"{path} is of a model for {card.task}, not for {task.name}", "give one of the right kind")
     orders = (("channels", card.modalities, task.modalities), ("regions", card.regions, task.regions))
     for name, found, wanted in orders:
         if found != wanted:
-            raise DataError(f"{path} orders its {name} {list(found)}, this package {list(wanted)}; train it again")
+            raise DataError(f"{path} orders its {name} {list(found)}, this package {list(wanted)}", "train it again")
 
 
 def _check_counts(card: ModelCard, path: Path) -> None:
@@ -236,7 +237,7 @@ def _check_counts(card: ModelCard, path: Path) -> None:
         count = card.arguments.get(argument, len(usual))
         if count != len(names):
             raise DataError(
-                f"the card of {path} names {list(names)}, but {card.network} has {argument} {count}; make them agree"
+                f"the card of {path} names {list(names)}, but {card.network} has {argument} {count}", "make them agree"
             )
 
 
@@ -245,24 +246,20 @@ def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     smaller = tensor.half()
     if not torch.isfinite(smaller).all():
-        raise DataError(f"{name} has weights that half precision cannot hold; save them in full")
+        raise DataError(f"{name} has weights that half precision cannot hold", "save them in full")
     return smaller
 
 
 def _weights_path(path: Path) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise DataError(f"{path} is not a .safetensors file; pickled checkpoints can run code and are never opened")
+        raise DataError(f"{path} is not a .safetensors file", "pickled checkpoints can run code and are never opened")
     return path
 
 
 def _write(path: Path, payload: bytes) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(payload)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 SHARED = ("preprocessing", "patch", "cleanup")
@@ -294,7 +291,7 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
         If no path is given, one of them cannot be loaded, or the members expect different input.
     """
     if not paths:
-        raise DataError("an ensemble needs at least one checkpoint; give the paths of its .safetensors files")
+        raise DataError("an ensemble needs at least one checkpoint", "give the paths of its .safetensors files")
     loaded = [load_checkpoint(path, device=device) for path in paths]
     if len(loaded) == 1:
         return loaded[0]
@@ -302,10 +299,12 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
     for path, card in zip(paths[1:], cards[1:], strict=True):
         differing = [name for name in SHARED if getattr(card, name) != getattr(cards[0], name)]
         if differing:
-            raise DataError(f"{path} differs from {paths[0]} in {', '.join(differing)}; an ensemble needs members of one kind")
+            raise DataError(
+                f"{path} differs from {paths[0]} in {', '.join(differing)}", "an ensemble needs members of one kind"
+            )
     hashes = [card.weights_sha256 for card in cards]
     if len(set(hashes)) < len(hashes):
-        raise DataError("an ensemble was given the same weights twice; name every checkpoint once")
+        raise DataError("an ensemble was given the same weights twice", "name every checkpoint once")
     card = _shared_card(cards)
     return Ensemble(networks, ensemble_votes(card.arguments["members"])).eval(), card
 
@@ -425,7 +424,7 @@ def load_pretrained(network: nn.Module, path: Path, *, least: float = 0.5, infla
     missing = tuple(name for name in own if name not in taken and name not in mismatched)
     report = LoadReport(tuple(taken), missing, tuple(unexpected), mismatched, tuple(inflated))
     if not taken or report.share < least:
-        raise DataError(_refusal(path, network, report, least))
+        raise DataError(_refusal(path, network, report, least), "give weights of the same network")
     network.load_state_dict(taken, strict=False)
     return report
 
@@ -433,12 +432,12 @@ def load_pretrained(network: nn.Module, path: Path, *, least: float = 0.5, infla
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a weights file by its name there, on the CPU; raises `DataError` like `load_pretrained`."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give a .safetensors file or one of torch.save")
+        raise DataError(f"{path} does not exist", "give a .safetensors file or one of torch.save")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "it ends early")
-        raise DataError(f"{path} holds no plain weights ({reason}); save its state_dict alone") from error
+        raise DataError(f"{path} holds no plain weights ({reason})", "save its state_dict alone") from error
     while isinstance(content, Mapping):
         inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
@@ -446,7 +445,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         content = inner
     tensors = {key: value for key, value in content.items() if torch.is_tensor(value)} if isinstance(content, Mapping) else {}
     if not tensors:
-        raise DataError(f"{path} holds no tensors by name; save the state_dict of a network")
+        raise DataError(f"{path} holds no tensors by name", "save the state_dict of a network")
     return tensors
 
 
@@ -495,7 +494,7 @@ def load_released(*, device: str | torch.device = "cpu") -> tuple[nn.Module, Mod
         If this copy of the package came without the weights, or as `load_checkpoint`.
     """
     if not RELEASED.is_file():
-        raise DataError("this copy of the package came without its released model; name a checkpoint, or install it again")
+        raise DataError("this copy of the package came without its released model", "name a checkpoint, or install it again")
     return load_checkpoint(RELEASED, device=device)
 
 
@@ -523,7 +522,7 @@ def release_checkpoints(paths: Sequence[Path], *, folder: Path = RELEASED.parent
         size = unfinished.stat().st_size
         if size > LIMIT:
             names = " and ".join(map(str, paths))
-            raise DataError(f"{names}: {size:,} bytes in half precision, at most {LIMIT:,} can be released; train smaller")
+            raise DataError(f"{names}: {size:,} bytes in half precision, at most {LIMIT:,} can be released", "train smaller")
         shutil.move(card_path(unfinished), card_path(target))
         shutil.move(unfinished, target)
     finally:

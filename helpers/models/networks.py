@@ -21,8 +21,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.data.cases import DataError
 from helpers.regions import MODALITIES, REGIONS
+from helpers.workspace import DataError
 
 ACTIVATIONS: tuple[str, ...] = ("sigmoid", "softmax")
 
@@ -51,7 +51,7 @@ class Task:
     def __post_init__(self) -> None:
         """Refuse an activation that there is not."""
         if self.activation not in ACTIVATIONS:
-            raise DataError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+            raise DataError(f"activation is {self.activation!r}", f"choose one of {', '.join(ACTIVATIONS)}")
 
 
 def scored_regions(regions: tuple[str, ...], activation: str) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ def recompute_blocks(network: nn.Module) -> nn.Module:
     """
     found = [module for module in network.modules() if isinstance(module, BLOCKS)]
     if not found:
-        raise DataError(f"{type(network).__name__} has no block that could be computed twice; train it without checkpointing")
+        raise DataError(f"{type(network).__name__} has no block that could be computed twice", "train it without checkpointing")
     for module in found:
         module.__class__ = _recomputing(type(module))
     return network
@@ -203,7 +203,7 @@ def attention_unet(
         0 to 1, after every convolution.
     """
     if norm not in NORMS:
-        raise DataError(f"attention_unet knows no norm {norm!r}; choose one of {', '.join(NORMS)}")
+        raise DataError(f"attention_unet knows no norm {norm!r}", f"choose one of {', '.join(NORMS)}")
     channels = tuple(channels or CHANNELS[spatial_dims])
     if len(channels) < 2:
         raise ValueError(f"channels {channels} must name at least two levels")
@@ -356,7 +356,7 @@ def unetr(
         0 to 1, in the transformer.
     """
     if img_size % TOKEN or img_size < 2 * TOKEN:
-        raise DataError(f"unetr needs an img_size that is a multiple of {TOKEN}, at least {2 * TOKEN}, not {img_size}")
+        raise DataError(f"unetr cannot have img_size {img_size}", f"give a multiple of {TOKEN}, at least {2 * TOKEN}")
     network = UNETR(
         in_channels=in_channels,
         out_channels=out_channels,
@@ -407,7 +407,7 @@ def swin_unetr(
         0 to 1: of features, of attention weights, and of whole residual branches (stochastic depth).
     """
     if feature_size % 12:
-        raise DataError(f"swin_unetr needs a feature_size that is a multiple of 12, not {feature_size}; take 12, 24 or 48")
+        raise DataError(f"swin_unetr needs a feature_size that is a multiple of 12, not {feature_size}", "take 12, 24 or 48")
     return SwinUNETR(
         in_channels=in_channels,
         out_channels=out_channels,
@@ -533,19 +533,19 @@ def build_network(name: str, **arguments) -> nn.Module:
         members = [build_network(kind, **settings) for kind, settings in _members(**arguments)]
         return Ensemble(members, ensemble_votes(arguments["members"]))
     if name not in NETWORKS:
-        raise DataError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}")
+        raise DataError(f"there is no network {name!r}", f"choose one of {', '.join(NETWORKS)}")
     known = inspect.signature(NETWORKS[name].build).parameters
     unknown = [argument for argument in arguments if argument not in known]
     if unknown:
-        raise DataError(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(known)}")
+        raise DataError(f"{name} has no argument {', '.join(unknown)}", f"it takes {', '.join(known)}")
     if arguments.get("spatial_dims", 3) not in (2, 3):
-        raise DataError(f"{name} cannot be built with {arguments['spatial_dims']} dimensions; take 2 or 3")
+        raise DataError(f"{name} cannot be built with {arguments['spatial_dims']} dimensions", "take 2 or 3")
     try:
         network = NETWORKS[name].build(**arguments)
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{name} cannot be built with {arguments}: {error}") from error
+        raise DataError(f"{name} cannot be built with {arguments}: {error}", "change the arguments") from error
     return keep_small_grids_exact(network).to(memory_format=MEMORY_FORMATS[arguments.get("spatial_dims", 3) + 2])
 
 
@@ -554,9 +554,9 @@ def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple
     try:
         found = [(member["network"], member["arguments"]) for member in members]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{ENSEMBLE} needs a network and its arguments for every member, not {members!r}") from error
+        raise DataError(f"{ENSEMBLE} has the members {members!r}", "give a network and its arguments for each") from error
     if unknown or not found:
-        raise DataError(f"{ENSEMBLE} takes one argument, members, which names at least one network")
+        raise DataError(f"the arguments of {ENSEMBLE} are wrong", "give one, members, which names at least one network")
     return found
 
 
@@ -567,7 +567,9 @@ def ensemble_votes(members: Sequence[Mapping[str, Any]]) -> list[Sequence[float]
         return None
     alike = len(votes) == len(members) and len(set(map(len, votes))) == 1
     if not alike or min(map(min, votes)) < 0 or not all(map(any, zip(*votes, strict=True))):
-        raise DataError(f"{ENSEMBLE} needs as many votes of every member, none below 0, and one for every output, not {votes}")
+        raise DataError(
+            f"{ENSEMBLE} cannot have the votes {votes}", "give every member as many, none below 0, one for every output"
+        )
     return votes
 
 
@@ -593,14 +595,17 @@ def check_patch(patch: Sequence[int], name: str, **arguments) -> None:
     multiple, dimensions = input_multiple(name, **arguments), arguments.get("spatial_dims", 3)
     size = "x".join(map(str, patch))
     if len(patch) != dimensions:
-        raise DataError(f"{name} with {dimensions} dimensions cannot train on patches of {size} voxels")
+        raise DataError(
+            f"{name} with {dimensions} dimensions cannot train on patches of {size} voxels", "choose larger patches"
+        )
     if NETWORKS[name].one_size:
         if any(edge != multiple for edge in patch):
-            raise DataError(f"{name} was built for edges of {multiple} voxels, not {size}; set patch and img_size alike")
+            raise DataError(f"{name} was built for edges of {multiple} voxels, not {size}", "set patch and img_size alike")
     elif any(edge % multiple or edge <= 0 for edge in patch) or math.prod(edge // multiple for edge in patch) < 2:
         raise DataError(
-            f"{name} cannot train on patches of {size} voxels; take multiples of {multiple}, "
-            f"at least one edge of {2 * multiple} or more"
+            f"{name} cannot train on patches of {size} voxels",
+            "choose larger patches",
+            f"take multiples of {multiple}, at least one edge of {2 * multiple} or more",
         )
 
 
@@ -659,6 +664,6 @@ def arguments_for(name: str, *, spatial_dims: int, edge: int, published: bool) -
         If there is no such network.
     """
     if name not in NETWORKS:
-        raise DataError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}")
+        raise DataError(f"there is no network {name!r}", f"choose one of {', '.join(NETWORKS)}")
     arguments = {"spatial_dims": spatial_dims, **(PUBLISHED[spatial_dims][name] if published else {})}
     return {**arguments, "img_size": edge} if NETWORKS[name].one_size else arguments

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helpers.data.cases import DataError
 from helpers.models.networks import BLOCKS
 from helpers.profiling.clock import Timing, interleave, synchronise
+from helpers.workspace import DataError
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure_compiled_block(network: nn.Module, image: torch.Tensor, *, rounds: i
     plain = copy.deepcopy(network).train()
     named = [(name, module) for name, module in plain.named_modules() if isinstance(module, BLOCKS)]
     if not named:
-        raise DataError(f"{type(network).__name__} has no block to compile by itself")
+        raise DataError(f"{type(network).__name__} has no block to compile by itself", "compile the whole network")
     name, block = named[0]
     seen: list[torch.Tensor] = []
     handle = block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))

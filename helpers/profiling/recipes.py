@@ -21,7 +21,7 @@ from monai.transforms import (
 from torch import nn
 from torch.utils.data import DataLoader
 
-from helpers.data.cases import Case, DataError, convention_of
+from helpers.data.cases import Case, convention_of
 from helpers.data.patches import pad_patch, training_transforms
 from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import preprocess_case
@@ -32,6 +32,7 @@ from helpers.profiling.steps import TrainingStep
 from helpers.regions import MODALITIES, to_classes
 from helpers.training.before.datamodule import PatchDataset
 from helpers.training.before.prefetch import Prefetch
+from helpers.workspace import DataError
 
 IMAGE, LABEL = "image", "label"
 RAS = "RAS"
@@ -168,7 +169,7 @@ def patches_of(recipe: Recipe, cases: Mapping[Path, Case], *, patch: Sequence[in
     count, seed : int
     """
     if recipe.source not in SOURCES:
-        raise DataError(f"there is no source {recipe.source!r} of patches; choose one of {', '.join(SOURCES)}")
+        raise DataError(f"there is no source {recipe.source!r} of patches", f"choose one of {', '.join(SOURCES)}")
     kind = SeededPatches if recipe.changes == "device" else PatchDataset
     transforms = training_transforms(patch) if recipe.changes == "loader" else None
     patches = kind(list(cases), patch=patch, count=count, seed=seed, transforms=transforms)
@@ -199,5 +200,5 @@ def training_of(
 def _image_files(case: Case) -> list[Path]:
     files = [case.images[modality].path for modality in MODALITIES]
     if len(set(files)) != len(files):
-        raise DataError(f"case {case.identifier} keeps its modalities in one file; the ladder reads one file a modality")
+        raise DataError(f"case {case.identifier} keeps its modalities in one file", "the ladder reads one file a modality")
     return files

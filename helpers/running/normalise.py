@@ -13,8 +13,8 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbstripout import strip_output
 
-from helpers.data.cases import DataError
 from helpers.plots.case import to_palette
+from helpers.workspace import DataError, write_atomically
 
 LARGE_PICTURE = 60_000
 """Characters of an encoded picture above which a palette makes it smaller; small ones are plots with few colours anyway."""
@@ -69,10 +69,10 @@ def normalise(notebook: NotebookNode, root: Path, *, name: str = "notebook") -> 
     for cell, text in _texts(result):
         if found := MACHINE_PATH.search(text):
             raise DataError(
-                f"{name}: the output of In [{cell.execution_count}] shows {found[0]}; print a relative path instead"
+                f"{name}: the output of In [{cell.execution_count}] shows {found[0]}", "print a relative path instead"
             )
     if (size := len(nbformat.writes(result))) > SIZE_LIMIT:
-        raise DataError(f"{name} has {size / 1e6:.1f} MB, 1 MB is the limit; show fewer or smaller figures")
+        raise DataError(f"{name} has {size / 1e6:.1f} MB, 1 MB is the limit", "show fewer or smaller figures")
     return result
 
 
@@ -87,11 +87,10 @@ def update_notebook(executed: Path, target: Path, root: Path) -> None:
     result = normalise(_with_small_pictures(nbformat.read(executed, as_version=4)), root, name=target.stem)
     source = nbformat.read(target, as_version=4)
     if [cell.source for cell in result.cells] != [cell.source for cell in source.cells]:
-        raise DataError(f"{target.name} was edited while it ran; run it again")
+        raise DataError(f"{target.name} was edited while it ran", "run it again")
     nbformat.validate(result)
-    temporary = target.with_suffix(".part")
-    temporary.write_text(nbformat.writes(result).rstrip("\n") + "\n", encoding="utf-8")
-    temporary.replace(target)
+    with write_atomically(target) as temporary:
+        temporary.write_text(nbformat.writes(result).rstrip("\n") + "\n", encoding="utf-8")
 
 
 def _with_small_pictures(notebook: NotebookNode) -> NotebookNode:
@@ -112,10 +111,10 @@ def _check_one_clean_run(notebook: NotebookNode, name: str) -> None:
     cells = [cell for cell in notebook.cells if _runs(cell)]
     counts = [cell.execution_count for cell in cells]
     if counts != list(range(1, len(cells) + 1)):
-        raise DataError(f"{name} was not run once from the first cell to the last; restart the kernel and run all")
+        raise DataError(f"{name} was not run once from the first cell to the last", "restart the kernel and run all")
     for cell in cells:
         if any(output.output_type == "error" for output in cell.outputs):
-            raise DataError(f"{name}: In [{cell.execution_count}] ended in an error; mend it and run all")
+            raise DataError(f"{name}: In [{cell.execution_count}] ended in an error", "mend it and run all")
 
 
 def _reduce(output: NotebookNode, count: int, root: Path) -> NotebookNode | None:

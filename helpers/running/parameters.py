@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 
 def find_notebooks(names: Sequence[str], folder: Path, *, extras: bool = False) -> list[Path]:
@@ -38,7 +38,7 @@ def find_notebooks(names: Sequence[str], folder: Path, *, extras: bool = False) 
     if not names:
         chosen = numbered + (further if extras else [])
         if not chosen:
-            raise DataError(f"{folder} holds no notebook; run this from a complete copy of the repository")
+            raise DataError(f"{folder} holds no notebook", "run this from a complete copy of the repository")
         return chosen
     paths = []
     for name in names:
@@ -46,7 +46,7 @@ def find_notebooks(names: Sequence[str], folder: Path, *, extras: bool = False) 
         fitting = [path.absolute()] if path.suffix == ".ipynb" else [p for p in numbered + further if p.stem.startswith(name)]
         if not fitting or not fitting[0].is_file():
             known = ", ".join(p.stem for p in numbered + further)
-            raise DataError(f"there is no notebook {name!r}; choose among {known or 'none: ' + str(folder) + ' is empty'}")
+            raise DataError(f"there is no notebook {name!r}", f"choose among {known or 'none: ' + str(folder) + ' is empty'}")
         paths.extend(fitting)
     order = {path: number for number, path in enumerate(numbered + further)}
     return sorted(dict.fromkeys(paths), key=lambda path: order.get(path, -1))
@@ -72,7 +72,9 @@ def read_parameters(path: Path) -> dict[str, object]:
             found[target.id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError) as error:
             line = ast.unparse(statement)
-            raise DataError(f"{path.name}: the parameters cell may hold literals only, not `{line}`; move it below") from error
+            raise DataError(
+                f"{path.name}: the parameters cell may hold literals only, not `{line}`", "move it below"
+            ) from error
     return found
 
 
@@ -82,7 +84,7 @@ def parse_assignments(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.strip().isidentifier():
-            raise DataError(f"{word!r} is not a parameter; write NAME=value")
+            raise DataError(f"{word!r} is not a parameter", "write NAME=value")
         given[name.strip()] = text.strip()
     return given
 
@@ -113,7 +115,7 @@ def assign(notebooks: Sequence[Path], given: Mapping[str, str]) -> dict[Path, di
         if name not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {close[0]}" if close else ""
-            raise DataError(f"no notebook has a parameter {name}{hint}; known ones are {', '.join(sorted(known)) or 'none'}")
+            raise DataError(f"no notebook has a parameter {name}{hint}", f"known ones are {', '.join(sorted(known)) or 'none'}")
     return {
         path: {
             name: value
@@ -150,7 +152,7 @@ def parse_value(name: str, text: str, default: object) -> object:
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(default)(value)
     if type(value) is not type(default):
-        raise DataError(f"parameter {name} is {text!r}, but {_kind(default)} such as {default!r} is needed")
+        raise DataError(f"parameter {name} is {text!r}", f"give {_kind(default)} such as {default!r}")
     return value
 
 

@@ -32,9 +32,9 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from helpers.data.cases import DataError
 from helpers.serve import handler
 from helpers.serve.decode import MB, BadRequest, Limits, limits_from
+from helpers.workspace import DataError
 
 MEMORY = 1 << 20
 """Bytes of a body that are kept in memory; the rest goes to a temporary file."""
@@ -158,7 +158,7 @@ def functions_of(model_dir: Path) -> ModuleType:
         return handler
     path = Path(model_dir) / "code" / program
     if not path.is_file():
-        raise DataError(f"SAGEMAKER_PROGRAM is {program}, but the model has no code/{program}; pack it into model.tar.gz")
+        raise DataError(f"SAGEMAKER_PROGRAM is {program}, but the model has no code/{program}", "pack it into model.tar.gz")
     spec = importlib.util.spec_from_file_location("inference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -170,7 +170,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise DataError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port") from error
+        raise DataError(f"{host}:{port} cannot be listened on ({error.strerror})", "choose another --port") from error
 
 
 def serve(model_dir: Path, listener: socket.socket, *, limits: Limits | None = None) -> None:

@@ -26,9 +26,10 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
-from helpers.data.cases import DataError, discover, open_volume, read_image
+from helpers.data.cases import discover, open_volume, read_image
 from helpers.data.resample import spacing_of
 from helpers.regions import MODALITIES
+from helpers.workspace import DataError
 
 MB = 1024 * 1024
 GZIP = b"\x1f\x8b"
@@ -96,7 +97,7 @@ def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
     given = {name: environment[f"SERVE_{name.upper()}"] for name in names if f"SERVE_{name.upper()}" in environment}
     for name, text in given.items():
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 10_000):
-            raise DataError(f"SERVE_{name.upper()} is {text!r}; set a whole number from 1 to 9999")
+            raise DataError(f"SERVE_{name.upper()} is {text!r}", "set a whole number from 1 to 9999")
     return Limits(**{name: int(text) for name, text in given.items()})
 
 

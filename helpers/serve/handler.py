@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.cases import DataError, write_volume
+from helpers.data.cases import write_volume
 from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import CleanUp
 from helpers.evaluation.predict import label_map, predict_volumes
 from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_affine, decode, limits_from
+from helpers.workspace import DataError
 
 NIFTI, JSON = ANSWERS = ("application/x-nifti", "application/json")
 """Content types of an answer; the first is the default."""

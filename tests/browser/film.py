@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.plots.readme import CASE
 from helpers.visual.viewer import SliceViewer
+from helpers.workspace import DataError
 from tests.browser.conftest import CHROMIUM, FLAGS
 
 SIZE = (760, 326)
@@ -48,7 +48,7 @@ def film_viewer(path: Path, *, case: int = CASE, settings: PhantomSettings | Non
 
 def _frames(page: Path, steps: int) -> Iterator[Image.Image]:
     if CHROMIUM is None:
-        raise DataError("there is no chromium to film the viewer with; on Debian and Ubuntu: apt-get install chromium")
+        raise DataError("there is no chromium to film the viewer with", "on Debian and Ubuntu: apt-get install chromium")
     flags = [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)

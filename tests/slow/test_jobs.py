@@ -18,7 +18,7 @@ from helpers.cloud.storage import (
     open_bucket,
     upload_changed,
 )
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 from tests.cases import write_case
 
 OPTIONS = {"spacing": 1, "patch": 16, "steps": 8, "validate-every": 4, "save-every": 2, "device": "cpu"}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from helpers.data.cases import DataError
 from helpers.training.before.memory import peak_training_memory
+from helpers.workspace import DataError
 
 
 def test_measured_memory_holds_at_least_what_must_be_kept():

@@ -17,7 +17,7 @@ from helpers.cloud.source import (
     source_files,
     stage_source,
 )
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 
 def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):

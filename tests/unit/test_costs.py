@@ -14,7 +14,7 @@ from helpers.cloud.prices import (
     refresh_prices,
     save_prices,
 )
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 PRICES = Prices("us-east-1", "2026-01-01", "made up", {"ml.a": 2.0, "ml.b": 10.0}, 0.03)
 START = datetime(2026, 1, 1, tzinfo=UTC)

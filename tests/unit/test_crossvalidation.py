@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.cases import DataError, read_label_values, write_volume
+from helpers.data.cases import read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cohort import (
@@ -33,6 +33,7 @@ from helpers.models.networks import Ensemble, build_network
 from helpers.regions import BRATS2021, from_classes
 from helpers.training.before.folds import train_folds
 from helpers.training.before.settings import TrainSettings
+from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case
 
 NAMES = tuple(f"Case_{number:03d}" for number in range(5))

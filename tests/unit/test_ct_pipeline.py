@@ -7,11 +7,10 @@ import pytest
 import yaml
 
 from helpers import cli
-from helpers.data.cases import DataError
 from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
 from helpers.extras.ct.pipeline import load_pipeline, plan
 from helpers.models.checkpoints import load_card
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, DataError
 
 PIPELINE = REPOSITORY / "cloud" / "btcv.yml"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.data.cases import DataError, read_volume
+from helpers.data.cases import read_volume
 from helpers.extras.ct.crops import CropSource
 from helpers.extras.ct.organs import NUMBERS, ORGANS, ct_task
 from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
@@ -26,6 +26,7 @@ from helpers.extras.ct.scores import (
 from helpers.extras.ct.training import CtSettings, swin_settings, train_ct
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
+from helpers.workspace import DataError
 
 COARSE = CtPreparation(spacing=(8, 8, 10))
 OWN = CtSettings(roi=(64, 32, 32), randcrop=(64, 32, 32), randcrop_samples=2, preparation=COARSE)

@@ -15,7 +15,6 @@ import pytest
 from monai.apps import DecathlonDataset
 
 from helpers.cli import main
-from helpers.data.cases import DataError
 from helpers.data.download import (
     CHUNK,
     KAGGLE_ARCHIVE,
@@ -24,6 +23,7 @@ from helpers.data.download import (
     extract_tar,
     fetch,
 )
+from helpers.workspace import DataError
 from tests.cases import write_case
 
 CONTENT = bytes(range(256)) * 4000

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from helpers.cli import main
-from helpers.data.cases import DataError, write_volume
+from helpers.data.cases import write_volume
 from helpers.evaluation.cohort import (
     LabelFile,
     match_identifier,
@@ -16,6 +16,7 @@ from helpers.evaluation.cohort import (
     score_files,
 )
 from helpers.regions import BRATS2021, MSD, from_classes
+from helpers.workspace import DataError
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 
 

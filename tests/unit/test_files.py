@@ -6,13 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.data.cases import (
-    DataError,
-    open_volume,
-    read_label_values,
-    read_volume,
-    write_volume,
-)
+from helpers.data.cases import open_volume, read_label_values, read_volume, write_volume
+from helpers.workspace import DataError
 from tests.cases import LPS, REAL_CASES
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
@@ -70,7 +65,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(DataError, match="no space"):
         write_volume(path, VOLUME + 1, LPS)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.cases import DataError, read_classes, write_volume
+from helpers.data.cases import read_classes, write_volume
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import (
@@ -22,6 +22,7 @@ from helpers.evaluation.predict import (
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import NETWORKS, NetworkKind
 from helpers.regions import MODALITIES, REGIONS, classes_to_regions
+from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case
 
 OBLIQUE = np.array([[0.9659, -0.2588, 0, -30], [0.2588, 0.9659, 0, 12], [0, 0, 1, 5], [0, 0, 0, 1.0]])
@@ -179,7 +180,7 @@ def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
         assert main(["predict", *files, *options]) == 1
         assert words in capsys.readouterr().err
     assert main(["predict", *options]) == 1
-    assert "give either CASE or the four files" in capsys.readouterr().err
+    assert "give either CASE or --t1" in capsys.readouterr().err
     assert not (tmp_path / "seg.nii.gz").exists()
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings, write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.predict import predict_case
@@ -18,6 +17,7 @@ from helpers.profiling.recipes import (
     patches_of,
     training_of,
 )
+from helpers.workspace import DataError
 
 PATCH = (32, 32, 32)
 

@@ -6,17 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers.data.cases import (
-    ALIASES,
-    LAYOUTS,
-    DataError,
-    discover,
-    layout_key,
-    read_classes,
-    read_image,
-    write_volume,
-)
+from helpers.data.cases import ALIASES, LAYOUTS, discover, layout_key, read_classes, read_image, write_volume
 from helpers.regions import MODALITIES
+from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case
 
 each_layout = pytest.mark.parametrize("layout", list(LAYOUTS))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings
 from helpers.extras.lgg.cohort import (
     CHANNELS,
@@ -15,6 +14,7 @@ from helpers.extras.lgg.cohort import (
     split_patients,
 )
 from helpers.extras.lgg.phantom import write_phantom_slices
+from helpers.workspace import DataError
 from tests.cases import REAL_CASES
 
 REAL = REAL_CASES / "lgg"

@@ -3,8 +3,8 @@
 import pytest
 
 from helpers.cli import main
-from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS, PUBLISHED, arguments_for, build_network, describe_network
+from helpers.workspace import DataError
 
 
 def test_every_network_has_a_published_setting_that_its_builder_takes():

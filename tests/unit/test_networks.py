@@ -6,7 +6,6 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
-from helpers.data.cases import DataError
 from helpers.evaluation.predict import window_size
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import (
@@ -18,6 +17,7 @@ from helpers.models.networks import (
     input_multiple,
 )
 from helpers.training.before.loss import segmentation_loss
+from helpers.workspace import DataError
 
 SMALL = {
     "unet": {"channels": (4, 8, 16)},

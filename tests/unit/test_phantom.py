@@ -7,9 +7,10 @@ import torch
 from scipy import ndimage
 
 from helpers.data.calibration import measure, reference_statistics
-from helpers.data.cases import DataError, read_classes, read_image
+from helpers.data.cases import read_classes, read_image
 from helpers.data.phantom import PhantomSettings, make_phantom, write_cohort
 from helpers.regions import ET, MODALITIES
+from helpers.workspace import DataError
 
 COARSE = PhantomSettings(spacing=4.0)
 MEDIUM = PhantomSettings(spacing=2.0)

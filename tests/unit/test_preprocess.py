@@ -18,7 +18,7 @@ from safetensors import safe_open
 from scipy import ndimage
 
 from helpers.cli import main
-from helpers.data.cases import DataError, discover
+from helpers.data.cases import discover
 from helpers.data.prepared import open_prepared, prepared_path, save_prepared
 from helpers.data.preprocess import (
     PreprocessSettings,
@@ -29,6 +29,7 @@ from helpers.data.preprocess import (
     to_native,
 )
 from helpers.data.resample import regrid
+from helpers.workspace import DataError
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 
 ORIENTATIONS = [

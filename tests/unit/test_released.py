@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.cases import DataError
 from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.evaluation.metrics import score_case
@@ -25,7 +24,7 @@ from helpers.models.checkpoints import (
 )
 from helpers.models.networks import build_network
 from helpers.regions import MODALITIES, REGIONS
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, DataError
 from tests.cases import REAL_CASES, write_case
 
 TINY = {"channels": (4, 8), "num_res_units": 1}

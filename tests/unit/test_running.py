@@ -10,7 +10,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers.cli import main
-from helpers.data.cases import DataError
 from helpers.running.normalise import WIDGET_VIEW, normalise, update_notebook
 from helpers.running.pages import (
     key_figure,
@@ -25,7 +24,7 @@ from helpers.running.parameters import (
     parse_value,
     read_parameters,
 )
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, DataError
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PARAMETERS = (
@@ -211,7 +210,7 @@ def test_values_take_the_type_of_the_default(text, default, value):
     [("many", 4, "a whole number"), ("2.5", 4, "a whole number"), ("1", True, "True or False"), ("3", [1], "a list")],
 )
 def test_values_of_another_kind_are_refused(text, default, needed):
-    with pytest.raises(DataError, match=f"parameter NAME is '{text}', but {needed}"):
+    with pytest.raises(DataError, match=f"parameter NAME is '{text}'; give {needed}"):
         parse_value("NAME", text, default)
 
 

@@ -17,10 +17,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from helpers.cli import main
-from helpers.data.cases import DataError
 from helpers.regions import MODALITIES, REGIONS, classes_to_regions
 from helpers.serve import app, handler
 from helpers.serve.decode import BadRequest, Limits, limits_from
+from helpers.workspace import DataError
 from tests.cases import write_case
 from tests.requests import arrays_of, bodies_of, files_of, npz_of, save_model, tar_of, zip_of
 

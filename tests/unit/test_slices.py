@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.data.cases import DataError
 from helpers.extras.lgg.air import air_floor, count_values, tissue
 from helpers.extras.lgg.cohort import find_slices, read_patient
 from helpers.extras.lgg.scores import (
@@ -27,6 +26,7 @@ from helpers.extras.lgg.slices import (
 )
 from helpers.models.checkpoints import load_checkpoint
 from helpers.training.before.source import PatchSource, ValidationSource
+from helpers.workspace import DataError
 from tests.unit.test_lgg import REAL, write_patient
 
 

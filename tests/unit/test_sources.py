@@ -8,7 +8,6 @@ import pytest
 import torch
 from monai.losses import DiceFocalLoss
 
-from helpers.data.cases import DataError
 from helpers.evaluation.metrics import dice
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import Task
@@ -16,6 +15,7 @@ from helpers.training.before.loss import segmentation_loss
 from helpers.training.before.settings import TrainSettings
 from helpers.training.before.source import PatchSource, ValidationSource
 from helpers.training.before.train import train
+from helpers.workspace import DataError
 
 SQUARES = Task("squares", ("a", "b"), ("square",))
 CLASSES = Task("classes", ("a", "b"), ("background", "square"), "softmax")

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from helpers.cli import main
-from helpers.data.cases import DataError
 from helpers.data.patches import training_transforms
 from helpers.data.phantom import draw_random_phantom
 from helpers.data.phantom.stream import (
@@ -24,6 +23,7 @@ from helpers.data.phantom.stream import (
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import preprocess_image
 from helpers.models.checkpoints import load_checkpoint
+from helpers.workspace import DataError
 
 PATCH = (16, 16, 16)
 COARSE = StreamSettings(spacing=4, patches_per_case=2, pool=2, lanes=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.cases import DataError, read_classes, read_image, read_label_values
+from helpers.data.cases import read_classes, read_image, read_label_values
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.cohort import score_cases, score_cohort
 from helpers.evaluation.metrics import METRICS, score_case
@@ -15,6 +15,7 @@ from helpers.evaluation.statistics import calibration_scores, reliability_table
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
 from helpers.regions import BRATS2021, classes_to_regions, to_classes
+from helpers.workspace import DataError
 from tests.cases import write_case
 
 CARD = ModelCard("unet", {"channels": (4, 8)}, asdict(PreprocessSettings()), (16, 16, 16))

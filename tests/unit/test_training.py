@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from helpers.cli import main
 from helpers.cli.train import add_arguments, folders_of, settings_of
-from helpers.data.cases import DataError
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.data.splits import load_splits
@@ -32,6 +31,7 @@ from helpers.training.before.datamodule import (
 from helpers.training.before.loss import segmentation_loss
 from helpers.training.before.module import END, START, learning_rate_share
 from helpers.training.before.train import TrainSettings, train
+from helpers.workspace import DataError
 from tests.cases import case_arrays, write_case
 
 SMALL = {"channels": (8, 16, 32), "num_res_units": 1}

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers.data.cases import DataError
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.networks import build_network
@@ -22,6 +21,7 @@ from helpers.training.before.session import Session
 from helpers.training.before.settings import TrainSettings
 from helpers.training.before.state import read_state
 from helpers.training.before.train import train
+from helpers.workspace import DataError
 from tests.cases import write_case
 
 SMALL = {"channels": (4, 8), "num_res_units": 1}

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import pytest
 from optuna.trial import TrialState
 
-from helpers.data.cases import DataError
 from helpers.extras.lgg.search import SearchSpace
 from helpers.training.before.guard import NonFiniteError
 from helpers.training.before.study import (
@@ -17,6 +16,7 @@ from helpers.training.before.study import (
     trial_folder,
 )
 from helpers.training.before.tune import Attempt, TuneSettings, work
+from helpers.workspace import DataError
 
 SETTINGS = TuneSettings(trials=8, startup=3, seed=5)
 SPACE = SearchSpace()
@@ -85,7 +85,7 @@ def test_more_trials_may_be_asked_for_and_a_complete_search_does_nothing(tmp_pat
 
 def test_a_training_that_is_not_finite_ends_its_trial_only(tmp_path):
     def explode(attempt):
-        raise NonFiniteError("step 3: the loss is not finite")
+        raise NonFiniteError("step 3: the loss is not finite", "lower the learning rate")
 
     study = search(tmp_path, explode, TuneSettings(trials=2))
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2

@@ -15,14 +15,13 @@ import pytest
 import traitlets
 from PIL import Image
 
-from helpers.data.cases import DataError
 from helpers.plots.case import PLANES, best_slice, cut
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
 from helpers.running.execute import execute_notebook
 from helpers.visual.viewer import Pane, SliceViewer, comparison_panes
 from helpers.visual.viewer.pack import BACKGROUND, MISSING
 from helpers.visual.viewer.server import advice, what_to_install
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, DataError
 from tests.cases import LPS, case_arrays, write_case
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -281,7 +280,7 @@ def test_another_case_can_be_shown_in_the_same_place():
 def wrong_sources():
     image, classes = case_arrays()
     return {
-        "channels last": (np.moveaxis(image, 0, -1), LPS, None, "move the channels to the front"),
+        "channels last": (np.moveaxis(image, 0, -1), LPS, None, "move the channels first"),
         "two-dimensional": (image[0, 0], LPS, None, r"has shape \(4, X, Y, Z\)"),
         "other grid": (image, LPS, classes[:-1], "labels have shape"),
         "fractions": (image, LPS, classes / 2, "whole numbers were expected"),

@@ -6,11 +6,11 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import WindowAttention, compute_mask
 
-from helpers.data.cases import DataError
 from helpers.models.attention import FusedWindowAttention, fuse_attention
 from helpers.models.networks import build_network
 from helpers.training.before.module import SegmentationModule
 from helpers.training.before.settings import TrainSettings
+from helpers.workspace import DataError
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 

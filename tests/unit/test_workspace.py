@@ -1,17 +1,21 @@
 """Workspaces: where folders are, and metrics that survive the way to disk."""
 
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.data.cases import DataError
 from helpers.workspace import (
     REPOSITORY,
+    DataError,
     load_metrics,
     open_workspace,
+    require_writable,
     save_metrics,
+    write_atomically,
 )
 
 
@@ -44,7 +48,7 @@ def test_cohorts_of_the_extra_notebooks_have_workspaces(tmp_path):
         ("ct", "no/such/folder", "set DATA"),
         ("brats2021", "no/such/folder", "does not exist"),
         ("msd", "no/such/folder", "set DATA"),
-        ("brats1999", "", "no layout 'brats1999'"),
+        ("brats1999", "", "was not given"),
     ],
 )
 def test_real_cohorts_need_their_folder(tmp_path, cohort, data, sentence):
@@ -85,3 +89,38 @@ def test_missing_and_damaged_metrics_say_what_to_run(tmp_path):
     Path(path).write_text(json.dumps({"numbers": {}})[:-3])
     with pytest.raises(DataError, match="damaged"):
         load_metrics(workspace, "03_train_unet")
+
+
+def test_an_error_has_a_problem_and_a_remedy_that_travel_between_processes():
+    error = pickle.loads(pickle.dumps(DataError("a; b is wrong", "mend it")))
+    assert (error.problem, error.remedy, str(error)) == ("a; b is wrong", "mend it", "a; b is wrong; mend it")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    with write_atomically(path, durable=True) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(KeyboardInterrupt), write_atomically(path) as temporary:
+        temporary.write_text("sec")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    def write(number):
+        with write_atomically(tmp_path / "file") as temporary:
+            temporary.write_text(str(number) * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len(set((tmp_path / "file").read_text())) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_target_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        require_writable(tmp_path / "file" / "below")
+    assert require_writable(tmp_path / "new") == tmp_path / "new"
+    assert list((tmp_path / "new").iterdir()) == []

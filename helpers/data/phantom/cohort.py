@@ -17,9 +17,10 @@ import joblib
 import torch
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, DataError, discover, write_volume
+from helpers.data.cases import Case, discover, write_volume
 from helpers.data.phantom.generator import DEFAULTS, PhantomSettings, make_phantom
 from helpers.regions import BRATS2021, MODALITIES, from_classes
+from helpers.workspace import DataError
 
 MANIFEST = "phantom.json"
 VERSION = 1
@@ -108,7 +109,7 @@ def _claim(folder: Path, settings: PhantomSettings) -> None:
         return
     found = json.loads(manifest.read_text())
     if found != wanted:
-        raise DataError(f"{folder} holds phantoms made with {found}, not {wanted}; choose another folder or remove that one")
+        raise DataError(f"{folder} holds phantoms made with {found}, not {wanted}", "choose another folder or remove that one")
 
 
 def _run(job: partial, indices: list[int], workers: int | None) -> Iterable[Path]:

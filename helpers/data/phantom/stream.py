@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from helpers.data.cases import DataError
 from helpers.data.patches import draw_patch
 from helpers.data.phantom.randomised import (
     DEFAULTS,
@@ -33,6 +32,7 @@ from helpers.data.prepared import (
     voxel_tables,
 )
 from helpers.data.preprocess import preprocess_image
+from helpers.workspace import DataError
 
 PATCH = 1
 """Separates the random numbers of patches from those of cases, which share a seed."""
@@ -74,12 +74,12 @@ class StreamSettings:
 
     def __post_init__(self) -> None:
         if self.seed == HELD_OUT_SEED:
-            raise DataError(f"seed {self.seed} is that of the phantoms held out for validation; take another")
+            raise DataError(f"seed {self.seed} is that of the phantoms held out for validation", "take another")
         if self.spacing not in (1, 2, 4):
-            raise DataError(f"spacing is {self.spacing} mm; phantoms are made at 1, 2 or 4 mm")
+            raise DataError(f"spacing is {self.spacing} mm", "phantoms are made at 1, 2 or 4 mm")
         for name in ("patches_per_case", "pool", "lanes"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise DataError(f"{name} is {getattr(self, name)}", "it must be at least 1")
 
 
 class PhantomStream(Dataset):

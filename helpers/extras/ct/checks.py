@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from helpers.data.cases import DataError, read_label_values, read_volume
+from helpers.data.cases import read_label_values, read_volume
 from helpers.data.checks import (
     ERROR,
     WARNING,
@@ -21,6 +21,7 @@ from helpers.data.checks import (
 )
 from helpers.data.resample import spacing_of
 from helpers.extras.ct.cohort import CtCase, CtCohort
+from helpers.workspace import DataError
 
 LEAST_AIR, LEAST_BONE = -300.0, 150.0
 """A CT of the trunk holds voxels below the one (air, lungs) and above the other (bone), in Hounsfield units."""

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from helpers.data.cases import DataError
 from helpers.extras.ct.organs import ORGANS
+from helpers.workspace import DataError
 
 DATASET_JSON = "dataset.json"
 FOLDS = 5
@@ -92,15 +92,15 @@ def find_ct_cohort(folder: Path, *, seed: int = 2021) -> CtCohort:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"the cohort folder {folder} does not exist; give the folder that holds imagesTr and labelsTr")
+        raise DataError(f"the cohort folder {folder} does not exist", "give the folder that holds imagesTr and labelsTr")
     listed = _dataset_json(folder)
     cohort = _from_json(folder, *listed) if listed else CtCohort(folder, tuple(_from_names(folder)))
     if not cohort.cases:
-        raise DataError(f"{folder} holds no scan imagesTr/img0001.nii.gz and no dataset JSON; give the folder that does")
+        raise DataError(f"{folder} holds no scan imagesTr/img0001.nii.gz and no dataset JSON", "give the folder that does")
     names = [case.identifier for case in cohort.cases]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(f"{folder} names case {twice[0]} twice; keep one of the two")
+        raise DataError(f"{folder} names case {twice[0]} twice", "keep one of the two")
     return deal_folds(cohort, seed=seed)
 
 
@@ -148,7 +148,7 @@ def _dataset_json(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not JSON ({error}); repair it or remove it, and folds are dealt anew") from error
+            raise DataError(f"{path} is not JSON ({error})", "repair it or remove it, and folds are dealt anew") from error
         if isinstance(content, dict) and isinstance(content.get("training"), list):
             return path, content
     return None
@@ -162,11 +162,13 @@ def _from_json(folder: Path, path: Path, content: Mapping[str, Any]) -> CtCohort
         cases = [_entry(folder, entry, fold) for entry, fold in rows]
         organs = _organs(content.get("labels"))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} has an entry that is not read ({error!r}); give image, label and fold as MSD does") from error
+        raise DataError(
+            f"{path} has an entry that is not read ({error!r})", "give image, label and fold as MSD does"
+        ) from error
     for case in cases:
         for file in filter(None, (case.image, case.label)):
             if not file.is_file():
-                raise DataError(f"{path} names {file}, which does not exist; copy the cohort again or mend the list")
+                raise DataError(f"{path} names {file}, which does not exist", "copy the cohort again or mend the list")
     return CtCohort(folder, tuple(sorted(cases, key=lambda case: case.identifier)), organs)
 
 

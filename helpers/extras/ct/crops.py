@@ -12,9 +12,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
 
-from helpers.data.cases import DataError
 from helpers.data.patches import KEYS, pad_patch, patch_slices
 from helpers.extras.ct.prepared import PreparedCtFile
+from helpers.workspace import DataError
 
 CROP, ORDER = 5, 6
 """Streams of random numbers, beside those of `helpers.training.before`: everything about a crop, and the order of the scans."""
@@ -66,13 +66,13 @@ class CropSource:
         flips: float = 0.0,
     ) -> None:
         if not paths:
-            raise DataError("there is no prepared scan to train on; look at the faults that preparation listed")
+            raise DataError("there is no prepared scan to train on", "look at the faults that preparation listed")
         if samples < 1 or min(positive, negative) < 0 or positive + negative <= 0:
-            raise DataError(f"samples {samples} and ratio {positive} to {negative} give no crops; take positive numbers")
+            raise DataError(f"samples {samples} and ratio {positive} to {negative} give no crops", "take positive numbers")
         self.files = [PreparedCtFile(path) for path in paths]
         for file in self.files:
             if not file.tables:
-                raise DataError(f"{file.path} has no reference label map; training needs scans with one")
+                raise DataError(f"{file.path} has no reference label map", "training needs scans with one")
         self.identifiers = tuple(file.identifier for file in self.files)
         self.preprocessing, self.spacing = dict(preprocessing), preprocessing["spacing"]
         self.classes, self.randcrop, self.samples = classes, tuple(randcrop), samples

@@ -17,10 +17,10 @@ import yaml
 
 from helpers.cloud.costs import Item, estimate
 from helpers.cloud.prices import Prices, load_prices
-from helpers.data.cases import DataError
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.training import GENERAL, CtSettings, swin_settings
 from helpers.training.before.settings import TrainSettings
+from helpers.workspace import DataError
 
 SPOT_SAVING = 0.6
 """Share of the price that spot capacity is assumed to save; AWS says up to 0.9."""
@@ -55,10 +55,11 @@ class Machine:
         """Refuse hours and counts that cannot be."""
         if not 0 < self.hours <= self.most_hours:
             raise DataError(
-                f"hours {self.hours:g} and most_hours {self.most_hours:g}: the first must be positive and not above"
+                f"hours {self.hours:g} and most_hours {self.most_hours:g}: the first must be positive and not above",
+                "change them",
             )
         if self.processes < 1 or self.volume_gb < 1:
-            raise DataError(f"processes {self.processes} and volume_gb {self.volume_gb} must be 1 or more")
+            raise DataError(f"processes {self.processes} and volume_gb {self.volume_gb} are too small", "give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class DownloadStep:
     def __post_init__(self) -> None:
         """Refuse addresses of other kinds."""
         if not self.source.startswith(("https://", "s3://")):
-            raise DataError(f"source is {self.source}; give an address that begins with https:// or s3://")
+            raise DataError(f"source is {self.source}", "give an address that begins with https:// or s3://")
         if not self.target.startswith("s3://") or len(self.target) < 8:
-            raise DataError(f"target is {self.target}; give a folder s3://bucket/prefix")
+            raise DataError(f"target is {self.target}", "give a folder s3://bucket/prefix")
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,15 @@ class TrainStep:
     def __post_init__(self) -> None:
         """Build what the training would build, so that a wrong setting is found before a machine is paid."""
         if not self.output.startswith("s3://"):
-            raise DataError(f"output is {self.output}; give a folder s3://bucket/prefix")
+            raise DataError(f"output is {self.output}", "give a folder s3://bucket/prefix")
         for name in ("amp", "checkpointing"):
             if not isinstance(getattr(self, name), bool):
-                raise DataError(f"{name} is {getattr(self, name)!r}; write true or false, without quotes")
+                raise DataError(f"{name} is {getattr(self, name)!r}", "write true or false, without quotes")
         made = self.training
         if made.batch % (made.accumulate * self.machine.processes):
-            raise DataError(f"a batch of {made.batch} cannot be shared by {self.machine.processes} processes")
+            raise DataError(
+                f"a batch of {made.batch} cannot be shared by {self.machine.processes} processes", "give a multiple"
+            )
 
     @property
     def training(self) -> TrainSettings:
@@ -132,12 +135,12 @@ class TrainStep:
         own = {"feature_size": self.feature_size, "amp": self.amp, "checkpointing": self.checkpointing}
         foreign = sorted(set(self.settings) - set(GENERAL))
         if foreign:
-            raise DataError(f"settings has no field {foreign[0]}; it takes {', '.join(GENERAL)}")
+            raise DataError(f"settings has no field {foreign[0]}", f"it takes {', '.join(GENERAL)}")
         try:
             return swin_settings(self.ct, **own, window_size=self.window_size, **self.settings)
         except TypeError as error:
             raise DataError(
-                f"settings are not fields of TrainSettings ({error}); see python -m helpers train --help"
+                f"settings are not fields of TrainSettings ({error})", "see python -m helpers train --help"
             ) from error
 
     @property
@@ -190,7 +193,7 @@ def load_pipeline(path: Path) -> Pipeline:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}); mend it") from error
+        raise DataError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})", "mend it") from error
     try:
         steps = {**_mapping(content, Pipeline, path.name)}
         for name, kind in (("download", DownloadStep), ("train", TrainStep)):
@@ -201,7 +204,7 @@ def load_pipeline(path: Path) -> Pipeline:
             steps[name] = kind(**given)
         return Pipeline(**steps)
     except (DataError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}", "correct the file") from error
 
 
 def plan(pipeline: Pipeline, *, prices: Prices | None = None) -> Plan:
@@ -248,10 +251,10 @@ def _item(what: str, machine: Machine) -> Item:
 def _mapping(content: Any, kind: type, where: str) -> Mapping[str, Any]:
     """The content if it is a mapping whose keys are fields of a dataclass; else a `DataError`."""
     if not isinstance(content, Mapping):
-        raise DataError(f"{where} is not a list of fields; it takes {', '.join(item.name for item in fields(kind))}")
+        raise DataError(f"{where} is not a list of fields", f"it takes {', '.join(item.name for item in fields(kind))}")
     unknown = sorted(set(map(str, content)) - {item.name for item in fields(kind)})
     if unknown:
-        raise DataError(f"{where} has no field {unknown[0]}; it takes {', '.join(item.name for item in fields(kind))}")
+        raise DataError(f"{where} has no field {unknown[0]}", f"it takes {', '.join(item.name for item in fields(kind))}")
     return content
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.data.cases import DataError, read_label_values, read_volume, same_affine
+from helpers.data.cases import read_label_values, read_volume, same_affine
 from helpers.data.resample import cropped_affine, ras_grid, regrid
 from helpers.extras.ct.cohort import CtCase
+from helpers.workspace import DataError
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class CtPreparation:
         for name, length in (("spacing", 3), ("window", 2)):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
             if len(getattr(self, name)) != length:
-                raise DataError(f"{name} is {getattr(self, name)}; give {length} numbers")
+                raise DataError(f"{name} is {getattr(self, name)}", f"give {length} numbers")
         if not all(0 < edge < np.inf for edge in self.spacing):
-            raise DataError(f"spacing is {self.spacing}; give three positive numbers of millimetres")
+            raise DataError(f"spacing is {self.spacing}", "give three positive numbers of millimetres")
         if not self.window[0] < self.window[1]:
-            raise DataError(f"window is {self.window}; give two Hounsfield units, the lower one first")
+            raise DataError(f"window is {self.window}", "give two Hounsfield units, the lower one first")
 
 
 DEFAULTS = CtPreparation()
@@ -81,7 +82,7 @@ def prepare_ct(case: CtCase, settings: CtPreparation = DEFAULTS) -> PreparedCt:
     if case.label is not None:
         labels, own = read_label_values(case.label)
         if labels.shape != image.shape or not same_affine(own, affine):
-            raise DataError(f"case {case.identifier}: {case.label.name} has another grid than the image; resample it to that")
+            raise DataError(f"case {case.identifier}: {case.label.name} has another grid than the image", "resample it to that")
     return prepare_arrays(image, affine, settings, labels=labels, identifier=case.identifier)
 
 
@@ -135,6 +136,6 @@ def _foreground(mask: np.ndarray, identifier: str, low: float) -> tuple[slice, .
     for axis in range(mask.ndim):
         used = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         if not len(used):
-            raise DataError(f"case {identifier}: no voxel is above {low:g} Hounsfield units; give a CT in Hounsfield units")
+            raise DataError(f"case {identifier}: no voxel is above {low:g} Hounsfield units", "give a CT in Hounsfield units")
         box.append(slice(int(used[0]), int(used[-1]) + 1))
     return tuple(box)

@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from helpers.data.cases import DataError
 from helpers.extras.ct.cohort import CtCase
 from helpers.extras.ct.preparation import (
     DEFAULTS,
@@ -29,6 +28,7 @@ from helpers.extras.ct.preparation import (
     PreparedCt,
     prepare_ct,
 )
+from helpers.workspace import DataError
 
 VERSION = 1
 """Part of every file's hash: raise it when a change to preparation changes what is written."""
@@ -54,9 +54,9 @@ class PreparedCtFile:
             self._handle = safe_open(self.path, framework="pt")
             self._facts: dict[str, Any] = json.loads((self._handle.metadata() or {})["facts"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise DataError(f"{path} is not a prepared scan ({error}); remove it and prepare the cohort again") from error
+            raise DataError(f"{path} is not a prepared scan ({error})", "remove it and prepare the cohort again") from error
         if self._facts["version"] != VERSION:
-            raise DataError(f"{path} was prepared by another version; remove it and prepare the cohort again")
+            raise DataError(f"{path} was prepared by another version", "remove it and prepare the cohort again")
         self.identifier: str = self._facts["identifier"]
         self.shape = tuple(self._handle.get_slice("image").get_shape()[1:])
         rows = self._handle.get_tensor("voxels").numpy().copy()

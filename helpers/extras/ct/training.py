@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.data.cases import DataError
 from helpers.extras.ct.crops import CropSource
 from helpers.extras.ct.organs import ORGANS, ct_task
 from helpers.extras.ct.preparation import CtPreparation
@@ -15,6 +14,7 @@ from helpers.extras.ct.scores import ScanValidation
 from helpers.models.networks import check_patch
 from helpers.training.before.settings import TrainSettings
 from helpers.training.before.train import TrainResult, train
+from helpers.workspace import DataError
 
 NETWORK = "swin_unetr"
 FEATURE_SIZES = (12, 24, 48)
@@ -71,9 +71,9 @@ class CtSettings:
             object.__setattr__(self, name, tuple(int(edge) for edge in getattr(self, name)))
             check_patch(getattr(self, name), NETWORK)
         if not 0 <= self.overlap < 1:
-            raise DataError(f"overlap is {self.overlap}; it must lie between 0 and 1, such as 0.5 or 0.7")
+            raise DataError(f"overlap is {self.overlap}", "it must lie between 0 and 1, such as 0.5 or 0.7")
         if not 0 <= self.flips <= 1:
-            raise DataError(f"flips is {self.flips}; it must lie between 0 and 1")
+            raise DataError(f"flips is {self.flips}", "it must lie between 0 and 1")
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def swin_settings(
         Fields of `TrainSettings`. ``pretrained`` is a checkpoint to fine-tune, or a file of self-supervised weights.
     """
     if feature_size not in FEATURE_SIZES:
-        raise DataError(f"feature_size is {feature_size}; choose one of {FEATURE_SIZES}")
+        raise DataError(f"feature_size is {feature_size}", f"choose one of {FEATURE_SIZES}")
     arguments = {
         "in_channels": 1,
         "out_channels": len(organs) + 1,

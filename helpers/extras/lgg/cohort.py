@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from helpers.data.cases import DataError
 from helpers.data.splits import SplitManifest, divide, thirds
 from helpers.extras.lgg.air import air_floor, count_values, tissue
+from helpers.workspace import DataError
 
 CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
 """Order of the channels of a slice, in this package's names."""
@@ -74,7 +74,7 @@ def find_slices(folder: Path) -> dict[str, list[SliceFile]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"the cohort folder {folder} does not exist; give the folder that holds kaggle_3m")
+        raise DataError(f"the cohort folder {folder} does not exist", "give the folder that holds kaggle_3m")
     root = folder / "kaggle_3m" if (folder / "kaggle_3m").is_dir() else folder
     found: dict[str, list[SliceFile]] = {}
     for path in sorted(root.glob("*/*.tif")):
@@ -83,10 +83,10 @@ def find_slices(folder: Path) -> dict[str, list[SliceFile]]:
             continue
         patient, mask = match["patient"], path.with_name(f"{path.stem}_mask.tif")
         if not mask.is_file():
-            raise DataError(f"patient {patient}: {path.name} has no mask {mask.name}; copy the patient again")
+            raise DataError(f"patient {patient}: {path.name} has no mask {mask.name}", "copy the patient again")
         found.setdefault(patient, []).append(SliceFile(patient, int(match["number"]), path, mask))
     if not found:
-        raise DataError(f"{root} holds no slice <patient>/<patient>_<n>.tif; give the folder that holds kaggle_3m")
+        raise DataError(f"{root} holds no slice <patient>/<patient>_<n>.tif", "give the folder that holds kaggle_3m")
     return {patient: sorted(slices, key=lambda each: each.number) for patient, slices in found.items()}
 
 
@@ -100,9 +100,11 @@ def read_slice(file: SliceFile) -> tuple[np.ndarray, np.ndarray]:
     """
     image, mask = (_read(path, file.patient) for path in (file.image, file.mask))
     if image.shape != (EDGE, EDGE, len(CHANNELS)):
-        raise DataError(f"patient {file.patient}: {file.image.name} has shape {image.shape}, not 256 x 256 x 3; copy it again")
+        raise DataError(
+            f"patient {file.patient}: {file.image.name} has shape {image.shape}, not 256 x 256 x 3", "copy it again"
+        )
     if mask.shape != (EDGE, EDGE):
-        raise DataError(f"patient {file.patient}: {file.mask.name} has shape {mask.shape}, not 256 x 256; copy it again")
+        raise DataError(f"patient {file.patient}: {file.mask.name} has shape {mask.shape}, not 256 x 256", "copy it again")
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)), mask > 0
 
 
@@ -150,4 +152,4 @@ def _read(path: Path, patient: str) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"patient {patient}: {path.name} cannot be read ({error}); copy it again") from error
+        raise DataError(f"patient {patient}: {path.name} cannot be read ({error})", "copy it again") from error

@@ -6,8 +6,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from helpers.data.cases import DataError
 from helpers.data.download import fetch_from_kaggle, kaggle_archive
+from helpers.workspace import DataError
 
 DATASET = "mateuszbuda/lgg-mri-segmentation"
 ROOT = "kaggle_3m/"
@@ -40,7 +40,7 @@ def download_lgg(folder: Path, *, progress: bool = True) -> Path:
     except (zipfile.BadZipFile, FileNotFoundError) as error:
         archive.unlink(missing_ok=True)
         raise DataError(
-            f"{archive.name} from Kaggle was damaged ({error}) and is deleted; run the same command again"
+            f"{archive.name} from Kaggle was damaged ({error}) and is deleted", "run the same command again"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

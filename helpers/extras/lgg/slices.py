@@ -28,7 +28,6 @@ from monai.transforms import (
 )
 from torch.nn.functional import interpolate
 
-from helpers.data.cases import DataError
 from helpers.data.patches import KEYS, InsideBrain
 from helpers.extras.lgg.air import air_floor, count_values, tissue
 from helpers.extras.lgg.cohort import (
@@ -38,6 +37,7 @@ from helpers.extras.lgg.cohort import (
     read_patient,
 )
 from helpers.models.networks import Task
+from helpers.workspace import DataError
 
 LGG = Task("lgg", CHANNELS, ("tumour",))
 """Three channels in, one mask out: the abnormality that FLAIR shows."""
@@ -70,7 +70,7 @@ class SlicePreparation:
         for name in ("mean", "std", "floor"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not 0 < self.edge <= EDGE:
-            raise DataError(f"edge is {self.edge} pixels; give 1 to {EDGE}")
+            raise DataError(f"edge is {self.edge} pixels", f"give 1 to {EDGE}")
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -197,7 +197,9 @@ class SliceSource:
         augment: bool = True,
     ) -> None:
         if patch > preparation.edge:
-            raise DataError(f"crops of {patch} pixels do not fit into slices of {preparation.edge}; lower patch or raise edge")
+            raise DataError(
+                f"crops of {patch} pixels do not fit into slices of {preparation.edge}", "lower patch or raise edge"
+            )
         self.identifiers, self.preprocessing = tuple(patients), preparation.preprocessing
         self.spacing = self.preprocessing["spacing"]
         self.patch, self.count, self.seed, self.tumour_share, self.augment = patch, count, seed, tumour_share, augment

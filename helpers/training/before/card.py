@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from helpers.data.cases import DataError
 from helpers.data.prepared import PreparedFile, PreprocessSettings, open_prepared
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import GLIOMA, Task
 from helpers.training.before.settings import TrainSettings
 from helpers.training.before.source import PatchSource, ValidationSource
+from helpers.workspace import DataError
 
 
 def model_card(
@@ -27,7 +27,7 @@ def model_card(
     """The model card before the first step, after a look at what the cases were prepared with."""
     if not len(training) or not len(validation):
         part = "validation" if len(training) else "training"
-        raise DataError(f"the {part} part has no prepared case; look at the faults that preprocessing listed")
+        raise DataError(f"the {part} part has no prepared case", "look at the faults that preprocessing listed")
     of_cases = _of_sources if isinstance(validation, ValidationSource) else _of_files
     return ModelCard(
         network=settings.network,
@@ -48,7 +48,7 @@ def _of_sources(settings: TrainSettings, training: PatchSource, validation: Vali
     identifiers = tuple(getattr(training, "identifiers", ()))
     shared = sorted(set(identifiers) & set(validation.identifiers))
     if shared:
-        raise DataError(f"{shared[0]} is in both the training and the validation part; make the split again")
+        raise DataError(f"{shared[0]} is in both the training and the validation part", "make the split again")
     members = "\n".join([training.fingerprint, validation.fingerprint])
     return {
         "preprocessing": dict(training.preprocessing),
@@ -64,7 +64,7 @@ def _of_files(settings: TrainSettings, training: Sequence[Path] | PatchSource, v
     paths = [Path(path) for path in (*(() if source else training), *validation)]
     files = {path: open_prepared(path) for path in paths}
     if len({file.identifier for file in files.values()}) < len(paths):
-        raise DataError("a case is in both the training and the validation part; make the split again")
+        raise DataError("a case is in both the training and the validation part", "make the split again")
     preprocessing = _common_preprocessing(files, source)
     names = sorted(path.name for path in files)  # a prepared file's name carries the hash of its contents
     members = "\n".join([*([source.fingerprint] if source else []), *names])
@@ -82,9 +82,11 @@ def _common_preprocessing(files: Mapping[Path, PreparedFile], source: PatchSourc
     first = next(iter(by_file))
     for path, other in by_file.items():
         if other != by_file[first]:
-            raise DataError(f"{path} was prepared with other settings than {first}; prepare the cohort again")
+            raise DataError(f"{path} was prepared with other settings than {first}", "prepare the cohort again")
     if source is not None:
         wanted = asdict(PreprocessSettings(**source.preprocessing))
         if wanted != by_file[first]:
-            raise DataError(f"{first} was prepared with {by_file[first]}, the source of patches with {wanted}; make them agree")
+            raise DataError(
+                f"{first} was prepared with {by_file[first]}, the source of patches with {wanted}", "make them agree"
+            )
     return by_file[first]

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.data.cases import DataError
 from helpers.data.patches import (
     draw_centre,
     draw_patch,
@@ -26,6 +25,7 @@ from helpers.training.before.cache import open_cases
 from helpers.training.before.processes import Processes
 from helpers.training.before.sampling import StepBatches
 from helpers.training.before.source import PatchSource
+from helpers.workspace import DataError
 
 __all__ = ["CaseDataModule", "PatchDataset", "draw_centre", "pad_patch", "patch_slices"]
 
@@ -68,7 +68,7 @@ class PatchDataset(Dataset):
         sharers: int = 1,
     ) -> None:
         if not paths:
-            raise DataError("there is no prepared case to train on; look at the faults that preprocessing listed")
+            raise DataError("there is no prepared case to train on", "look at the faults that preprocessing listed")
         self.paths, self.patch, self.count, self.seed = tuple(map(Path, paths)), tuple(patch), count, seed
         self.tumour_share, self.transforms = tumour_share, transforms
         self.files = open_cases(self.paths, cache, sharers=sharers)
@@ -153,7 +153,7 @@ class CaseDataModule(lightning.LightningDataModule):
                 sharers=processes.local_world,
             )
         elif len(training) < count:
-            raise DataError(f"the source has {len(training)} patches; {steps} steps of {batch} take {count}")
+            raise DataError(f"the source has {len(training)} patches", f"{steps} steps of {batch} take {count}")
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(

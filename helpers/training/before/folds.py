@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from helpers.data.cases import DataError
 from helpers.data.splits import SplitManifest
 from helpers.models.checkpoints import load_card
 from helpers.training.before.settings import TrainSettings
 from helpers.training.before.train import train
+from helpers.workspace import DataError
 
 RECORD = "fold.json"
 """In the folder of a fold: all that would make another training of it, and when it is over the SHA-256 of its weights."""
@@ -52,7 +52,7 @@ def train_folds(
     checkpoints = []
     for fold in range(len(manifest.folds)) if folds is None else folds:
         if not 0 <= fold < len(manifest.folds):
-            raise DataError(f"there is no fold {fold}; this split has folds 0 to {len(manifest.folds) - 1}")
+            raise DataError(f"there is no fold {fold}", f"this split has folds 0 to {len(manifest.folds) - 1}")
         checkpoints.append(_train_fold(settings, manifest, prepared, fold, Path(out) / f"fold_{fold}", report))
     return checkpoints
 

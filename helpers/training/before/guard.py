@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 NONFINITE: tuple[str, ...] = ("stop", "skip")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 LOGGERS: tuple[str, ...] = ("none", "wandb", "mlflow")
 PROJECT = "brain-tumour-segmentation"
@@ -38,7 +38,7 @@ def make_loggers(name: str, out: Path, *, settings: Mapping[str, Any], first: in
     try:
         loggers += {"none": list, "wandb": lambda: [_wandb(out)], "mlflow": lambda: [_mlflow(out)]}[name]()
     except ModuleNotFoundError as error:
-        raise DataError(f"logger {name} needs a package that is not installed; pip install {name}") from error
+        raise DataError(f"logger {name} needs a package that is not installed", f"pip install {name}") from error
     for logger in loggers[1:]:
         logger.log_hyperparams({key: str(value) for key, value in settings.items()})
     return loggers

@@ -9,7 +9,7 @@ from monai.losses import FocalLoss
 from torch import autograd, distributed, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 SMOOTH = 1e-5
 """Added above and below the fraction bar of Dice: keeps it finite, and 1 where prediction and target are both empty."""
@@ -64,7 +64,7 @@ class RegionLoss(nn.Module):
         self.parts, self.activation = LOSSES[name], activation
         unfit = [part for part in self.parts if ONLY.get(part, activation) != activation]
         if unfit:
-            raise DataError(f"loss {name} does not fit a network with {activation}: {unfit[0]} needs {ONLY[unfit[0]]}")
+            raise DataError(f"loss {name} does not fit a network with {activation}", f"{unfit[0]} needs {ONLY[unfit[0]]}")
         self.cross_entropy, self.focal = nn.BCEWithLogitsLoss(), FocalLoss(gamma=2.0)
 
     def forward(self, logits: torch.Tensor | Sequence[torch.Tensor], regions: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from helpers.data.cases import DataError
 from helpers.models.networks import build_network, channels_last, check_patch
 from helpers.regions import MODALITIES, REGIONS
 from helpers.training.before.loss import segmentation_loss
+from helpers.workspace import DataError
 
 STEPS = 2
 """Steps that are made: the first allocates what the optimiser keeps, the second has it all at once."""
@@ -56,7 +56,9 @@ def peak_training_memory(
             return pool.submit(_train, network, tuple(patch), batch, arguments, device).result()
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:
         size = "x".join(map(str, patch))
-        raise DataError(f"{network} could not be trained on {batch} patches of {size} voxels on {device}; take less") from error
+        raise DataError(
+            f"{network} could not be trained on {batch} patches of {size} voxels on {device}", "take less"
+        ) from error
 
 
 def _train(network: str, patch: tuple[int, ...], batch: int, arguments: dict[str, Any], device: str) -> int:

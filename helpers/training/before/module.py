@@ -122,8 +122,9 @@ class SegmentationModule(lightning.LightningModule):
         sentence = f"step {self.step + 1}: {culprit} is not finite"
         if self.settings.nonfinite == "stop" or culprit.startswith("the weight"):
             raise NonFiniteError(
-                f"{sentence}; lower learning_rate (now {self.settings.learning_rate}), take precision 32-true, or leave out "
-                "single steps with --nonfinite skip"
+                f"{sentence}",
+                f"lower learning_rate (now {self.settings.learning_rate}), take precision 32-true, or leave out "
+                "single steps with --nonfinite skip",
             )
         optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes nothing
         if self.report:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which prepares the cohort."""
@@ -58,10 +58,10 @@ class Processes:
             try:
                 answer[0] = function()
             except DataError as error:
-                answer[1] = str(error)
+                answer[1] = (error.problem, error.remedy)
         distributed.broadcast_object_list(answer, src=0)
         if answer[1] is not None:
-            raise DataError(answer[1])
+            raise DataError(*answer[1])
         return answer[0]
 
     def _reduce(self, values: np.ndarray, operation: str) -> np.ndarray:

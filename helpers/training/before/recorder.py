@@ -11,11 +11,11 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard, card_path, save_checkpoint
 from helpers.models.networks import scored_regions
 from helpers.training.before.state import write_durably
 from helpers.training.before.validation import dice_columns
+from helpers.workspace import DataError
 
 COLUMNS = ("step", "seconds", "learning_rate", "train_loss")
 """First columns of a history; then come those of `dice_columns`, of the validation part, NaN at steps without validation."""
@@ -113,7 +113,9 @@ class Recorder:
         self.out.mkdir(parents=True, exist_ok=True)
         if self.best:
             if not self._kept().is_file():
-                raise DataError(f"{self._kept()} is missing, which the state beside it names; start afresh with --resume never")
+                raise DataError(
+                    f"{self._kept()} is missing, which the state beside it names", "start afresh with --resume never"
+                )
             for source, target in ((self._kept(), self.checkpoint), (card_path(self._kept()), card_path(self.checkpoint))):
                 write_durably(target, source.read_bytes())
             for file in self.checkpoints.glob("best-*"):

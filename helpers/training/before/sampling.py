@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch.utils.data import Sampler
 
-from helpers.data.cases import DataError
+from helpers.workspace import DataError
 
 
 class StepBatches(Sampler[list[int]]):
@@ -20,8 +20,8 @@ class StepBatches(Sampler[list[int]]):
     def __init__(self, batch: int, steps: int, *, first: int = 0, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:
         if batch % (accumulate * world):
             raise DataError(
-                f"a batch of {batch} patches cannot be divided into {accumulate} parts for {world} processes; "
-                f"take a multiple of {accumulate * world}"
+                f"a batch of {batch} patches cannot be divided into {accumulate} parts for {world} processes",
+                f"take a multiple of {accumulate * world}",
             )
         self.batch, self.steps, self.first, self.accumulate = batch, steps, first, accumulate
         self.rank, self.world = rank, world

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.data.cases import DataError
 from helpers.evaluation.postprocess import CleanUp
 from helpers.models.networks import NETWORKS, check_patch
 from helpers.training.before.cache import CACHES
 from helpers.training.before.guard import NONFINITE
 from helpers.training.before.loggers import LOGGERS
 from helpers.training.before.loss import LOSSES
+from helpers.workspace import DataError
 
 PRECISIONS: tuple[str, ...] = ("auto", "32-true", "bf16-mixed", "16-mixed")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
@@ -127,21 +127,23 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Raise `DataError` with the first setting that cannot be."""
         if self.network not in NETWORKS:
-            raise DataError(f"there is no network {self.network!r}; choose one of {', '.join(NETWORKS)}")
+            raise DataError(f"there is no network {self.network!r}", f"choose one of {', '.join(NETWORKS)}")
         for name in ("batch", "accumulate", "steps", "validate_every", "save_every", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+                raise DataError(f"{name} is {getattr(self, name)}", "it must be greater than 0")
         for name in ("warmup", "tumour_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+                raise DataError(f"{name} is {getattr(self, name)}", "it must lie between 0 and 1")
         if not 0 <= self.averaging < 1:
-            raise DataError(f"averaging is {self.averaging}; it must be 0 or lie between 0 and 1, such as 0.999")
+            raise DataError(f"averaging is {self.averaging}", "it must be 0 or lie between 0 and 1, such as 0.999")
         for name in ("minutes", "workers", "patience", "weight_decay", "clean_tumour_ml", "clean_enhancing_ml"):
             if getattr(self, name) < 0:
-                raise DataError(f"{name} is {getattr(self, name)}; it must not be negative")
+                raise DataError(f"{name} is {getattr(self, name)}", "it must not be negative")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise DataError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+                raise DataError(f"{name} is {getattr(self, name)!r}", f"choose one of {', '.join(choices)}")
         if self.batch % self.accumulate:
-            raise DataError(f"a batch of {self.batch} patches has no {self.accumulate} equal parts; change batch or accumulate")
+            raise DataError(
+                f"a batch of {self.batch} patches has no {self.accumulate} equal parts", "change batch or accumulate"
+            )
         check_patch(self.patch, self.network, **self.arguments)

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard
 from helpers.training.before.settings import TrainSettings
+from helpers.workspace import DataError
 
 VERSION = 1
 FREE = frozenset({"workers", "cache", "save_every", "logger"})
@@ -41,8 +41,8 @@ def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
         words = {"cohort_hash": "the cases", "split_hash": "the split", "training_cases": "the training part"}
         what = "; ".join(words.get(name) or f"{name} {found.get(name)} there, {wanted[name]} here" for name in differing)
         raise DataError(
-            f"{path} is of another training ({what}); give the settings of then or another folder, or start afresh with "
-            "--resume never"
+            f"{path} is of another training ({what})",
+            "give the settings of then or another folder, or start afresh with --resume never",
         )
 
 
@@ -60,9 +60,9 @@ def read_state(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != VERSION:
-            raise DataError(f"{path} is of another version of this package; start afresh with --resume never")
+            raise DataError(f"{path} is of another version of this package", "start afresh with --resume never")
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path} is not a state of a training ({error}); start afresh with --resume never") from error
+        raise DataError(f"{path} is not a state of a training ({error})", "start afresh with --resume never") from error
     return state
 
 

@@ -16,8 +16,8 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from helpers.data.cases import DataError
 from helpers.models.checkpoints import card_path
+from helpers.workspace import DataError
 
 STUDY, TRIALS, BEST = "study.db", "trials", "best.safetensors"
 STARTUP = 5
@@ -61,7 +61,7 @@ def export_best(study: optuna.Study, folder: Path) -> Path:
         If no trial is complete.
     """
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        raise DataError(f"no trial of {Path(folder) / STUDY} is complete; let the search go on, with more trials")
+        raise DataError(f"no trial of {Path(folder) / STUDY} is complete", "let the search go on, with more trials")
     source, target = trial_folder(folder, study.best_trial) / BEST, Path(folder) / BEST
     shutil.copyfile(source, target)
     shutil.copyfile(card_path(source), card_path(target))
@@ -75,7 +75,7 @@ def check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> 
     differing = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
     if differing:
         what = "; ".join(f"{name} {found.get(name)} there, {wanted.get(name)} here" for name in sorted(differing))
-        raise DataError(f"{folder / STUDY} is a search with other settings ({what}); give those of then, or another folder")
+        raise DataError(f"{folder / STUDY} is a search with other settings ({what})", "give those of then, or another folder")
     study.set_user_attr("fixed", wanted)
 
 

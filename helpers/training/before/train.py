@@ -12,7 +12,6 @@ import pandas as pd
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from helpers.data.cases import DataError
 from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, load_pretrained
 from helpers.models.networks import GLIOMA, Task, build_network, input_multiple, scored_regions
 from helpers.training.before.card import model_card
@@ -33,6 +32,7 @@ from helpers.training.before.trainer import (
     quiet,
 )
 from helpers.training.before.validation import PreparedCases, Validation
+from helpers.workspace import DataError
 
 STATE = "state.pt"
 """Name of the file that an interrupted training goes on from."""
@@ -157,7 +157,7 @@ def _state(path: Path, settings: TrainSettings, card: ModelCard, *, needed: bool
     if state:
         check_identity(state["identity"], identity(settings, card), path)
     elif needed:
-        raise DataError(f"there is no state {path} to go on from; give the path of a {STATE}, or --resume auto")
+        raise DataError(f"there is no state {path} to go on from", f"give the path of a {STATE}, or --resume auto")
     return state
 
 
@@ -226,7 +226,10 @@ def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
         own = f"{settings.network} with {dict(settings.arguments)}"
-        raise DataError(f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}") from error
+        raise DataError(
+            f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}",
+            "start from weights of the same network",
+        ) from error
 
 
 def _data(

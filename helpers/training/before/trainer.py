@@ -11,11 +11,11 @@ from pathlib import Path
 import lightning
 import torch
 
-from helpers.data.cases import DataError
 from helpers.models.networks import NETWORKS
 from helpers.training.before.processes import Processes
 from helpers.training.before.session import Session
 from helpers.training.before.settings import TrainSettings
+from helpers.workspace import DataError
 
 
 def on_gpu(settings: TrainSettings) -> bool:
@@ -44,7 +44,7 @@ def make_trainer(settings: TrainSettings, out: Path, session: Session, processes
     """A trainer that makes one pass over exactly the steps that are left and leaves no file of its own."""
     gpu = on_gpu(settings)
     if settings.precision == "16-mixed" and not gpu:
-        raise DataError("precision 16-mixed needs a GPU; take bf16-mixed or 32-true")
+        raise DataError("precision 16-mixed needs a GPU", "take bf16-mixed or 32-true")
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=processes.local_world,

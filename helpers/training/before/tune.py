@@ -23,7 +23,6 @@ import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from helpers.data.cases import DataError
 from helpers.training.before.guard import NonFiniteError
 from helpers.training.before.study import (
     BEST,
@@ -37,6 +36,7 @@ from helpers.training.before.study import (
     quiet_optuna,
     trial_folder,
 )
+from helpers.workspace import DataError
 
 TURN, HELD = "turn.lock", "worker.lock"
 
@@ -95,7 +95,7 @@ class TuneSettings:
         """Refuse a search that cannot be."""
         for name in ("trials", "startup"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise DataError(f"{name} is {getattr(self, name)}", "it must be at least 1")
 
 
 def work(

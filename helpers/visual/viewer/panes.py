@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.cases import Case, DataError, open_volume, read_classes, read_image, read_volume
+from helpers.data.cases import Case, open_volume, read_classes, read_image, read_volume
 from helpers.plots.case import ERROR_COLOURS, FALSE, MISSED
 from helpers.regions import (
     CLASS_COLOURS,
@@ -20,6 +20,7 @@ from helpers.regions import (
     classes_to_regions,
     regions_to_classes,
 )
+from helpers.workspace import DataError
 
 ERROR_NAMES: dict[int, str] = {MISSED: "missed", FALSE: "falsely marked"}
 OTHER_COLOURS: tuple[str, ...] = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999")
@@ -67,8 +68,9 @@ class Entry:
 def modality_panes(image: np.ndarray, classes: np.ndarray | None = None) -> list[Pane]:
     """One pane for each of the four modalities of an image (4, X, Y, Z), with the label or region map on all of them."""
     if image.ndim != 4 or image.shape[0] != len(MODALITIES):
-        hint = "; move the channels to the front" if image.ndim == 4 and image.shape[-1] == len(MODALITIES) else ""
-        raise DataError(f"an image of four modalities has shape (4, X, Y, Z), this one {image.shape}{hint}")
+        raise DataError(
+            f"an image of four modalities has shape (4, X, Y, Z), this one {image.shape}", "move the channels first"
+        )
     return [Pane(volume, classes, MODALITY_NAMES[modality]) for modality, volume in zip(MODALITIES, image, strict=True)]
 
 
@@ -89,7 +91,7 @@ def comparison_panes(
     """
     for name, labels in (("reference", reference), ("prediction", prediction)):
         if labels.shape != volume.shape:
-            raise DataError(f"the {name} has shape {labels.shape}, the volume {volume.shape}; bring both to one grid first")
+            raise DataError(f"the {name} has shape {labels.shape}, the volume {volume.shape}", "bring both to one grid first")
     expected, predicted = (classes_to_regions(classes)[REGIONS.index(region)] for classes in (reference, prediction))
     errors = (expected & ~predicted) * np.uint8(MISSED) + (predicted & ~expected) * np.uint8(FALSE)
     return [
@@ -136,7 +138,7 @@ def panes_of(
 def check_panes(panes: Sequence[Pane]) -> None:
     """Raise `DataError` with one sentence for the first pane that cannot be shown."""
     if not panes:
-        raise DataError("a viewer needs at least one pane; give a case, an array or a list of panes")
+        raise DataError("a viewer needs at least one pane", "give a case, an array or a list of panes")
     for number, pane in enumerate(panes):
         name = f"pane {pane.title or number}"
         _check_volume(pane.volume, name)
@@ -163,29 +165,29 @@ def legend_entries(pane: Pane, values: Sequence[int]) -> list[Entry]:
 
 def _check_volume(volume: np.ndarray, name: str) -> None:
     if volume.ndim != 3:
-        raise DataError(f"{name}: a volume has shape (X, Y, Z), this one {volume.shape}; give each channel a pane of its own")
+        raise DataError(f"{name}: a volume has shape (X, Y, Z), this one {volume.shape}", "give each channel a pane of its own")
     if 0 in volume.shape:
-        raise DataError(f"{name}: the volume has shape {volume.shape} and no voxel; check how it was cropped")
+        raise DataError(f"{name}: the volume has shape {volume.shape} and no voxel", "check how it was cropped")
     if volume.dtype.kind not in "biuf":
-        raise DataError(f"{name}: the volume holds {volume.dtype}; convert it to integers or real numbers")
+        raise DataError(f"{name}: the volume holds {volume.dtype}", "convert it to integers or real numbers")
 
 
 def _check_affine(affine: np.ndarray | None, name: str) -> None:
     if affine is None:
-        raise DataError(f"{name} has no affine, without which left and right are unknown; give the viewer one")
+        raise DataError(f"{name} has no affine, without which left and right are unknown", "give the viewer one")
     wrong = affine.shape != (4, 4) or not np.isfinite(affine).all()
     if wrong or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"{name}: the affine must be an invertible (4, 4) array, this one is {affine.tolist()}")
+        raise DataError(f"{name}: the affine is {affine.tolist()}", "give an invertible (4, 4) array")
 
 
 def _check_labels(labels: np.ndarray, shape: tuple[int, ...], name: str) -> None:
     if labels.shape not in (shape, (len(REGIONS), *shape)):
         raise DataError(
-            f"{name}: labels have shape {labels.shape}, the volume {shape}; bring both to one grid with nearest neighbour"
+            f"{name}: labels have shape {labels.shape}, the volume {shape}", "bring both to one grid with nearest neighbour"
         )
     if labels.ndim == 4:
         return
     if labels.dtype.kind not in "biu":
-        raise DataError(f"{name}: labels are {labels.dtype}, whole numbers were expected; round or threshold them first")
+        raise DataError(f"{name}: labels are {labels.dtype}, whole numbers were expected", "round or threshold them first")
     if labels.min() < 0 or labels.max() > 255:
-        raise DataError(f"{name}: labels run from {labels.min()} to {labels.max()}, 0 to 255 can be shown; renumber them")
+        raise DataError(f"{name}: labels run from {labels.min()} to {labels.max()}, 0 to 255 can be shown", "renumber them")

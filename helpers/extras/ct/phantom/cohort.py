@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from helpers.data.cases import DataError, write_volume
+from helpers.data.cases import write_volume
 from helpers.extras.ct.cohort import (
     DATASET_JSON,
     CtCohort,
@@ -17,6 +17,7 @@ from helpers.extras.ct.cohort import (
     write_dataset_json,
 )
 from helpers.extras.ct.phantom.generator import DEFAULTS, CtPhantomSettings, make_ct_phantom
+from helpers.workspace import DataError
 
 MANIFEST = ".phantom.json"
 
@@ -74,7 +75,7 @@ def _claim(folder: Path, settings: CtPhantomSettings) -> None:
         found = json.loads(manifest.read_text())
         if found != wanted:
             raise DataError(
-                f"{folder} holds phantoms made with {found}, not {wanted}; choose another folder or remove that one"
+                f"{folder} holds phantoms made with {found}, not {wanted}", "choose another folder or remove that one"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from helpers.data.cases import DataError
 from helpers.extras.ct.phantom.bowel import draw_bowel, draw_duodenum
 from helpers.extras.ct.phantom.canvas import Canvas
 from helpers.extras.ct.phantom.space import make_space
 from helpers.extras.ct.phantom.torso import draw_torso
 from helpers.extras.ct.phantom.viscera import draw_viscera
+from helpers.workspace import DataError
 
 FIELD: tuple[tuple[float, float], ...] = ((-186.0, 186.0), (-138.0, 126.0), (-92.0, 112.0))
 """What is drawn along x, y and z in mm: from below the kidneys to the base of the lungs."""
@@ -40,7 +40,7 @@ class CtPhantomSettings:
         """Refuse voxels that no organ would be seen with."""
         object.__setattr__(self, "spacing", tuple(float(edge) for edge in self.spacing))
         if len(self.spacing) != 3 or not all(0.5 <= edge <= 10 for edge in self.spacing):
-            raise DataError(f"spacing is {self.spacing}; give three voxel edges between 0.5 and 10 mm")
+            raise DataError(f"spacing is {self.spacing}", "give three voxel edges between 0.5 and 10 mm")
 
 
 DEFAULTS = CtPhantomSettings()
