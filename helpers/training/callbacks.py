@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from helpers.data.prepared import Prepared
 from helpers.models.checkpoints import save_checkpoint
 from helpers.training.module import SCORES, SegmentationModule
+from helpers.workspace import write_atomically
 
 COLUMNS = ("step", "seconds", "learning_rate", "train_loss")
 """First columns of a history; then come `SCORES`, NaN at steps without validation."""
@@ -106,7 +106,8 @@ class History(Callback):
         """Write the table and the best weights."""
         kept = {"step": self.best["step"], **{name: round(self.best[name], 6) for name in SCORES}}
         save_checkpoint(self.out / "best.safetensors", self._weights, replace(module.card, metrics=kept))
-        _write(self.out / "history.csv", lambda path: self.table.to_csv(path, index=False))
+        with write_atomically(self.out / "history.csv") as temporary:
+            self.table.to_csv(temporary, index=False)
 
 
 class ResumableCheckpoint(Checkpoint):
@@ -163,7 +164,8 @@ class DurableIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        _write(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        with write_atomically(Path(path), durable=True) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class PrintValidation(Callback):
@@ -211,11 +213,3 @@ class DrawPredictions(Callback):
         history = next(callback for callback in trainer.callbacks if isinstance(callback, History))
         if trainer.is_global_zero and history.best is history.rows[-1]:
             self.draw(history.out / "validation.png", self.shown)
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(path)

@@ -14,11 +14,11 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from helpers.data.cases import DataError
 from helpers.data.patches import draw_patch
 from helpers.data.prepared import open_prepared
 from helpers.regions import classes_to_regions
 from helpers.training.settings import TrainSettings
+from helpers.workspace import DataError
 
 ORDER, PATCH = 0, 1
 """Streams of random numbers drawn from one seed: the order of cases, and everything about a patch."""
@@ -53,7 +53,7 @@ class PatchDataset(Dataset):
         transforms: Callable | None = None,
     ) -> None:
         if not paths:
-            raise DataError("there is no prepared case to train on; look at the faults that preprocessing listed")
+            raise DataError("there is no prepared case to train on", "look at the faults that preprocessing listed")
         self.files, self.patch, self.count, self.seed = [open_prepared(path) for path in paths], tuple(patch), count, seed
         self.foreground_probability, self.transforms = foreground_probability, transforms
 
@@ -103,10 +103,8 @@ class StepBatches(Sampler[list[int]]):
 
     def __init__(self, batch: int, steps: int, *, first: int = 0, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:
         if batch % (accumulate * world):
-            raise DataError(
-                f"a batch of {batch} patches cannot be divided into {accumulate} parts for {world} processes; "
-                f"take a multiple of {accumulate * world}"
-            )
+            problem = f"a batch of {batch} patches cannot be divided into {accumulate} parts for {world} processes"
+            raise DataError(problem, f"take a multiple of {accumulate * world}")
         self.batch, self.steps, self.first, self.accumulate = batch, steps, first, accumulate
         self.rank, self.world = rank, world
 

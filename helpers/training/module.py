@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from helpers.data.cases import DataError
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import label_map, predict_image
 from helpers.models.attention import fuse_attention
@@ -21,6 +20,7 @@ from helpers.models.networks import input_multiple
 from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.loss import RegionLoss
 from helpers.training.settings import TrainSettings
+from helpers.workspace import DataError
 
 START, END = 0.1, 0.01
 """Learning rate at the first and at the last step, as shares of the highest. Neither is 0: such a step would be wasted."""
@@ -132,10 +132,8 @@ class SegmentationModule(LightningModule):
         culprit = non_finite(self.network, loss) or "the norm of the gradient"
         sentence = f"step {self.global_step + 1}: {culprit} is not finite"
         if self.settings.nonfinite == "stop" or culprit.startswith("the weight"):
-            raise NonFiniteError(
-                f"{sentence}; lower learning_rate (now {self.settings.learning_rate}), take precision 32-true, or skip single "
-                "steps with --nonfinite skip"
-            )
+            remedy = f"lower learning_rate (now {self.settings.learning_rate}), take precision 32-true or --nonfinite skip"
+            raise NonFiniteError(sentence, remedy)
         optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes nothing
         logging.getLogger(__name__).warning("%s; the step is skipped", sentence)
 

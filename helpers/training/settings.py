@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
-from helpers.data.cases import DataError
 from helpers.evaluation.postprocess import CleanUp
 from helpers.models.networks import NETWORKS, check_patch
+from helpers.workspace import DataError
 
 FREE = frozenset({"workers", "save_every", "logger"})
 """Settings that do not change the result, so a training may resume with other values."""
@@ -113,22 +113,24 @@ class TrainSettings:
         choices = {name: get_args(hint) for name, hint in get_type_hints(TrainSettings).items()} | {"network": tuple(NETWORKS)}
         for name in ("network", "loss", "nonfinite", "precision", "device", "logger"):
             if getattr(self, name) not in choices[name]:
-                raise DataError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices[name])}")
+                raise DataError(f"{name} is {getattr(self, name)!r}", f"choose one of {', '.join(choices[name])}")
         for name in ("batch", "accumulate", "steps", "validate_every", "save_every", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+                raise DataError(f"{name} is {getattr(self, name)}", "give a number greater than 0")
         for name in ("minutes", "workers", "patience", "weight_decay", "minimum_tumour_ml", "minimum_enhancing_ml"):
             if getattr(self, name) < 0:
-                raise DataError(f"{name} is {getattr(self, name)}; it must not be negative")
+                raise DataError(f"{name} is {getattr(self, name)}", "give 0 or more")
         for name in ("warmup", "foreground_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+                raise DataError(f"{name} is {getattr(self, name)}", "give a number between 0 and 1")
         if not 0 <= self.ema < 1:
-            raise DataError(f"ema is {self.ema}; it must be 0 or lie between 0 and 1, such as 0.999")
+            raise DataError(f"ema is {self.ema}", "give 0, or a number between 0 and 1 such as 0.999")
         if not 0 <= self.seed < 2**32:
-            raise DataError(f"seed is {self.seed}; it must be a whole number from 0 to {2**32 - 1}")
+            raise DataError(f"seed is {self.seed}", f"give a whole number from 0 to {2**32 - 1}")
         if self.batch % self.accumulate:
-            raise DataError(f"a batch of {self.batch} patches has no {self.accumulate} equal parts; change batch or accumulate")
+            raise DataError(
+                f"a batch of {self.batch} patches has no {self.accumulate} equal parts", "change batch or accumulate"
+            )
         check_patch(self.patch, self.network, **self.arguments)
 
     @property
@@ -145,7 +147,7 @@ class TrainSettings:
 def choose_device(name: str) -> str:
     """Return "cuda" or "cpu" for "auto", "cuda" or "cpu"; raises `DataError` if there is no such device."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise DataError("device is cuda, but PyTorch finds no NVIDIA GPU on this machine; take --device cpu or auto")
+        raise DataError("device is cuda, but PyTorch finds no NVIDIA GPU on this machine", "take --device cpu or auto")
     return "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
@@ -157,7 +159,7 @@ def choose_precision(settings: TrainSettings) -> str:
     """
     gpu = choose_device(settings.device) == "cuda"
     if settings.precision == "16-mixed" and not gpu:
-        raise DataError("precision 16-mixed needs a GPU; take bf16-mixed or 32-true")
+        raise DataError("precision 16-mixed needs a GPU", "take bf16-mixed or 32-true")
     if settings.precision != "auto":
         return settings.precision
     able = torch.cpu.get_capabilities()

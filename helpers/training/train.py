@@ -26,7 +26,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import Dataset
 
-from helpers.data.cases import DataError
 from helpers.data.patches import training_transforms
 from helpers.data.prepared import open_prepared
 from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, load_pretrained
@@ -36,6 +35,7 @@ from helpers.training.callbacks import EMA, DurableIO, History, ResumableCheckpo
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset
 from helpers.training.module import SCORES, SegmentationModule, identity
 from helpers.training.settings import TrainSettings, choose_device, choose_precision
+from helpers.workspace import DataError
 
 CHECKPOINT = "last.ckpt"
 """Name of the file that an interrupted training resumes from."""
@@ -199,7 +199,7 @@ def _loggers(name: str, out: Path, *, first: int) -> list[Logger]:
             store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').absolute()}"
             loggers.append(MLFlowLogger(PROJECT, tracking_uri=store, artifact_location=(out / "mlflow").absolute().as_uri()))
     except ModuleNotFoundError as error:
-        raise DataError(f"logger {name} needs a package that is not installed; pip install {name}") from error
+        raise DataError(f"logger {name} needs a package that is not installed", f"pip install {name}") from error
     return loggers
 
 
@@ -216,7 +216,8 @@ def _network(settings: TrainSettings) -> nn.Module:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:
         own = f"{settings.network} with {dict(settings.arguments)}"
-        raise DataError(f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}") from error
+        problem = f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}"
+        raise DataError(problem, "give weights of the same network") from error
     return network
 
 
@@ -232,25 +233,27 @@ def _patches(settings: TrainSettings, training: Sequence[Path] | Dataset) -> Dat
             transforms=training_transforms(settings.patch) if settings.augment else None,
         )
     if len(training) < count:
-        raise DataError(f"the source has {len(training)} patches; {settings.steps} steps of {settings.batch} take {count}")
+        raise DataError(
+            f"the source has {len(training)} patches", f"{settings.steps} steps of {settings.batch} take {count}; make as many"
+        )
     return training
 
 
 def model_card(settings: TrainSettings, patches: Dataset, validation: Sequence[Path], split_hash: str) -> ModelCard:
     """Return the model card before the first step, after a look at what the cases were prepared with."""
     if not validation:
-        raise DataError("the validation part has no prepared case; look at the faults that preprocessing listed")
+        raise DataError("the validation part has no prepared case", "look at the faults that preprocessing listed")
     own = getattr(patches, "files", [])
     files = [*own, *map(open_prepared, validation)]
     if len({file.identifier for file in files}) < len(files):
-        raise DataError("a case is in both the training and the validation part; make the split again")
+        raise DataError("a case is in both the training and the validation part", "make the split again")
     wanted = asdict(files[0].settings)
     for file in files:
         if asdict(file.settings) != wanted:
-            raise DataError(f"{file.path} was prepared with other settings than {files[0].path}; prepare the cohort again")
+            raise DataError(f"{file.path} was prepared with other settings than {files[0].path}", "prepare the cohort again")
     if not own and {**wanted, **patches.preprocessing} != wanted:
         raise DataError(
-            f"{files[0].path} was prepared with {wanted}, the patches with {patches.preprocessing}; make them agree"
+            f"{files[0].path} was prepared with {wanted}, the patches with {patches.preprocessing}", "make them agree"
         )
     members = [*([] if own else [patches.fingerprint]), *sorted(file.path.name for file in files)]  # names carry a hash
     return ModelCard(
@@ -274,15 +277,13 @@ def _read_checkpoint(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         found = state["hyper_parameters"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path} is not a checkpoint of a training ({error}); start afresh with --resume never") from error
+        raise DataError(f"{path} is not a checkpoint of a training ({error})", "start afresh with --resume never") from error
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         words = {"cohort_hash": "the cases", "split_hash": "the split", "training_cases": "the training part"}
         what = "; ".join(words.get(name) or f"{name} {found.get(name)} there, {wanted[name]} here" for name in differing)
-        raise DataError(
-            f"{path} is of another training ({what}); give the settings of then or another folder, or start afresh with "
-            "--resume never"
-        )
+        remedy = "give the settings of then or another folder, or start afresh with --resume never"
+        raise DataError(f"{path} is of another training ({what})", remedy)
     return state
 
 
@@ -316,7 +317,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by workers that outlive it
         except (BlockingIOError, PermissionError):
-            raise DataError(f"another process is training in {folder}; wait for its end, or take another folder") from None
+            raise DataError(f"another process is training in {folder}", "wait for its end, or take another folder") from None
+        for half in folder.glob(f".*-{CHECKPOINT}"):  # written when the process was killed
+            half.unlink()
         yield
 
 
