@@ -6,8 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+from helpers.data.phantom import PhantomSettings, write_cohort
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

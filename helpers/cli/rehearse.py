@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from helpers.cloud.account import SERVE
 from sagemaker_rehearsal import command
+
+from helpers.cloud.account import SERVE
 
 __all__ = ["add_arguments", "run"]
 

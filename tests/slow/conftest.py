@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from sagemaker_rehearsal import start_rehearsal
 
 

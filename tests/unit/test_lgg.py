@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glioma_phantom import PhantomSettings
-from glioma_phantom.slices import write_phantom_slices
+from helpers.data.phantom import PhantomSettings
 from helpers.extras.lgg.cohort import (
     CHANNELS,
     check_patient,
@@ -14,6 +13,7 @@ from helpers.extras.lgg.cohort import (
     read_slice,
     split_patients,
 )
+from helpers.extras.lgg.phantom import write_phantom_slices
 from helpers.workspace import DataError
 from tests.cases import REAL_CASES
 

@@ -5,9 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from glioma_phantom import PhantomSettings, make_phantom
-from helpers.plots.case import show_modalities
-from slice_viewer.slices import to_palette
+from helpers.data.phantom import PhantomSettings, make_phantom
+from helpers.plots.case import show_modalities, to_palette
 
 
 def png_of(figure) -> bytes:

@@ -1,0 +1,56 @@
+"""Whether the JupyterLab that shows this notebook can show the widget, which is decided where it was installed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir
+
+EXTENSIONS = {"anywidget": "anywidget", "@jupyter-widgets/jupyterlab-manager": "ipywidgets"}
+"""Extensions of JupyterLab that the widget needs, and the packages that bring them."""
+
+SERVERS = {"jupyter-lab", "jupyterlab", "jupyter-notebook", "jupyter-server", "jupyterhub-singleuser"}
+"""How the command of a server names its script or module."""
+
+
+def what_to_install() -> str:
+    """One sentence where the server that started this kernel lacks an extension, otherwise empty.
+
+    Extensions are looked for in the environment of the server's own Python and where JupyterLab looks besides. Nothing is
+    said where there is no such server (papermill, VS Code) or it cannot be looked at (another machine).
+    """
+    prefix = _server_prefix(os.environ.get("JPY_PARENT_PID", ""))
+    if prefix is None:
+        return ""
+    shared = [prefix / "share" / "jupyter", Path(jupyter_data_dir()), *map(Path, SYSTEM_JUPYTER_PATH)]
+    shared += [Path(folder) for folder in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if folder]
+    return advice(prefix, shared)
+
+
+def advice(prefix: Path, shared: list[Path]) -> str:
+    """The sentence for a server in the environment `prefix` that looks for extensions below the folders `shared`."""
+    lacking = [
+        package
+        for extension, package in EXTENSIONS.items()
+        if not any((folder / "labextensions" / extension).is_dir() for folder in shared)
+    ]
+    if not lacking:
+        return ""
+    command = f"{prefix / 'bin' / 'python'} -m pip install {' '.join(lacking)}"
+    return (
+        f"This is a copy of the viewer without a kernel, because JupyterLab runs in another environment, which lacks "
+        f"{' and '.join(lacking)}: run `{command}` and reload the page."
+    )
+
+
+def _server_prefix(parent: str) -> Path | None:
+    """Environment of the Jupyter server with process number `parent`; None where that is no such server."""
+    try:
+        command = psutil.Process(int(parent)).cmdline()
+    except (ValueError, psutil.Error):
+        return None
+    python = Path(command[0]) if command else Path()
+    is_server = any(Path(part).name in SERVERS for part in command[1:4])
+    return python.parent.parent if is_server and python.is_absolute() else None
