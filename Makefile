@@ -17,6 +17,8 @@ EXTRAS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+PACKAGES := $(patsubst %/pyproject.toml,%,$(sort $(wildcard packages/*/pyproject.toml)))
+EDITABLE := --editable . $(addprefix --editable ,$(PACKAGES))
 RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHORT)') $(if $(DATA),--data '$(DATA)') \
 	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
 
@@ -45,8 +47,8 @@ lint: $(READY) ## style of code and notebooks, spelling
 	@$(BIN)/codespell
 	@echo "lint: no complaints"
 
-unit: $(READY) ## unit tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
+unit: $(READY) ## unit tests, and those of the packages
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit $(addsuffix /tests,$(PACKAGES))
 
 slow: $(READY) ## tests with real processes: training that is killed and resumed, the local cloud, fuzzing
 	@$(BIN)/python -m pytest -n 2 tests/slow
@@ -72,7 +74,7 @@ outputs: $(READY) ## refresh the outputs in the committed notebooks by one full 
 	@$(BIN)/python -m helpers run --update-notebooks
 
 lock: $(READY) ## add what pyproject.toml asks for and write the versions of .venv to requirements.lock
-	@$(PIP) install --editable ".[dev]"
+	@$(PIP) install --editable ".[dev]" $(addprefix --editable ,$(PACKAGES))
 	@{ echo "# Exact versions that CI tests, as .venv holds them. Made by \`make lock\`; do not edit by hand."; \
 	$(BIN)/python -m pip list --format=freeze --exclude-editable \
 	| sed -e 's/+[a-z0-9.]*$$//' | grep -Evi '^(pip|setuptools|wheel|triton|nvidia-|cuda-)' | LC_ALL=C sort -f; } > requirements.lock
@@ -81,9 +83,9 @@ lock: $(READY) ## add what pyproject.toml asks for and write the versions of .ve
 
 clean: ## remove results, phantoms and caches; keeps .venv and downloaded cohorts
 	@rm -rf outputs data/phantom .pytest_cache .ruff_cache .hypothesis
-	@find helpers tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
+	@find helpers packages tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
 	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON) here; install Python 3.11 or newer," \
 		"or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1)," \
@@ -93,6 +95,6 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) from requirements.lock: about 2 minutes, longer on a slow connection ..."
 	@$(PIP) install "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) install -r requirements.lock
-	@$(PIP) install --no-deps --editable .
+	@$(PIP) install --no-deps $(EDITABLE)
 	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Brain-tumour segmentation" > /dev/null
 	@touch $@

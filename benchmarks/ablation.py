@@ -17,9 +17,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from glioma_phantom import PhantomSettings
 from helpers.data.cases import discover
 from helpers.data.checks import check_cohort
-from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import make_splits
 from helpers.regions import REGIONS

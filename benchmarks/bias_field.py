@@ -16,9 +16,10 @@ from unittest.mock import patch
 
 import numpy as np
 
+from glioma_phantom import PhantomSettings
 from helpers.data import preprocess
 from helpers.data.cases import Case, discover
-from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import (
     CONVERGED,
     ITERATIONS,

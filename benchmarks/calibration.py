@@ -1,6 +1,6 @@
 """Compare phantoms with real examinations: ``python benchmarks/calibration.py [--data BRATS_FOLDER --write]``.
 
-With --data the real cases of that folder are measured, otherwise the numbers in helpers/data/reference_statistics.json are
+With --data the real cases of that folder are measured, otherwise the numbers in glioma_phantom/reference_statistics.json are
 taken; --write replaces those numbers by the newly measured ones.
 """
 
@@ -13,11 +13,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from helpers.data.calibration import measure, reference_statistics
+import glioma_phantom
+from glioma_phantom import make_phantom
+from glioma_phantom.measure import measure, reference_statistics
 from helpers.data.cases import discover, read_classes, read_image
-from helpers.data.phantom import make_phantom
 
-STATISTICS = Path(__file__).resolve().parents[1] / "helpers" / "data" / "reference_statistics.json"
+STATISTICS = Path(glioma_phantom.__file__).with_name("reference_statistics.json")
 
 
 def measure_real(folder: Path) -> pd.DataFrame:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from glioma_phantom import PhantomSettings
 from helpers.data.cases import discover
-from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.models.checkpoints import load_released
 from helpers.models.networks import NETWORKS, build_network

@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from glioma_phantom import Randomisation
+from glioma_phantom.anatomy import AnatomyRanges
+from glioma_phantom.artefacts import MimicRanges, ScannerRanges
+from glioma_phantom.contrast import CoreRanges
+from glioma_phantom.generator import ContrastRanges
+from glioma_phantom.tumour import TumourRanges
 from helpers.data.cases import discover
 from helpers.data.patches import training_transforms
-from helpers.data.phantom.anatomy import AnatomyRanges
-from helpers.data.phantom.core import CoreRanges
-from helpers.data.phantom.mimics import MimicRanges
-from helpers.data.phantom.randomised import ContrastRanges, Randomisation
-from helpers.data.phantom.scanner import ScannerRanges
-from helpers.data.phantom.stream import PhantomStream, StreamSettings, held_out_phantoms
-from helpers.data.phantom.tumour import TumourRanges
+from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.evaluation.cohort import score_cohort
 from helpers.models.checkpoints import load_checkpoint
 from helpers.regions import REGIONS

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glioma_phantom import PhantomSettings
 from helpers.data.cases import discover, read_image
-from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.evaluation.predict import window_size
 from helpers.models.checkpoints import load_checkpoint, load_released

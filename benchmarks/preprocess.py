@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from glioma_phantom import PhantomSettings
 from helpers.data.cases import Case, discover, read_volume
-from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.profiling.preparation import read_plainly

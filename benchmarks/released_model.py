@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
 from helpers.data.cases import discover
-from helpers.data.phantom import PhantomSettings, draw_random_phantom, make_phantom
-from helpers.data.phantom.stream import HELD_OUT_SEED
+from helpers.data.phantoms import HELD_OUT_SEED
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case

@@ -19,10 +19,11 @@ import httpx
 import psutil
 import torch
 
+from glioma_phantom import PhantomSettings
 from helpers.cloud.costs import per_thousand
 from helpers.cloud.prices import load_prices
 from helpers.data.cases import discover
-from helpers.data.phantom import PhantomSettings, write_cohort
+from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network

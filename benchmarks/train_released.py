@@ -23,7 +23,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from helpers.data.patches import training_transforms
-from helpers.data.phantom.stream import PhantomStream, StreamSettings
+from helpers.data.phantoms import PhantomStream, StreamSettings
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.checkpoints import (
     ModelCard,

@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Page, sync_playwright
 
+from glioma_phantom import write_phantom
 from helpers.data.cases import discover
-from helpers.data.phantom import write_phantom
-from helpers.visual.viewer import SliceViewer
+from helpers.plots.viewer import view_case
 from tests.browser.conftest import (
     CHROMIUM,
     FLAGS,
@@ -124,7 +124,7 @@ def measure(page: Page, lab: Lab, case: Path, *, events: int) -> dict[str, float
     page.on("websocket", listen)
     load = (
         "from helpers.data.cases import discover\nfrom helpers.data.cases import read_classes, read_image\n"
-        "from helpers.visual.viewer import SliceViewer\n"
+        "from slice_viewer import SliceViewer\n"
         f"case = discover({str(case)!r})[0]\n(image, affine), (labels, _) = read_image(case), read_classes(case)"
     )
     write_notebook(lab.folder / "bench.ipynb", "pass")
@@ -146,13 +146,13 @@ def measure(page: Page, lab: Lab, case: Path, *, events: int) -> dict[str, float
 
 def six_viewers(page: Page, lab: Lab, case: Path, *, events: int) -> tuple[int, float]:
     """Viewers alive among six of the case in one notebook, and the slowest of them in slices a second."""
-    imports = "from helpers.data.cases import discover\nfrom helpers.visual.viewer import SliceViewer"
+    imports = "from helpers.data.cases import discover\nfrom helpers.plots.viewer import view_case"
     load = f"{imports}\ncase = discover({str(case)!r})[0]"
     write_notebook(lab.folder / "six.ipynb", "pass")
     open_notebook(page, lab, "six.ipynb")
     run_cell(page, load)
     for _ in range(6):
-        run_cell(page, "SliceViewer(case)")
+        run_cell(page, "view_case(case)")
     page.wait_for_timeout(3_000)
     rates = []
     for viewer in page.locator(".slice-viewer[data-ready]").all():
@@ -171,7 +171,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         case = (arguments.case or write_phantom(Path(folder) / "cohort", 2)).resolve()
-        viewer = SliceViewer(discover(case)[0])
+        viewer = view_case(discover(case)[0])
         megabytes = sum(map(len, [*viewer._volumes, *viewer._labels])) / 1e6
         page_size = viewer.to_html(Path(folder) / "page.html").stat().st_size / 1e6
         home, notebooks = Path(folder) / "home", Path(folder) / "notebooks"

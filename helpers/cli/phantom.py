@@ -6,7 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
-from helpers.data.phantom import PhantomSettings, write_cohort
+from glioma_phantom import PhantomSettings
+from helpers.data.phantoms import write_cohort
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from sagemaker_rehearsal import command
-
 from helpers.cloud.account import SERVE
+from sagemaker_rehearsal import command
 
 __all__ = ["add_arguments", "run"]
 

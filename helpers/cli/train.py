@@ -22,7 +22,7 @@ from helpers.cli.options import STREAM, add_cohort_and_settings, settings_of
 from helpers.data.cases import Case, discover
 from helpers.data.checks import check_cohort
 from helpers.data.patches import training_transforms
-from helpers.data.phantom.stream import PhantomStream, StreamSettings, held_out_phantoms
+from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import (
     SplitManifest,

@@ -10,10 +10,10 @@ import sys
 from dataclasses import dataclass
 
 import boto3
-from sagemaker_rehearsal import Rehearsal, start_rehearsal
 
 from helpers.cloud.storage import open_bucket
 from helpers.workspace import DataError
+from sagemaker_rehearsal import Rehearsal, start_rehearsal
 
 CHOICES = ("yes", "no")
 SERVE = f"{shlex.quote(sys.executable)} -m helpers.serve.app"

@@ -13,7 +13,9 @@ from packaging.utils import canonicalize_name
 
 from helpers.workspace import REPOSITORY, DataError
 
-PACKAGE, SUFFIXES = "helpers", (".py", ".json")
+ROOTS = (".", "packages/glioma-phantom/src", "packages/slice-viewer/src")
+"""Folders of the repository whose packages a job gets, beside each other."""
+PACKAGES, SUFFIXES = ("helpers", "glioma_phantom", "slice_viewer"), (".py", ".json")
 LEFT_OUT = ("helpers/running", "helpers/models/released")
 """Parts of the package that no job needs."""
 ENTRY = "train.py"
@@ -43,10 +45,12 @@ IN_IMAGE = re.compile(r"torch|triton|nvidia-.*|cuda-.*|setuptools|pip")
 """Comes with AWS's image, built for its GPUs, and must not be replaced."""
 
 
-def source_files(repository: Path = REPOSITORY) -> list[Path]:
-    """Files of the package that a job gets, relative to the repository: Python and JSON, nothing else."""
-    found = (path.relative_to(repository) for path in sorted((repository / PACKAGE).rglob("*")) if path.suffix in SUFFIXES)
-    return [path for path in found if not path.as_posix().startswith(LEFT_OUT) and not _hidden(path)]
+def source_files(repository: Path = REPOSITORY) -> dict[Path, Path]:
+    """Find the files that a job gets, Python and JSON and nothing else: path in the job's folder, path in the repository."""
+    roots = [repository / root for root in ROOTS]
+    found = ((path.relative_to(root), path) for root in roots for name in PACKAGES for path in sorted((root / name).rglob("*")))
+    kept = {target: path for target, path in found if path.suffix in SUFFIXES and not _hidden(target)}
+    return {target: path for target, path in kept.items() if not target.as_posix().startswith(LEFT_OUT)}
 
 
 def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
@@ -58,10 +62,9 @@ def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
     """
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    for path in source_files(repository):
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(repository / path, target)
+    for target, path in source_files(repository).items():
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / target)
     (folder / ENTRY).write_text(ENTRY_CODE, encoding="utf-8")
     (folder / "requirements.txt").write_text(pinned_requirements(repository / "requirements.lock"), encoding="utf-8")
     return folder

@@ -94,7 +94,7 @@ def card_path(path: Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, *, half: bool = False) -> str:
+def save_checkpoint(path: Path, network: nn.Module | Mapping[str, torch.Tensor], card: ModelCard, *, half: bool = False) -> str:
     """Write weights and card, each complete or not at all, and return the SHA-256 of the weights file.
 
     A crash between the two leaves weights that the old card does not match, which `load_checkpoint` refuses.
@@ -103,8 +103,8 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, *, half: bo
     ----------
     path : Path
         Of the weights, ending in ``.safetensors``; folders are made.
-    network : Module
-        As `build_network` returns it, on any device.
+    network : Module or mapping from str to tensor
+        As `build_network` returns it, on any device, or its state.
     card : ModelCard
         Its `weights_sha256` and, if empty, `versions` are filled in.
     half : bool
@@ -118,7 +118,8 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, *, half: bo
     """
     path = _weights_path(path)
     _check_counts(card, path)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    state = network if isinstance(network, Mapping) else network.state_dict()
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     payload = save({key: _half(key, tensor) for key, tensor in tensors.items()} if half else tensors)
     digest = hashlib.sha256(payload).hexdigest()
     complete = replace(card, weights_sha256=digest, versions=dict(card.versions) or versions())

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.data.cases import Case, read_classes, read_image
-from helpers.plots.case import INK, MUTED, PLANES, new_axes, to_ras
+from helpers.plots.case import INK, MUTED, new_axes
 from helpers.regions import (
     CLASS_COLOURS,
     CLASS_NAMES,
@@ -25,6 +25,7 @@ from helpers.regions import (
     REGIONS,
     classes_to_regions,
 )
+from slice_viewer.slices import PLANES, to_ras
 
 INTENSITY_EDGES = np.linspace(-4.0, 8.0, 121)
 """Bins of the histograms, in standard deviations from the mean of the case's own brain; the outermost take what lies beyond."""

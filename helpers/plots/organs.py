@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.extras.ct.organs import COLOURS
-from helpers.plots.case import PLANES, add_legend, new_axes, show_slice, to_ras
-from helpers.visual.viewer.panes import Pane
+from helpers.plots.case import add_legend, new_axes
+from slice_viewer import Pane
+from slice_viewer.slices import PLANES, show_slice, to_ras
 
 SOFT_TISSUE: tuple[float, float] = (-175.0, 250.0)
 """Hounsfield units shown black and white."""
@@ -113,7 +114,7 @@ def show_organ_dice(tables: Mapping[str, pd.DataFrame], organs: Sequence[str], *
 
 
 def organ_panes(image: np.ndarray, labels: Mapping[str, np.ndarray], organs: Sequence[str]) -> list[Pane]:
-    """Panes for `helpers.visual.viewer.SliceViewer`: the same scan (X, Y, Z), 0 to 1, with each of several label maps."""
+    """Panes for `slice_viewer.SliceViewer`: the same scan (X, Y, Z), 0 to 1, with each of several label maps."""
     names = dict(enumerate(organs, start=1))
     style = {"names": names, "colours": organ_colours(organs), "window": (0.0, 1.0)}
     return [Pane(image, found, title, **style) for title, found in labels.items()]

@@ -11,20 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from helpers.plots.case import (
-    FIRST,
-    INK,
-    MUTED,
-    SECOND,
-    best_slice,
-    cut,
-    new_axes,
-    robust_window,
-    show_slice,
-)
+from helpers.plots.case import FIRST, INK, MUTED, SECOND, new_axes
 from helpers.profiling.budget import Budget, roofline
 from helpers.profiling.machine import Machine
 from helpers.profiling.trace import Profile
+from slice_viewer.slices import best_slice, cut, robust_window, show_slice
 
 WAIT = "#D55E00"
 """Colour of waiting for data (Okabe-Ito palette)."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from helpers.data.phantom import PhantomSettings, make_phantom
-from helpers.plots.case import apply_style, show_modalities, to_palette
+from glioma_phantom import PhantomSettings, make_phantom
+from helpers.plots.case import apply_style, show_modalities
+from slice_viewer.slices import to_palette
 
 CASE = 2
 """The phantom of the README: one focus with core, rim and oedema."""

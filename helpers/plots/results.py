@@ -15,19 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, summarise
-from helpers.plots.case import (
-    FIRST,
-    INK,
-    MUTED,
-    SECOND,
-    Comparison,
-    new_axes,
-    show_gallery,
-    to_palette,
-)
+from helpers.plots.case import FIRST, INK, MUTED, SECOND, Comparison, new_axes, show_gallery
 from helpers.regions import MODALITIES, MODALITY_NAMES, REGION_COLOURS, REGION_NAMES, REGIONS
 from helpers.training.before.state import write_durably
 from helpers.training.before.validation import ScoredCase
+from slice_viewer.slices import to_palette
 
 METRIC_LABELS: dict[str, str] = {
     "dice": "Dice",

@@ -13,8 +13,8 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbstripout import strip_output
 
-from helpers.plots.case import to_palette
 from helpers.workspace import DataError, write_atomically
+from slice_viewer.slices import to_palette
 
 LARGE_PICTURE = 60_000
 """Characters of an encoded picture above which a palette makes it smaller; small ones are plots with few colours anyway."""

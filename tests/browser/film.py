@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from helpers.data.phantom import PhantomSettings, make_phantom
+from glioma_phantom import PhantomSettings, make_phantom
 from helpers.plots.readme import CASE
-from helpers.visual.viewer import SliceViewer
+from helpers.plots.viewer import view_case
 from helpers.workspace import DataError
 from tests.browser.conftest import CHROMIUM, FLAGS
 
@@ -37,7 +37,7 @@ def film_viewer(path: Path, *, case: int = CASE, settings: PhantomSettings | Non
         If there is no chromium here.
     """
     phantom = make_phantom(case, settings or PhantomSettings())
-    viewer = SliceViewer(phantom.image, phantom.affine, labels=phantom.classes)
+    viewer = view_case(phantom.image, phantom.affine, labels=phantom.classes)
     with tempfile.TemporaryDirectory() as folder:
         page = viewer.to_html(Path(folder) / "viewer.html")
         frames = [_in_palette(frame) for frame in _frames(page, steps)]

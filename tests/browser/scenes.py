@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from helpers.visual.viewer import Pane, SliceViewer
+from helpers.regions import CLASS_NAMES
+from slice_viewer import Pane, SliceViewer
 from tests.cases import LPS
 
 SHAPE = (40, 48, 30)
@@ -38,4 +39,4 @@ def marked_viewer() -> SliceViewer:
     """Two panes, one with labels, begun at voxel (20, 24, 10)."""
     volume = marked_volume()
     panes = [Pane(volume, title="plain", window=WINDOW), Pane(volume, marked_labels(), "labelled", window=WINDOW)]
-    return SliceViewer(panes, LPS, cursor=(20, 24, 10), opacity=1.0, outline=False)
+    return SliceViewer(panes, LPS, names=CLASS_NAMES, cursor=(20, 24, 10), opacity=1.0, outline=False)

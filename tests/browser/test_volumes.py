@@ -6,9 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.plots.case import PLANES, cut
+from helpers.plots.viewer import comparison_panes, view_case
 from helpers.regions import CLASS_NAMES
-from helpers.visual.viewer import Pane, SliceViewer, comparison_panes
+from slice_viewer import Pane, SliceViewer
+from slice_viewer.slices import PLANES, cut
 from tests.browser.conftest import close_page, open_page
 from tests.cases import LPS, case_arrays, write_case
 
@@ -81,7 +82,7 @@ def test_every_plane_is_drawn_as_the_figures_draw_it(show, name):
 def test_a_case_a_four_dimensional_file_and_one_without_labels(show, tmp_path):
     image, classes = case_arrays()
     case = write_case(tmp_path / "cohort", "BRATS_001", "msd", image=image, classes=classes)
-    root = show(SliceViewer(case))
+    root = show(view_case(case))
     assert root.locator(".slice-viewer-pane b").all_inner_texts() == ["T1", "T1ce", "T2", "FLAIR"]
     assert root.locator(".slice-viewer-legend button").all_inner_texts() == list(CLASS_NAMES.values())
     root = show(SliceViewer(case.images["t1"].path))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from helpers.data.phantom import PhantomSettings, write_cohort
+from glioma_phantom import PhantomSettings
+from helpers.data.phantoms import write_cohort
 from helpers.running.execute import execute_notebooks
 from helpers.running.parameters import assign
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace

@@ -2,7 +2,8 @@
 
 import pytest
 
-from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
+from glioma_phantom.abdomen import CtPhantomSettings
+from helpers.extras.ct.phantom import write_ct_phantoms
 from helpers.running.execute import execute_notebooks
 from helpers.running.parameters import assign
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sagemaker_rehearsal import start_rehearsal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.data.phantom import PhantomSettings, make_phantom
+from glioma_phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, correct_bias, preprocess_image
 from helpers.regions import ED, MODALITIES
 

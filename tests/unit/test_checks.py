@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
 from helpers.data.cases import LAYOUTS, Source, discover, read_image, write_volume
 from helpers.data.checks import (
@@ -17,7 +18,6 @@ from helpers.data.checks import (
     check_cohort,
     suspicions,
 )
-from helpers.data.phantom import PhantomSettings, make_phantom
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 
 IMAGE, CLASSES = case_arrays()

@@ -23,6 +23,7 @@ from helpers.workspace import DataError
 def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
     repository = tmp_path / "repository"
     kept = ("helpers/a.py", "helpers/data/b.json")
+    package = "packages/glioma-phantom/src/glioma_phantom/a.py"
     secret = (
         ".env",
         "helpers/.env",
@@ -35,14 +36,15 @@ def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
         "data/case.json",
         "outputs/metrics.json",
         "tests/test_a.py",
+        "packages/glioma-phantom/tests/test_b.py",
     )
-    for name in (*kept, *secret):
+    for name in (*kept, package, *secret):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("x")
     (repository / "requirements.lock").write_text("numpy==2.4.6\n")
     staged = stage_source(tmp_path / "staged", repository=repository)
     found = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
-    assert found == {*kept, "train.py", "requirements.txt"}
+    assert found == {*kept, "glioma_phantom/a.py", "train.py", "requirements.txt"}
 
 
 def test_the_staged_package_has_what_a_job_runs():
@@ -53,6 +55,7 @@ def test_the_staged_package_has_what_a_job_runs():
         "helpers/data/preprocess.py",
         "helpers/training/before/train.py",
     } <= names
+    assert {"glioma_phantom/generator.py", "slice_viewer/slices.py"} <= names
     assert not [name for name in names if "rehearsal" in name or not name.endswith((".py", ".json"))]
 
 

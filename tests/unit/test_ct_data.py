@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from glioma_phantom.abdomen import CtPhantomSettings, make_ct_phantom
 from helpers.data.cases import read_volume, write_volume
 from helpers.extras.ct.checks import check_ct_cohort, check_table
 from helpers.extras.ct.cohort import (
@@ -16,7 +17,7 @@ from helpers.extras.ct.cohort import (
     write_dataset_json,
 )
 from helpers.extras.ct.organs import NUMBERS, ORGANS
-from helpers.extras.ct.phantom import CtPhantomSettings, make_ct_phantom, write_ct_phantoms
+from helpers.extras.ct.phantom import write_ct_phantoms
 from helpers.extras.ct.preparation import CtPreparation, prepare_arrays, prepare_ct
 from helpers.extras.ct.prepared import PreparedCtFile, prepare_ct_cohort
 from helpers.workspace import DataError

@@ -6,8 +6,9 @@ import tempfile
 import pytest
 import yaml
 
+from glioma_phantom.abdomen import CtPhantomSettings
 from helpers import cli
-from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
+from helpers.extras.ct.phantom import write_ct_phantoms
 from helpers.extras.ct.pipeline import load_pipeline, plan
 from helpers.models.checkpoints import load_card
 from helpers.workspace import REPOSITORY, DataError

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from glioma_phantom.abdomen import CtPhantomSettings
 from helpers.data.cases import read_volume
 from helpers.extras.ct.crops import CropSource
 from helpers.extras.ct.organs import NUMBERS, ORGANS
-from helpers.extras.ct.phantom import CtPhantomSettings, write_ct_phantoms
+from helpers.extras.ct.phantom import write_ct_phantoms
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.prepared import PreparedCtFile, prepare_ct_cohort
 from helpers.extras.ct.scores import (

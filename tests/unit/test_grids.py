@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from helpers.data.phantom import PhantomSettings, make_phantom
+from glioma_phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.resample import (
     EXACT,

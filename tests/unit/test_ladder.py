@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.phantom import PhantomSettings, write_cohort
+from glioma_phantom import PhantomSettings
+from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.predict import predict_case
 from helpers.models.checkpoints import load_released

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.data.phantom import PhantomSettings
+from glioma_phantom import PhantomSettings
+from glioma_phantom.slices import write_phantom_slices
 from helpers.extras.lgg.cohort import (
     CHANNELS,
     check_patient,
@@ -13,7 +14,6 @@ from helpers.extras.lgg.cohort import (
     read_slice,
     split_patients,
 )
-from helpers.extras.lgg.phantom import write_phantom_slices
 from helpers.workspace import DataError
 from tests.cases import REAL_CASES
 

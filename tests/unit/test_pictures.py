@@ -5,8 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from helpers.data.phantom import PhantomSettings, make_phantom
-from helpers.plots.case import show_modalities, to_palette
+from glioma_phantom import PhantomSettings, make_phantom
+from helpers.plots.case import show_modalities
+from slice_viewer.slices import to_palette
 
 
 def png_of(figure) -> bytes:

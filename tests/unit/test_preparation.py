@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from helpers.plots.case import (
-    Step,
-    apply_style,
-    show_array,
-    show_box,
-    show_cut,
-    show_prediction,
-    show_scales,
-    show_slice,
-    show_steps,
-)
+from helpers.plots.case import Step, apply_style, show_array, show_box, show_cut, show_prediction, show_scales, show_steps
+from slice_viewer.slices import show_slice
 from tests.cases import LPS, case_arrays
 
 SQUASHED = np.array([[0, 0, -1.0, 5], [0, -1.0, 0, 7], [5.0, 0, 0, 9], [0, 0, 0, 1]])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
-from helpers.data.phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import boto3
 import pytest
+
 from sagemaker_rehearsal import Rehearsal, start_rehearsal
 
 

@@ -7,6 +7,7 @@ import ssl
 import tarfile
 
 import pytest
+
 from sagemaker_rehearsal import limits
 from sagemaker_rehearsal.containers import PRIVATE, Container, Machine, namespaces_work
 from sagemaker_rehearsal.hosting import reserve_port

@@ -17,6 +17,7 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+
 from sagemaker_rehearsal import start_rehearsal
 from sagemaker_rehearsal.session import without_aws
 

@@ -1,0 +1,269 @@
+"""Phantoms as a cohort of cases, and as an endless stream of patches to train on.
+
+In the stream, patch number n is made when it is asked for, from the seed and n alone: nothing is read from a disk and nothing
+repeats. Each phantom is prepared as prediction prepares a patient's images, gives a few patches while it is in memory, and is
+forgotten. The phantoms themselves come from the package `glioma_phantom`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+import glioma_phantom
+from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
+from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE
+from helpers.data.cases import Case, discover
+from helpers.data.patches import draw_patch
+from helpers.data.prepared import (
+    Prepared,
+    PreprocessSettings,
+    save_prepared,
+    voxel_tables,
+)
+from helpers.data.preprocess import preprocess_image
+from helpers.workspace import DataError
+
+PATCH = 1
+"""Separates the random numbers of patches from those of cases, which share a seed."""
+
+HELD_OUT_SEED = 1952
+"""Seed of the phantoms that no training may see: those that choose a checkpoint and those that test it."""
+
+
+def write_cohort(folder: Path, count: int, settings: PhantomSettings = CALIBRATED, **options: Any) -> list[Case]:
+    """Write calibrated phantoms as a cohort of BraTS 2021 files, keep those that exist, and return their cases.
+
+    Takes what `glioma_phantom.write_cohort` takes; raises `DataError` if the folder holds phantoms with other settings.
+    """
+    try:
+        written = glioma_phantom.write_cohort(folder, count, settings, **options)
+    except ValueError as error:
+        raise DataError(str(error), "choose another folder or remove that one") from error
+    names = {path.name for path in written}
+    return [case for case in discover(Path(folder), "phantom") if case.identifier in names]
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What decides a stream of phantoms.
+
+    Attributes
+    ----------
+    spacing : int
+        Voxel edge in mm of the grid to train on: 1, 2 or 4.
+    seed : int
+        Any but `HELD_OUT_SEED`.
+    patches_per_case : int
+        How many patches each phantom gives before it is forgotten.
+    pool : int
+        Phantoms that take turns, so that the patches of one step come from different cases.
+    lanes : int
+        Steps that follow each other take their phantoms from as many separate pools in turn. Each of several DataLoader
+        workers whose number divides this makes phantoms that no other worker needs.
+    tumour_share : float
+        As in `helpers.data.patches.draw_centre`.
+    ranges : Randomisation
+        What is drawn at random, and how widely.
+    """
+
+    spacing: int = 2
+    seed: int = 2021
+    patches_per_case: int = 4
+    pool: int = 2
+    lanes: int = 8
+    tumour_share: float = 2 / 3
+    ranges: Randomisation = WIDE
+
+    def __post_init__(self) -> None:
+        if self.seed == HELD_OUT_SEED:
+            raise DataError(f"seed {self.seed} is that of the phantoms held out for validation", "take another")
+        if self.spacing not in (1, 2, 4):
+            raise DataError(f"spacing is {self.spacing} mm", "phantoms are made at 1, 2 or 4 mm")
+        for name in ("patches_per_case", "pool", "lanes"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}", "it must be at least 1")
+
+
+class PhantomStream(Dataset):
+    """Patches of phantoms that exist only while they are looked at.
+
+    Parameters
+    ----------
+    settings : StreamSettings
+    patch : sequence of 3 int
+        Edges in voxels.
+    count : int
+        Number of patches; what patch n holds does not depend on it.
+    batch : int
+        Patches a step.
+    transforms : callable, optional
+        As in `helpers.data.patches.draw_patch`.
+    device : str
+        Where phantoms are made: "cpu", or a CUDA device for a loader without workers.
+
+    Attributes
+    ----------
+    fingerprint : str
+        SHA-256 of everything that decides the patches; of two equal ones all patches are equal. Of the random changes it
+        knows the kinds and the mirrored axes, not the strengths.
+    spacing : tuple of 3 float
+        Of the patches, in mm.
+    preprocessing : mapping
+        Settings that the phantoms are prepared with, for the model card.
+
+    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        *,
+        patch: Sequence[int],
+        count: int,
+        batch: int = 2,
+        transforms: Callable | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.settings, self.patch, self.count, self.batch = settings, tuple(patch), count, batch
+        self.transforms, self.device = transforms, device
+        self._cases: OrderedDict[int, _CaseInMemory] = OrderedDict()
+
+    @property
+    def fingerprint(self) -> str:
+        facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changes": _names(self.transforms)}
+        facts["version"] = RANDOMISED_VERSION
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        return (float(self.settings.spacing),) * 3
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        return asdict(_preprocessing(self.settings.spacing))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        settings = self.settings
+        return draw_patch(
+            self._case(self.case_of(index)),
+            np.random.default_rng((settings.seed, PATCH, index)),
+            patch=self.patch,
+            tumour_share=settings.tumour_share,
+            transforms=self.transforms,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers make phantoms of their own."""
+        return {**self.__dict__, "_cases": OrderedDict()}
+
+    def case_of(self, index: int) -> int:
+        """Number of the phantom that patch number `index` is taken from."""
+        settings = self.settings
+        step, place = divmod(index, self.batch)
+        turn, lane = divmod(step, settings.lanes)
+        pooled = settings.pool * settings.patches_per_case
+        # Lanes begin at different places of a pool, so that not all of them need fresh phantoms at the same step.
+        drawn, seat = divmod(turn * self.batch + place + lane * pooled // settings.lanes, pooled)
+        return lane + settings.lanes * (drawn * settings.pool + seat % settings.pool)
+
+    def _case(self, number: int) -> _CaseInMemory:
+        if number not in self._cases:
+            while len(self._cases) >= self.settings.pool * self.settings.lanes:
+                self._cases.popitem(last=False)
+            self._cases[number] = _CaseInMemory(prepare_phantom(number, self.settings, device=self.device))
+        self._cases.move_to_end(number)
+        return self._cases[number]
+
+
+def prepare_phantom(index: int, settings: StreamSettings, *, device: str = "cpu") -> Prepared:
+    """Make phantom number `index` of a stream and prepare it as prediction prepares a patient's images."""
+    return _prepare(settings.seed, index, settings.spacing, settings.ranges, device)
+
+
+def held_out_phantoms(
+    folder: Path,
+    count: int,
+    *,
+    spacing: int = 2,
+    first: int = 0,
+    ranges: Randomisation = WIDE,
+    device: str = "cpu",
+) -> list[Path]:
+    """Make and prepare phantoms that no stream ever shows; the same call writes the same files.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets one prepared file a phantom.
+    count, first : int
+        How many, from which number on. Those that choose a checkpoint must not be those that test it.
+    spacing : int
+        Voxel edge in mm: 1, 2 or 4.
+    ranges : Randomisation
+        As in `StreamSettings`.
+    device : str
+        Where they are made.
+    """
+    paths = []
+    for index in range(first, first + count):
+        prepared = _prepare(HELD_OUT_SEED, index, spacing, ranges, device)
+        paths.append(save_prepared(Path(folder) / f"HeldOut-{index:05d}.safetensors", prepared))
+    return paths
+
+
+def _preprocessing(spacing: int) -> PreprocessSettings:
+    """A faint tumour is told from a strong bias field only once the field is taken out."""
+    return PreprocessSettings((float(spacing),) * 3, correct_bias=True)
+
+
+def _prepare(seed: int, index: int, spacing: int, ranges: Randomisation, device: str) -> Prepared:
+    settings = _preprocessing(spacing)
+    name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over a volume depend on the number of threads in their last digit
+    try:
+        phantom = draw_random_phantom(seed, index, spacing=spacing, device=device, ranges=ranges)
+        return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _names(change: Callable | None) -> list:
+    """The kinds of the random changes in a composition of them, with the axis of those that mirror."""
+    axis = getattr(getattr(change, "flipper", None), "spatial_axis", None)
+    return [type(change).__name__, axis, [_names(each) for each in getattr(change, "transforms", ())]]
+
+
+class _CaseInMemory:
+    """A prepared case in memory with the tables that patches are placed by."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.shape, self._prepared = prepared.shape, prepared
+        self._tables, _ = voxel_tables(prepared)
+
+    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        return self._prepared.image[(slice(None), *slices)]
+
+    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        return self._prepared.classes[tuple(slices)]
+
+    def voxel_count(self, region: str) -> int:
+        return len(self._tables[region])
+
+    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
+        return tuple(self._tables[region][index].tolist())

@@ -1,0 +1,149 @@
+"""What a pane of the viewer shows: a volume, perhaps a label map over it, and a title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from slice_viewer.slices import label_colour
+
+
+@dataclass(frozen=True, eq=False)
+class Pane:
+    """One pane of a `SliceViewer`.
+
+    Attributes
+    ----------
+    volume : array or tensor (X, Y, Z)
+        Any integer or floating type and unit; NaN is shown black, and so is zero if it is background.
+    labels : array or tensor (X, Y, Z), optional
+        Label map of whole numbers from 0 (nothing) to 255 on the grid of `volume`.
+    title : str
+    affine : array (4, 4), optional
+        From voxel indices to millimetres in RAS+; without it that of the viewer.
+    names, colours : mappings from label to text and to "#RRGGBB", optional
+        Without them those of the viewer. A label that has neither is shown by its number, in a colour of its own.
+    window : (float, float), optional
+        Values shown black and white, in the volume's units (`slice_viewer.slices.robust_window`).
+    """
+
+    volume: np.ndarray
+    labels: np.ndarray | None = None
+    title: str = ""
+    affine: np.ndarray | None = None
+    names: Mapping[int, str] | None = None
+    colours: Mapping[int, str] | None = None
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A label with its name and colour, as the legend shows it."""
+
+    value: int
+    name: str
+    colour: str
+
+
+def panes_of(source: Any, labels: Any = None, titles: Sequence[str] = ()) -> tuple[list[Pane], str]:
+    """Panes of whatever `SliceViewer` takes, and a name for them."""
+    labels = None if labels is None else as_array(labels)
+    if isinstance(source, (str, Path)):
+        return file_panes(Path(source), labels), Path(source).name
+    if isinstance(source, Sequence) and all(isinstance(each, Pane) for each in source):
+        return list(source), ""
+    image = as_array(source)
+    if image.ndim not in (3, 4):
+        raise ValueError(f"an image has shape (X, Y, Z) or (channels, X, Y, Z), this one {image.shape}")
+    if image.ndim == 4 and image.shape[0] > 16 and image.shape[-1] <= 16:
+        raise ValueError(f"an image of shape {image.shape} has its channels last; move the channels to the front")
+    volumes = image if image.ndim == 4 else [image]
+    return [Pane(volume, labels, title) for volume, title in zip(volumes, titles or [""] * len(volumes), strict=True)], ""
+
+
+def file_panes(path: Path, labels: Any = None) -> list[Pane]:
+    """One pane for each volume of a 3-D or 4-D file that nibabel reads."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; check the folder and the file's name")
+    image = nib.load(path)
+    values = np.asanyarray(image.dataobj)
+    if values.ndim == 3:
+        return [Pane(values, labels, path.name, image.affine)]
+    volumes = np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
+    titles = [path.name] if len(volumes) == 1 else [f"volume {number}" for number in range(len(volumes))]
+    return [Pane(volume, labels, title, image.affine) for volume, title in zip(volumes, titles, strict=True)]
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Turn an array, a list or a tensor on any device into an array."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def complete(pane: Pane, affine: np.ndarray | None, names: Mapping[int, str] | None, colours: Mapping[int, str] | None) -> Pane:
+    """The pane with arrays, and with what it lacks taken from the viewer."""
+    chosen = affine if pane.affine is None else pane.affine
+    return replace(
+        pane,
+        volume=as_array(pane.volume),
+        labels=None if pane.labels is None else as_array(pane.labels),
+        affine=None if chosen is None else np.asarray(chosen, dtype=float),
+        names=names if pane.names is None else pane.names,
+        colours=colours if pane.colours is None else pane.colours,
+    )
+
+
+def check_panes(panes: Sequence[Pane]) -> None:
+    """Raise `ValueError` with one sentence for the first pane that cannot be shown."""
+    if not panes:
+        raise ValueError("a viewer needs at least one pane; give a file, an array or a list of panes")
+    for number, pane in enumerate(panes):
+        name = f"pane {pane.title or number}"
+        _check_volume(pane.volume, name)
+        _check_affine(pane.affine, name)
+        if pane.labels is not None:
+            _check_labels(pane.labels, pane.volume.shape, name)
+
+
+def label_map(labels: np.ndarray) -> np.ndarray:
+    """Labels of a checked pane as uint8."""
+    return labels.astype(np.uint8, copy=False)
+
+
+def legend_entries(pane: Pane, values: Sequence[int]) -> list[Entry]:
+    """Entries of a pane's legend: the named labels, and those of `values` that have no name."""
+    names, colours = pane.names or {}, pane.colours or {}
+    every = sorted({int(value) for value in (*names, *values)} - {0})
+    return [Entry(value, names.get(value, f"label {value}"), colours.get(value, label_colour(value))) for value in every]
+
+
+def _check_volume(volume: np.ndarray, name: str) -> None:
+    if volume.ndim != 3:
+        raise ValueError(f"{name}: a volume has shape (X, Y, Z), this one {volume.shape}; give each channel a pane of its own")
+    if 0 in volume.shape:
+        raise ValueError(f"{name}: the volume has shape {volume.shape} and no voxel; check how it was cropped")
+    if volume.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: the volume holds {volume.dtype}; convert it to integers or real numbers")
+
+
+def _check_affine(affine: np.ndarray | None, name: str) -> None:
+    if affine is None:
+        raise ValueError(f"{name} has no affine, without which left and right are unknown; give the viewer one")
+    wrong = affine.shape != (4, 4) or not np.isfinite(affine).all()
+    if wrong or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(f"{name}: the affine must be an invertible (4, 4) array, this one is {affine.tolist()}")
+
+
+def _check_labels(labels: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    if labels.shape != shape:
+        raise ValueError(
+            f"{name}: labels have shape {labels.shape}, the volume {shape}; bring both to one grid with nearest neighbour"
+        )
+    if labels.dtype.kind not in "biu":
+        raise ValueError(f"{name}: labels are {labels.dtype}, whole numbers were expected; round or threshold them first")
+    if labels.min() < 0 or labels.max() > 255:
+        raise ValueError(f"{name}: labels run from {labels.min()} to {labels.max()}, 0 to 255 can be shown; renumber them")

@@ -1,0 +1,98 @@
+"""The still picture of a viewer, drawn by the same code as the figures."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from slice_viewer.pack import Grid
+from slice_viewer.panes import label_map
+from slice_viewer.slices import PLANES, cut, draw_labels, show_slice, to_palette
+
+if TYPE_CHECKING:
+    from slice_viewer.widget import SliceViewer
+
+COLUMNS = 4
+WIDTH = 10.4
+"""Inches of a full row."""
+
+SHORTEST_WITH_MARKS = 10.0
+"""Millimetres; on less than that there is no place for a scale bar."""
+
+
+def draw_still(viewer: SliceViewer) -> bytes:
+    """PNG of a viewer's panes in its state of now: plane, slice, windows, labels and their opacity."""
+    parts = viewer.scene.parts
+    columns = min(viewer.scene.description["columns"], len(parts.panes), COLUMNS)
+    rows = math.ceil(len(parts.panes) / columns)
+    width = min(WIDTH / columns, 3.6)
+    slices = [_slice_in(grid, viewer) for grid in parts.grids]
+    aspect = max(height / breadth for breadth, height in (_side_lengths(grid, viewer.plane) for grid in parts.grids))
+    figure = Figure(figsize=(width * columns, (width * min(max(aspect, 0.3), 2) + 0.3) * rows + 0.3), layout="compressed")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, number in zip(axes, range(len(parts.panes)), strict=False):
+        _draw_pane(ax, viewer, number, slices[parts.shown[number][0]])
+    for ax in axes[len(parts.panes) :]:
+        ax.set_axis_off()
+    if names := _legend(viewer):
+        patches = [Patch(facecolor=colour, edgecolor="#222222", linewidth=0.5, label=text) for text, colour in names.items()]
+        columns = min(len(names), max(3, int(figure.get_figwidth() / 1.7)))
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=80, facecolor="white")
+    return to_palette(stream.getvalue())
+
+
+def _draw_pane(ax: Axes, viewer: SliceViewer, number: int, index: int | None) -> None:
+    parts, description = viewer.scene.parts, viewer.scene.description
+    pane, (grid_number, volume_number, map_number) = parts.panes[number], parts.shown[number]
+    grid = parts.grids[grid_number]
+    affine = np.diag([*grid.spacing, 1.0])
+    window = viewer.windows[volume_number]
+    volume = _one_slice(pane.volume, grid, viewer.plane, index).astype(np.float64)
+    if not description["volumes"][volume_number]["background"]:
+        volume[volume == 0] = np.nextafter(0, 1)  # show_slice takes zero for background
+    marks = _side_lengths(grid, viewer.plane)[0] >= SHORTEST_WITH_MARKS
+    show_slice(volume, affine, plane=viewer.plane, index=0, window=window, crop=False, marks=marks, ax=ax)
+    ax.set_title(pane.title, fontsize=11, fontweight="bold", loc="left", color="#222222")
+    if map_number is None or not viewer.overlay:
+        return
+    entries = description["labels"][map_number]["entries"]
+    colours = {entry["value"]: entry["colour"] for entry in entries if entry["name"] not in viewer.hidden}
+    labels = _one_slice(label_map(pane.labels), grid, viewer.plane, index)
+    pixels, size = cut(labels, affine, plane=viewer.plane, index=0)
+    draw_labels(ax, pixels, size, colours=colours, fill=viewer.opacity, line=1.0 if viewer.outline else 0.0)
+
+
+def _one_slice(volume: np.ndarray, grid: Grid, plane: str, index: int | None) -> np.ndarray:
+    """The shown part of one slice, as a volume in RAS that is one voxel thick; zeros where `index` is None."""
+    box = [slice(first, last) for first, last in zip(grid.start, grid.stop, strict=True)]
+    axis = PLANES[plane].axis
+    box[axis] = slice(index or 0, (index or 0) + 1)
+    part = grid.turn(volume)[tuple(box)][::-1, ::-1, ::-1]
+    return np.zeros_like(part) if index is None else part
+
+
+def _slice_in(grid: Grid, viewer: SliceViewer) -> int | None:
+    """Index, in screen order of the whole grid, of the slice through the cursor; None where it misses the box."""
+    first, axis = viewer.scene.grid, PLANES[viewer.plane].axis
+    place = np.linalg.inv(grid.affine @ grid.to_voxel) @ first.affine @ [*viewer.cursor, 1]
+    index = round(float(place[axis])) + grid.start[axis]
+    return index if grid.start[axis] <= index < grid.stop[axis] else None
+
+
+def _side_lengths(grid: Grid, plane: str) -> tuple[float, float]:
+    """Width and height of the box in mm."""
+    sides = [(last - first) * mm for first, last, mm in zip(grid.start, grid.stop, grid.spacing, strict=True)]
+    return tuple(length for axis, length in enumerate(sides) if axis != PLANES[plane].axis)
+
+
+def _legend(viewer: SliceViewer) -> dict[str, str]:
+    entries = [entry for legend in viewer.scene.description["labels"] for entry in legend["entries"]]
+    return {entry["name"]: entry["colour"] for entry in entries if viewer.overlay and entry["name"] not in viewer.hidden}

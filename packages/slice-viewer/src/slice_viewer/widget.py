@@ -1,0 +1,244 @@
+"""`SliceViewer`: the viewer as an ipywidgets widget, with its state as traits."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+
+from slice_viewer.page import framed_page, what_to_install, write_page
+from slice_viewer.panes import Pane, panes_of
+from slice_viewer.scene import STATE, Scene, pack_scene
+from slice_viewer.slices import PLANES
+from slice_viewer.still import draw_still
+
+FOLDER = Path(__file__).parent
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Triple(traitlets.Tuple):
+    """A tuple that may be given as an array."""
+
+    _cast_types = (list, np.ndarray)
+
+
+class SliceViewer(anywidget.AnyWidget):
+    """MRI slices with labels, scrolled in the browser.
+
+    Panes are linked: they show the same place, also where their grids differ (the steps of preprocessing). Always in
+    radiological orientation; oblique volumes are turned to the nearest axes, not resampled. All traits below can be read,
+    set, observed and linked; the browser tells Python a quarter of a second after the last change.
+
+    Parameters
+    ----------
+    source : path, array, tensor or sequence of Pane
+        A file that nibabel reads (3-D or 4-D), an image (X, Y, Z) or (channels, X, Y, Z), or panes.
+    affine : array (4, 4), optional
+        From voxel indices to millimetres in RAS+, for arrays and for panes that have none of their own.
+    labels : array or tensor (X, Y, Z), optional
+        With a file or an image: label map to show on every pane.
+    titles : sequence of str
+        With an image: what stands above its channels.
+    names, colours : mappings from label to text and to "#RRGGBB", optional
+        For the panes that have none of their own.
+    columns : int, optional
+        Panes beside each other where there is room; by default all of them.
+    title : str
+        What a screen reader calls the viewer.
+    **state
+        Traits to begin with, such as ``plane="coronal"``.
+
+    Attributes
+    ----------
+    plane : {"axial", "coronal", "sagittal"}
+    cursor : (int, int, int)
+        Voxel under the crosshair, in the indices of the first pane's array; clipped to what is shown.
+    index : int
+        Slice of the plane, counted as in `slice_viewer.slices`: from the patient's left, back or feet.
+    opacity : float
+        Of the labels' fill, 0 to 1.
+    overlay, outline : bool
+        Whether labels are shown at all, and with an outline.
+    hidden : list of str
+        Names of labels that are switched off.
+    windows : list of (float, float)
+        Values shown black and white, in the units of each distinct volume.
+    window : (float, float)
+        The same of the volume in the active pane.
+    active : int
+        Index of the pane that was clicked last.
+
+    Raises
+    ------
+    ValueError
+        If files cannot be read, or shapes, types or affines do not fit; one sentence with the pane and the remedy.
+    """
+
+    _esm = FOLDER / "viewer.js"
+    _css = FOLDER / "viewer.css"
+    _scene = traitlets.Dict().tag(sync=True)
+    _volumes = traitlets.List(traitlets.Bytes()).tag(sync=True)
+    _labels = traitlets.List(traitlets.Bytes()).tag(sync=True)
+    _values = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    plane = traitlets.Enum(list(PLANES), "axial").tag(sync=True)
+    cursor = Triple(traitlets.CInt(), traitlets.CInt(), traitlets.CInt()).tag(sync=True)
+    opacity = traitlets.CFloat(0.45, min=0, max=1).tag(sync=True)
+    outline = traitlets.Bool(True).tag(sync=True)
+    overlay = traitlets.Bool(True).tag(sync=True)
+    hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    windows = traitlets.List(traitlets.Tuple(traitlets.CFloat(), traitlets.CFloat())).tag(sync=True)
+    active = traitlets.CInt(0, min=0).tag(sync=True)
+    index = traitlets.CInt()
+    window = traitlets.Tuple(traitlets.CFloat(), traitlets.CFloat())
+
+    def __init__(
+        self,
+        source: Path | str | np.ndarray | Sequence[Pane],
+        affine: np.ndarray | None = None,
+        *,
+        labels: np.ndarray | None = None,
+        titles: Sequence[str] = (),
+        names: Mapping[int, str] | None = None,
+        colours: Mapping[int, str] | None = None,
+        columns: int | None = None,
+        title: str = "",
+        **state,
+    ) -> None:
+        panes, name = panes_of(source, labels, titles)
+        self.scene = pack_scene(panes, affine, names=names, colours=colours, columns=columns, title=title or name)
+        super().__init__(**_contents(self.scene))
+        self.observe(self._derive, ["cursor", "plane", "windows", "active"])
+        self._derive()
+        for name, value in state.items():
+            if name not in self.trait_names():
+                raise TypeError(f"SliceViewer has no {name!r}; its state is {', '.join((*STATE, 'index', 'window'))}")
+            setattr(self, name, value)
+
+    def show(
+        self,
+        source: Path | str | np.ndarray | Sequence[Pane],
+        affine: np.ndarray | None = None,
+        *,
+        labels: np.ndarray | None = None,
+        titles: Sequence[str] = (),
+        names: Mapping[int, str] | None = None,
+        colours: Mapping[int, str] | None = None,
+        columns: int | None = None,
+        title: str = "",
+    ) -> None:
+        """Show something else in the same place, such as the next case; parameters as those of the class."""
+        panes, name = panes_of(source, labels, titles)
+        self.scene = pack_scene(panes, affine, names=names, colours=colours, columns=columns, title=title or name)
+        with self.hold_sync():
+            with self.hold_trait_notifications():
+                self.active = 0
+                for name, value in _contents(self.scene).items():
+                    setattr(self, name, value)
+            self._derive()
+
+    def to_html(self, path: Path | str | None = None) -> Path | str:
+        """Write the viewer, with its state of now, as one self-contained HTML file.
+
+        The file needs no network and no server, and everything but the kernel works in it.
+
+        Parameters
+        ----------
+        path : Path or str, optional
+            Target; folders are made. Without it the page is returned as text.
+        """
+        return write_page(self, path)
+
+    def still(self) -> bytes:
+        """The viewer's state of now as a PNG, which is what a saved notebook shows."""
+        return draw_still(self)
+
+    def __repr__(self) -> str:
+        titles = ", ".join(pane.title or "untitled" for pane in self.scene.parts.panes)
+        return f"SliceViewer({titles}; {self.plane} slice {self.index})"
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        """The widget, and beside it the still picture for every reader that has no kernel."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        data = {**data, "text/plain": repr(self), "image/png": base64.b64encode(self.still()).decode()}
+        if advice := what_to_install():
+            data.pop(WIDGET_VIEW, None)
+            data["text/html"] = framed_page(self, advice)
+        return data, metadata
+
+    def _derive(self, change: dict | None = None) -> None:
+        """Bring what follows from other traits in line with them."""
+        self.index = self.scene.grid.slice_of(self.cursor, PLANES[self.plane].axis)
+        self.window = self.windows[self._active_volume()]
+        self._values = [",".join(map(str, self.cursor)), *map(_as_text, self.values_at(self.cursor))]
+
+    def values_at(self, cursor: Sequence[int]) -> list[float | None]:
+        """Value of each distinct volume at a voxel of the first grid, in its own units; None outside."""
+        parts = self.scene.parts
+        place = parts.grids[0].affine @ [*cursor, 1]
+        values = []
+        for pane, grid in parts.volumes:
+            voxel = np.rint((np.linalg.inv(parts.grids[grid].affine) @ place)[:3]).astype(int)
+            inside = all(0 <= at < length for at, length in zip(voxel, pane.volume.shape, strict=True))
+            values.append(pane.volume[tuple(voxel)].item() if inside else None)
+        return values
+
+    def _active_volume(self) -> int:
+        return self.scene.parts.shown[self.active][1]
+
+    @traitlets.observe("index")
+    def _index_changed(self, change: dict) -> None:
+        self.cursor = self.scene.grid.with_slice(self.cursor, PLANES[self.plane].axis, change["new"])
+        self.index = self.scene.grid.slice_of(self.cursor, PLANES[self.plane].axis)
+
+    @traitlets.observe("window")
+    def _window_changed(self, change: dict) -> None:
+        windows = list(self.windows)
+        windows[self._active_volume()] = change["new"]
+        self.windows = windows
+
+    @traitlets.validate("cursor")
+    def _clip_cursor(self, proposal: dict) -> tuple[int, int, int]:
+        return self.scene.grid.clip(proposal["value"])
+
+    @traitlets.validate("active")
+    def _check_active(self, proposal: dict) -> int:
+        if proposal["value"] >= len(self.scene.parts.panes):
+            raise traitlets.TraitError(f"there is no pane {proposal['value']}; the last is {len(self.scene.parts.panes) - 1}")
+        return proposal["value"]
+
+    @traitlets.validate("windows")
+    def _check_windows(self, proposal: dict) -> list[tuple[float, float]]:
+        windows = proposal["value"]
+        if len(windows) != len(self.scene.volumes):
+            raise traitlets.TraitError(f"{len(self.scene.volumes)} volumes need a window each, {len(windows)} were given")
+        return [_rising(pair) for pair in windows]
+
+    @traitlets.validate("window")
+    def _check_window(self, proposal: dict) -> tuple[float, float]:
+        return _rising(proposal["value"])
+
+
+def _rising(window: tuple[float, float]) -> tuple[float, float]:
+    if not (np.isfinite(window).all() and window[0] < window[1]):
+        raise traitlets.TraitError(f"a window runs from a darker to a brighter value, not from {window[0]} to {window[1]}")
+    return window
+
+
+def _contents(scene: Scene) -> dict[str, object]:
+    """Traits of a scene, and where its viewing begins."""
+    windows = [tuple(map(float, window)) for window in scene.windows]
+    start = {"cursor": list(scene.cursor), "windows": windows, "hidden": [], "opacity": 0.45, "overlay": True, "outline": True}
+    sent = {"_scene": scene.description | {"start": start}, "_volumes": list(scene.volumes), "_labels": list(scene.labels)}
+    return {**sent, "cursor": scene.cursor, "windows": windows}
+
+
+def _as_text(value: float | None) -> str:
+    if value is None:
+        return "outside"
+    return str(value) if isinstance(value, (bool, int)) else f"{value:.4g}".replace("nan", "NaN")

@@ -1,0 +1,66 @@
+"""The slice viewer of a case: names and colours of the tumour's classes, errors, and what an executed notebook keeps."""
+
+import gzip
+
+import nbformat
+import numpy as np
+import pytest
+
+from helpers.plots.viewer import comparison_panes, view_case
+from helpers.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
+from helpers.running.execute import execute_notebook
+from helpers.workspace import DataError
+from slice_viewer import SliceViewer
+from slice_viewer.slices import PALETTE
+from tests.cases import LPS, case_arrays, write_case
+
+
+def unpacked(viewer: SliceViewer, number: int) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(viewer._labels[number]), np.uint8)
+
+
+def test_a_case_is_shown_with_its_names_and_its_reference(tmp_path):
+    image, classes = case_arrays()
+    viewer = view_case(write_case(tmp_path, image=image, classes=classes))
+    assert [pane["title"] for pane in viewer._scene["panes"]] == ["T1", "T1ce", "T2", "FLAIR"]
+    assert len(viewer._labels) == 1 and classes[viewer.cursor]
+    names = {entry["value"]: (entry["name"], entry["colour"]) for entry in viewer._scene["labels"][0]["entries"]}
+    assert names == {value: (CLASS_NAMES[value], CLASS_COLOURS[value]) for value in CLASS_NAMES}
+    assert viewer._values[1:] == [str(volume[viewer.cursor]) for volume in image]
+
+
+def test_figures_and_viewer_use_the_colours_of_the_classes():
+    assert dict(enumerate(PALETTE[:3], start=1)) == CLASS_COLOURS
+
+
+def test_region_maps_are_shown_as_classes():
+    image, classes = case_arrays()
+    first, second = (view_case(image, LPS, labels=labels) for labels in (classes, classes_to_regions(classes)))
+    np.testing.assert_array_equal(unpacked(first, 0), unpacked(second, 0))
+
+
+def test_comparison_shows_what_was_missed_and_what_is_false():
+    image, classes = case_arrays()
+    prediction = np.roll(classes, 3, axis=0)
+    viewer = SliceViewer(comparison_panes(image[3], reference=classes, prediction=prediction), LPS)
+    assert (len(viewer._volumes), len(viewer._labels), len(viewer.windows)) == (1, 3, 1)
+    errors = unpacked(viewer, 2)
+    assert np.count_nonzero(errors == 1) == np.count_nonzero((classes > 0) & (prediction == 0))
+    assert np.count_nonzero(errors == 2) == np.count_nonzero((prediction > 0) & (classes == 0))
+    assert [entry["name"] for entry in viewer._scene["labels"][2]["entries"]] == ["missed", "falsely marked"]
+    with pytest.raises(DataError, match="one grid"):
+        comparison_panes(image[3], reference=classes, prediction=prediction[:-1])
+
+
+def test_executed_notebooks_keep_the_picture_and_not_the_volumes(tmp_path):
+    source = (
+        "import numpy as np\nfrom slice_viewer import SliceViewer\n"
+        "SliceViewer(np.random.default_rng(0).integers(1, 900, (60, 60, 40)), np.eye(4))"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(notebook, tmp_path / "one.ipynb")
+    run = execute_notebook(tmp_path / "one.ipynb", tmp_path / "out.ipynb", parameters={}, report=lambda progress: None)
+    assert run.status == "ok", run.error
+    result = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert "image/png" in result.cells[0].outputs[-1].data
+    assert (tmp_path / "out.ipynb").stat().st_size < 100_000
