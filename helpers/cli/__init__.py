@@ -1,22 +1,26 @@
-"""The command line: ``python -m helpers VERB``."""
+"""The command line: ``python -m helpers COMMAND``.
+
+A command is a module of this folder with a function ``run``, whose signature and docstring are its options
+(`helpers.cli.options`) and whose result is the exit status.
+"""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from helpers.training.before.interruption import EXIT_STATUS, Interrupted
-from helpers.workspace import DataError
-
-VERBS: dict[str, str] = {
+COMMANDS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",
     "check": "look at every file of every case and print what is wrong",
     "download": "fetch a public cohort",
     "preprocess": "turn a cohort into prepared cases",
     "networks": "print how large each network is, and measure the memory of its training",
-    "profile": "measure where the time of a network's training goes, and write a report",
+    "profile": "measure where the time of a network's training goes",
     "train": "train a network",
     "ct": "train Swin UNETR on abdominal CT, or plan that as a job in the cloud",
     "crossvalidate": "train a network on every fold, choose the clean-up on validation data, score the ensemble",
@@ -27,36 +31,75 @@ VERBS: dict[str, str] = {
     "rehearse": "start a local AWS in which SageMaker jobs and endpoints really run",
     "run": "execute the notebooks and write an index page",
 }
-"""Verb and what it does; each lives in ``helpers.cli.<verb>``, imported only when it is called."""
+"""Command and what it does; each is imported only when it is called."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of a shell."""
+
+CAUSES: dict[int, str] = {
+    errno.ENOSPC: "the disk is full; make room or choose another folder",
+    errno.EDQUOT: "your disk quota is used up; make room or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose a folder of yours",
+    errno.EPERM: "permission denied; choose a folder of yours",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, and a file is needed",
+    errno.ENOENT: "no such file or folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+"""What an error of the operating system means for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status.
+    """Run one command and return its exit status.
 
-    A `DataError` becomes one sentence on stderr and status 1, a training that was told to stop one and status 75.
+    What a user can mend is one sentence on standard error: wrong input or a file that cannot be read or written (status 1),
+    Ctrl-C (130), and errors with an `exit_status` of their own, such as a training that was told to stop (75).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    verb = next((word for word in words if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__, allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, purpose in VERBS.items():
-        child = verbs.add_parser(
-            name,
-            help=purpose,
-            description=purpose[0].upper() + purpose[1:] + ".",
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        if name == verb:
-            module = importlib.import_module(f"helpers.cli.{name}")
-            module.add_arguments(child)
-            child.set_defaults(run=module.run)
-    parsed = parser.parse_args(words)
+    if not words or words[0] not in COMMANDS:
+        return _explain(words)
+    prog = f"python -m helpers {words[0]}"
     try:
-        return parsed.run(parsed)
-    except DataError as error:
-        print(f"{parser.prog} {parsed.verb}: {error}", file=sys.stderr)
+        from helpers.cli.options import call
+
+        module = importlib.import_module(f"helpers.cli.{words[0]}")
+        if not hasattr(module, "add_arguments"):
+            return call(module.run, words[1:], prog=prog)
+        parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(words[1:]))
+    except KeyboardInterrupt:
+        message, status = "interrupted", INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Interrupted as interruption:
-        print(f"{parser.prog} {parsed.verb}: {interruption}", file=sys.stderr)
-        return EXIT_STATUS
+    except OSError as error:
+        message, status = describe_os_error(error), 1
+    except Exception as error:
+        from helpers.workspace import DataError
+
+        if not isinstance(error, DataError) and not hasattr(error, "exit_status"):
+            raise
+        message, status = str(error), getattr(error, "exit_status", 1)
+    print(f"{prog}: {message}", file=sys.stderr)
+    return status
+
+
+def _explain(words: Sequence[str]) -> int:
+    """Print what there is: the answer to --help, and to a command that does not exist."""
+    wrong = words and words[0] not in ("-h", "--help")
+    lines = ["usage: python -m helpers COMMAND [--help] ...", ""]
+    lines += [f"  {name:14} {purpose}" for name, purpose in COMMANDS.items()]
+    if wrong:
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        lines += ["", f"python -m helpers: there is no command {words[0]}{hint}"]
+    print("\n".join(lines), file=sys.stderr if wrong else sys.stdout)
+    return 2 if wrong or not words else 0
+
+
+def describe_os_error(error: OSError) -> str:
+    """Say which file could not be read or written and why."""
+    cause = CAUSES.get(error.errno or 0) or error.strerror or str(error)
+    return f"{error.filename}: {cause}" if error.filename else cause

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.cli.options import mapping, whole_numbers
+from helpers.cli.before import mapping, whole_numbers
 from helpers.models.networks import NETWORKS
 from helpers.profiling.report import profile_network
 from helpers.profiling.settings import ProfileSettings

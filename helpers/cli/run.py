@@ -2,74 +2,92 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from helpers.running.execute import NotebookRun, Progress, execute_notebooks
-from helpers.running.normalise import update_notebook
-from helpers.running.pages import (
-    numbers_of,
-    show_number,
-    show_seconds,
-    write_pages,
-)
-from helpers.running.parameters import assign, find_notebooks, parse_assignments
+import tyro
+
+from helpers.running.execute import NotebookRun, assign, execute_notebooks, find_notebooks, parse_assignments, read_parameters
+from helpers.running.pages import numbers_of, show_number, show_seconds, update_notebook, write_pages
 from helpers.workspace import REPOSITORY, DataError, Workspace, open_workspace
 
 NUMBERS_SHOWN = 3
 """Numbers of each notebook in the table on the terminal; the index page has all."""
+PHANTOM_SETTINGS = ("CASES", "PHANTOM_SPACING", "SEED")
+"""Parameters that make another cohort of phantoms, which gets folders of its own."""
+FOR_FIGURES = {"REAL_CASES"}
+"""Parameters that committed outputs may be made with: they add figures and change no number."""
+
+Parameters = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(aliases=("-p",), metavar="NAME=VALUE")]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    absent = argparse.SUPPRESS
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", default=absent, help="start of a name (03) or a path")
-    parser.add_argument("--cohort", default=absent, help="phantom (where none is said), brats2018 to brats2024, msd; lgg, ct")
-    parser.add_argument("--data", default=absent, help="folder that holds the cases, else data/COHORT")
-    parser.add_argument("--out", default=absent, help="folder for results, else outputs/COHORT")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=absent,
-        metavar="NAME=VALUE",
-        help="any parameter of the notebooks; can be given several times",
-    )
-    parser.add_argument("--extras", action="store_true", help="also those in notebooks/extras")
-    parser.add_argument(
-        "--update-notebooks", action="store_true", help="take the outputs into the notebooks, as they are committed"
-    )
+def run(
+    notebooks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NOTEBOOK ...]")] = (),
+    /,
+    *,
+    cohort: str = "",
+    data: str = "",
+    out: str = "",
+    parameter: Parameters = (),
+    extras: bool = False,
+    update_notebooks: bool = False,
+) -> int:
+    """Execute the notebooks, write a page of each and an index, and print a table.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Execute, write the pages, print the table; 1 if a notebook failed, 130 if interrupted."""
-    paths = find_notebooks(getattr(arguments, "notebooks", []), REPOSITORY / "notebooks", extras=arguments.extras)
-    given = parse_assignments(getattr(arguments, "parameter", []))
-    given |= {name: text for name in ("COHORT", "DATA", "OUT") if (text := getattr(arguments, name.lower(), ""))}
+    Parameters
+    ----------
+    notebooks
+        Start of a name (03) or a path; all numbered ones if none is given.
+    cohort
+        phantom (if none is given), brats2018 to brats2024, msd; lgg or ct for the extras.
+    data
+        Folder that holds the cases, else data/COHORT.
+    out
+        Folder for results, else outputs/COHORT.
+    parameter
+        Any parameter of the notebooks; can be given several times.
+    extras
+        Also run those in notebooks/extras.
+    update_notebooks
+        Take the outputs into the notebooks, as they are committed.
+    """
+    paths = find_notebooks(notebooks, REPOSITORY / "notebooks", extras=extras)
+    given = parse_assignments(parameter) | {
+        name: text for name, text in (("COHORT", cohort), ("DATA", data), ("OUT", out)) if text
+    }
     given |= {name: str(Path(given[name]).expanduser().absolute()) for name in ("DATA", "OUT") if given.get(name)}
+    given = phantom_folders(paths, given)
     workspace = open_workspace(given.get("COHORT", "phantom"), data=given.get("DATA", ""), out=given.get("OUT", ""))
     parameters = assign(paths, given)
-    if arguments.update_notebooks and any(parameters.values()):
+    if update_notebooks and {name for values in parameters.values() for name in values} - FOR_FIGURES:
         raise DataError("committed notebooks carry the outputs of their defaults", "leave out parameters, cohort and folders")
     folder = workspace.root / "run"
     terminal = _Terminal()
-    try:
-        runs = execute_notebooks(paths, folder, parameters=parameters, report=terminal.report, finished=terminal.finished)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; what was executed is in {folder}", file=sys.stderr)
-        return 130
+    runs = execute_notebooks(paths, folder, parameters=parameters, report=terminal.report, finished=terminal.finished)
     index = write_pages(runs, workspace, folder, sources={path.stem: path.parent for path in paths})
     print_table(runs, workspace)
     print(f"\n{index}")
-    failed = any(run.status != "ok" for run in runs)
-    if arguments.update_notebooks and not failed:
+    failed = any(done.status != "ok" for done in runs)
+    if update_notebooks and not failed:
         for path in paths:
             update_notebook(folder / path.name, path, REPOSITORY)
         print(f"{len(paths)} notebooks carry these outputs now")
     return int(failed)
+
+
+def phantom_folders(paths: Sequence[Path], given: Mapping[str, str]) -> dict[str, str]:
+    """Give phantoms of other settings than the defaults folders of their own, such as data/phantom_cases12_seed7."""
+    values = assign(paths, given).values()
+    changed = {name: value for each in values for name, value in each.items() if name in PHANTOM_SETTINGS}
+    if given.get("COHORT", "phantom") != "phantom" or not changed:
+        return dict(given)
+    cohort = "_".join(["phantom", *(f"{name.split('_')[-1].lower()}{changed[name]}" for name in sorted(changed))])
+    known = {name for path in paths for name in read_parameters(path)}
+    own = {"DATA": REPOSITORY / "data" / cohort, "OUT": REPOSITORY / "outputs" / cohort}
+    return {name: str(folder) for name, folder in own.items() if name in known} | dict(given)
 
 
 def print_table(runs: Sequence[NotebookRun], workspace: Workspace) -> None:
@@ -77,15 +95,10 @@ def print_table(runs: Sequence[NotebookRun], workspace: Workspace) -> None:
     rows = [("notebook", "status", "time", "memory", "")]
     for done in runs:
         numbers = list(numbers_of(done, workspace).items())[:NUMBERS_SHOWN]
-        ran = done.status != "not run"
+        seconds = show_seconds(done.seconds) if done.status != "not run" else ""
+        memory = f"{done.memory / 1e9:.1f} GB" if done.memory else ""
         rows.append(
-            (
-                done.name,
-                done.status,
-                show_seconds(done.seconds) if ran else "",
-                f"{done.memory / 1e9:.1f} GB" if done.memory else "",
-                ", ".join(f"{name} {show_number(value)}" for name, value in numbers),
-            )
+            (done.name, done.status, seconds, memory, ", ".join(f"{name} {show_number(value)}" for name, value in numbers))
         )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     print()
@@ -105,15 +118,14 @@ class _Terminal:
         self._name = ""
         self._lock = threading.Lock()
 
-    def report(self, progress: Progress) -> None:
+    def report(self, name: str, cell: int, cells: int, seconds: float) -> None:
         with self._lock:
             if self._live:
-                place = f"cell {progress.cell}/{progress.cells}"
-                print(f"\r\x1b[K{progress.name}  {place}  {show_seconds(progress.seconds)}", end="", flush=True)
-            elif progress.name != self._name:
-                self._name = progress.name
-                print(f"{progress.name}  started, {progress.cells} code cells", flush=True)
+                print(f"\r\x1b[K{name}  cell {cell}/{cells}  {show_seconds(seconds)}", end="", flush=True)
+            elif name != self._name:
+                self._name = name
+                print(f"{name}  started, {cells} code cells", flush=True)
 
-    def finished(self, run: NotebookRun) -> None:
-        after = f"  {show_seconds(run.seconds)}" if run.status != "not run" else f": {run.error}"
-        print(f"{chr(13)}\x1b[K" * self._live + f"{run.name}  {run.status}{after}", flush=True)
+    def finished(self, done: NotebookRun) -> None:
+        after = f"  {show_seconds(done.seconds)}" if done.status != "not run" else f": {done.error}"
+        print(f"{chr(13)}\x1b[K" * self._live + f"{done.name}  {done.status}{after}", flush=True)

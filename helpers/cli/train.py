@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from helpers.cli.options import STREAM, add_cohort_and_settings, settings_of
+from helpers.cli.before import STREAM, add_cohort_and_settings, settings_of
 from helpers.data.cases import Case, discover
 from helpers.data.checks import check_cohort
 from helpers.data.patches import training_transforms

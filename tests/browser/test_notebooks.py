@@ -10,7 +10,6 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Locator, Page
 
-from helpers.running.parameters import for_papermill
 from helpers.workspace import REPOSITORY
 from tests.browser.conftest import Lab, close_page, errors_in, open_notebook, open_page, run_all
 from tests.notebooks.test_notebooks import NOTEBOOKS, tiny_parameters
@@ -22,7 +21,7 @@ def copies(lab: Lab, tmp_path_factory) -> dict[str, Path]:
     parameters = tiny_parameters(tmp_path_factory.mktemp("workspace"))
     made = {}
     for path in NOTEBOOKS:
-        notebook = parameterize_notebook(load_notebook_node(str(path)), for_papermill(parameters[path]), engine_name=None)
+        notebook = parameterize_notebook(load_notebook_node(str(path)), parameters[path], engine_name=None)
         notebook.metadata.pop("papermill", None)
         made[path.stem] = lab.folder / path.name
         nbformat.write(notebook, made[path.stem])

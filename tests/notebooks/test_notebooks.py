@@ -13,9 +13,8 @@ from helpers.cloud.policies import (
     read_calls,
     refused,
 )
-from helpers.running.execute import execute_notebooks
+from helpers.running.execute import assign, execute_notebooks, find_notebooks, read_parameters
 from helpers.running.pages import key_figure, write_pages
-from helpers.running.parameters import assign, find_notebooks, read_parameters
 from helpers.workspace import (
     REPOSITORY,
     VERSIONED,

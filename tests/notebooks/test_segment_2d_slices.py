@@ -2,8 +2,7 @@
 
 import pytest
 
-from helpers.running.execute import execute_notebooks
-from helpers.running.parameters import assign
+from helpers.running.execute import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 from tests.cases import REAL_CASES
 

@@ -9,13 +9,13 @@ import nbformat
 import pytest
 
 from helpers.cloud.account import SECRET
-from helpers.running.normalise import (
+from helpers.running.execute import read_parameters
+from helpers.running.pages import (
     MACHINE_PATH,
     SIZE_LIMIT,
     WIDGET_VIEW,
     normalise,
 )
-from helpers.running.parameters import read_parameters
 from helpers.workspace import REPOSITORY
 
 FOLDER = REPOSITORY / "notebooks"
