@@ -26,7 +26,7 @@ from glioma_phantom.tumour import TumourRanges
 from helpers.data.cases import discover
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
-from helpers.evaluation.cohort import score_cases
+from helpers.evaluation.cohort import score_cohort
 from helpers.models.checkpoints import load_checkpoint
 from helpers.regions import REGIONS
 from helpers.training.before.settings import TrainSettings
@@ -70,7 +70,7 @@ def rungs() -> dict[str, Randomisation]:
 
 
 def climb(ranges: Randomisation, settings: TrainSettings, arguments: argparse.Namespace, folder: Path) -> pd.DataFrame:
-    """Train on one rung and score every case: the columns of `score_cases`."""
+    """Train on one rung and score every case: the scores of `score_cohort`."""
     stream = PhantomStream(
         StreamSettings(seed=settings.seed, patches_per_case=8, tumour_share=settings.tumour_share, ranges=ranges),
         patch=settings.patch,
@@ -81,7 +81,7 @@ def climb(ranges: Randomisation, settings: TrainSettings, arguments: argparse.Na
     result = train(settings, stream, validation=held_out_phantoms(folder / "held_out", 4, ranges=ranges), out=folder)
     network, card = load_checkpoint(result.checkpoint)
     cases = [case for case in discover(arguments.cases, "brats2021") if not case.missing]
-    return score_cases(network, card, cases, folder=folder / "predictions")[0]
+    return score_cohort(network, card, cases, folder=folder / "predictions").scores
 
 
 def main() -> None:

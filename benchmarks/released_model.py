@@ -17,7 +17,7 @@ from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
 from helpers.data.cases import discover
 from helpers.data.phantoms import HELD_OUT_SEED
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
-from helpers.evaluation.cohort import score_cases
+from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import summarise
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--layout", default="auto", help="layout of the folder, such as brats2021, brats2023 or msd")
     parser.add_argument("--phantoms", type=int, default=24, help="how many unseen phantoms to score; 0 for none")
     parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
-    parser.add_argument("--flips", action="store_true", help="mean over mirrored copies")
+    parser.add_argument("--tta", action="store_true", help="mean over mirrored copies")
     arguments = parser.parse_args()
     network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
@@ -80,7 +80,7 @@ def main() -> None:
         cases = [case for case in found if not case.missing and case.label]
         print(f"\n{len(cases)} cases of {arguments.cases.name} ({len(found) - len(cases)} incomplete ones left out)\n")
         with tempfile.TemporaryDirectory() as folder:
-            scores, _ = score_cases(network, card, cases, folder=Path(folder), flips=arguments.flips)
+            scores = score_cohort(network, card, cases, folder=Path(folder), tta=arguments.tta).scores
         print(markdown(scores, each=True))
     for randomised in (False, True) if arguments.phantoms else ():
         print(f"\n{arguments.phantoms} {'randomised' if randomised else 'calibrated'} phantoms never seen in training\n")

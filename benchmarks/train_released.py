@@ -24,7 +24,7 @@ import torch.multiprocessing as multiprocessing
 
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.checkpoints import (
     ModelCard,
     load_card,
@@ -37,16 +37,16 @@ from helpers.training.before.loss import segmentation_loss
 NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
 MEMBERS = ("first", "second")
 WARMUP = 60
-CLEANUP = CleanUp(
+POSTPROCESSING = PostProcessing(
     tumour_ml=0.5,
     enhancing_ml=0.1,
     enhancing_share=0.1,
     near_mm=4.0,
     surrounded=4,
     core_share=0.1,
-    tumour_from=0.4,
-    brighter=0.2,
-    enhancing_from=0.05,
+    tumour_threshold=0.4,
+    contrast_enhancement=0.2,
+    enhancing_threshold=0.05,
 )
 """Shares and distance were chosen on phantoms that no training saw, the limits of whole tumour and of enhancement on five
 patients."""
@@ -124,8 +124,8 @@ def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, ste
         ARGUMENTS,
         dict(stream.preprocessing),
         stream.patch,
-        cleanup=asdict(CLEANUP),
-        mirrors=(0,),  # phantoms are left-right mirrored at random
+        postprocessing=asdict(POSTPROCESSING),
+        tta_axes=(0,),  # phantoms are left-right mirrored at random
         cohort_hash=stream.fingerprint,
         training={**settings, "batch": stream.batch, "steps": step + 1, "seconds": round(seconds)},
         metrics={"loss": round(loss, 4)},

@@ -35,7 +35,7 @@ def save_model(folder: Path) -> Path:
         arguments=arguments,
         preprocessing=asdict(PreprocessSettings(spacing=1.0)),
         patch=(32, 32, 32),
-        cleanup={"tumour_ml": 0.0, "enhancing_ml": 0.0},
+        postprocessing={"tumour_ml": 0.0, "enhancing_ml": 0.0},
     )
     save_checkpoint(folder / "best.safetensors", build_network("unet", **arguments), card)
     return folder

@@ -1,4 +1,4 @@
-"""``python -m helpers crossvalidate``: train on every fold, predict out of fold, choose the clean-up, score the ensemble."""
+"""``python -m helpers crossvalidate``: train on every fold, choose the post-processing, score the ensemble."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 
 from helpers.cli import train as train_command
 from helpers.evaluation.cohort import (
-    choose_cleanup,
+    choose_postprocessing,
     gains_table,
     predict_out_of_fold,
     score_steps,
 )
-from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.statistics import summarise
 from helpers.models.checkpoints import load_checkpoint, save_checkpoint
 from helpers.training.before.folds import train_folds
-from helpers.workspace import DataError, write_atomically
+from helpers.workspace import DataError
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 
@@ -44,39 +44,37 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"trained; leave out --only when folds 0 to {len(manifest.folds) - 1} are done, for the tables")
         return 0
     device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
-    result = predict_out_of_fold(
-        checkpoints, manifest, cases, folder=out / "out_of_fold", flips=True, device=device, report=print
-    )
-    cleanup, tried = choose_cleanup(result.files, cases)
+    result = predict_out_of_fold(checkpoints, manifest, cases, folder=out / "out_of_fold", device=device, report=print)
+    chosen, tried = choose_postprocessing(result.files, cases)
     _write(out / "out_of_fold.csv", result.scores)
     _write(out / "out_of_fold_reliability.csv", result.reliability)
-    _write(out / "cleanup.csv", tried)
-    _write_text(out / "cleanup.json", json.dumps(asdict(cleanup), indent=1) + "\n")
-    _show(
-        f"\nOut of fold, {len(result.files)} cases, mirrored copies, before clean-up", summarise(result.scores, metrics=METRICS)
+    _write(out / "postprocessing.csv", tried)
+    _write_text(out / "postprocessing.json", json.dumps(asdict(chosen), indent=1) + "\n")
+    _show(f"\nOut of fold, {len(result.files)} cases, TTA, before post-processing", summarise(result.scores, metrics=METRICS))
+    print(
+        f"\nPost-processing chosen on these: {chosen.tumour_ml:g} ml of tumour, {chosen.enhancing_ml:g} ml of enhancing tumour"
     )
-    print(f"\nClean-up chosen on these: {cleanup.tumour_ml:g} ml of tumour, {cleanup.enhancing_ml:g} ml of enhancing tumour")
-    members = _write_members(out / "ensemble", checkpoints, cleanup)
+    members = _write_members(out / "ensemble", checkpoints, chosen)
     if not arguments.no_test:
         test = [cases[name] for name in manifest.test if name in cases]
         if len(test) < len(manifest.test):
             raise DataError(
                 f"{len(manifest.test) - len(test)} cases of the test part are faulty", "mend them and run this again"
             )
-        scores = score_steps(checkpoints, test, cleanup=cleanup, folder=out / "test", device=device, report=print)
+        scores = score_steps(checkpoints, test, settings=chosen, folder=out / "test", device=device, report=print)
         _write(out / "steps.csv", scores)
         gains = gains_table(scores)
         _write(out / "gains.csv", gains)
         _show(f"\nTest part, {len(test)} cases, each step against the one before", gains)
-    print(f"\n{out}\npredict --flips --checkpoint {members}/*.safetensors does the same as the last step")
+    print(f"\n{out}\npredict --tta --checkpoint {members}/*.safetensors does the same as the last step")
     return 0
 
 
-def _write_members(folder: Path, checkpoints: Sequence[Path], cleanup: CleanUp) -> Path:
-    """The networks of the folds with the chosen clean-up in their cards."""
+def _write_members(folder: Path, checkpoints: Sequence[Path], settings: PostProcessing) -> Path:
+    """The networks of the folds with the chosen post-processing in their cards."""
     for fold, path in enumerate(checkpoints):
         network, card = load_checkpoint(path)
-        save_checkpoint(folder / f"fold_{fold}.safetensors", network, replace(card, cleanup=asdict(cleanup)))
+        save_checkpoint(folder / f"fold_{fold}.safetensors", network, replace(card, postprocessing=asdict(settings)))
     return folder
 
 
@@ -91,5 +89,6 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap", type=float, default=own.overlap, help="of the windows: 0.5, or 0.7 for the last half point"
     )
-    parser.add_argument("--flips", type=float, default=own.flips, help="probability of mirroring along each axis")
+    parser.add_argument("--tta", type=float, default=own.flips, help="probability of mirroring along each axis")
     parser.add_argument("--feature-size", type=int, choices=FEATURE_SIZES, default=48, help="width of the network")
     parser.add_argument("--window-size", type=int, default=7, help="edge of the attention windows in tokens")
     parser.add_argument("--amp", type=boolean, default=True, help="mixed precision where there is bf16: true or false")

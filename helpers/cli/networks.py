@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import pandas as pd
 import torch
 
-from helpers.models.networks import NETWORKS, arguments_for, build_network, describe_network
+from helpers.models.networks import NETWORKS, PUBLISHED, build_network, describe_network
 from helpers.training.before.memory import peak_training_memory
 
 SETTINGS = ("laptop", "published")
@@ -50,12 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _row(arguments: argparse.Namespace, name: str, edge: int, *, published: bool) -> dict[str, str]:
     dimensions = arguments.spatial_dims
-    settings = arguments_for(name, spatial_dims=dimensions, edge=edge, published=published)
+    settings = _arguments(name, dimensions, edge, published)
     description = describe_network(build_network(name, **settings), size=(edge,) * dimensions)
     row = {"parameters M": f"{description.parameters / 1e6:.2f}", "GFLOP": f"{description.gflop:.1f}"}
     if arguments.measure:
-        settings = arguments_for(name, spatial_dims=dimensions, edge=arguments.patch, published=published)
+        settings = _arguments(name, dimensions, arguments.patch, published)
         patch = (arguments.patch,) * dimensions
         peak = peak_training_memory(name, patch=patch, batch=arguments.batch, arguments=settings, device=arguments.device)
         row["peak GiB"] = f"{peak / 2**30:.2f}"
     return row
+
+
+def _arguments(name: str, dimensions: int, edge: int, published: bool) -> dict[str, Any]:
+    """Arguments of a network for square or cubic inputs of `edge` voxels."""
+    size = {"img_size": edge} if NETWORKS[name].one_size else {}
+    return {"spatial_dims": dimensions, **(PUBLISHED[name] if published else {}), **size}

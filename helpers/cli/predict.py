@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each"
     )
     parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
-    parser.add_argument("--flips", action="store_true", help="mean over mirrored copies: better, up to eight times as long")
+    parser.add_argument(
+        "--tta", action="store_true", help="test-time augmentation: mean over mirrored images, up to eight times as long"
+    )
     parser.add_argument("--device", default="auto", help="auto takes a GPU where there is one; cpu, cuda, cuda:1")
 
 
@@ -53,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoints = arguments.checkpoint
     network, card = load_ensemble(checkpoints, device=device) if checkpoints else load_released(device=device)
     if single:
-        print(write_prediction(arguments.out, predict_case(network, card, cases[0], flips=arguments.flips)))
+        print(write_prediction(arguments.out, predict_case(network, card, cases[0], tta=arguments.tta)))
         return 0
     faults = []
-    for _, outcome in predict_cases(network, card, cases, folder=arguments.out, flips=arguments.flips):
+    for _, outcome in predict_cases(network, card, cases, folder=arguments.out, tta=arguments.tta):
         if isinstance(outcome, DataError):
             faults.append(str(outcome))
         else:

@@ -1,9 +1,9 @@
-"""What cross-validation is good for: scores of cases by models that did not know them, and choices made without the test part.
+"""Scores of a cohort: files against files, a test set with a checkpoint, and the folds of a cross-validation.
 
-The models of the folds give three things. Every case outside the test part is predicted by the one model that did not train
-on it (**out of fold**), which is read from the model cards and not taken on trust. The limits of the clean-up are chosen on
-those predictions. And the models together are an ensemble, whose gain is measured on the test part step by step: single
-model, mirrored copies, ensemble, clean-up.
+A test set goes through files: what is scored is what a reader can open. In a cross-validation every case outside the test part
+is predicted by the one model that did not train on it (**out of fold**), which is read from the model cards and not taken on
+trust. The limits of the post-processing are chosen on those predictions, and the models together are an ensemble, whose gain is
+measured on the test part step by step.
 """
 
 from __future__ import annotations
@@ -16,19 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from helpers.data.cases import LAYOUTS, Case, discover, read_classes, read_label_values, same_affine
+from helpers.data.resample import spacing_of
 from helpers.data.splits import SplitManifest
-from helpers.evaluation.metrics import METRICS, dice, score_case, voxel_spacing
-from helpers.evaluation.postprocess import CleanUp, clean_up
-from helpers.evaluation.predict import (
-    Probabilities,
-    predict_probabilities,
-    segment,
-    write_prediction,
-)
+from helpers.evaluation.metrics import METRICS, dice, score_case
+from helpers.evaluation.postprocess import PostProcessing, postprocess
+from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble
 from helpers.regions import classes_to_regions, to_classes
@@ -36,6 +31,11 @@ from helpers.workspace import DataError
 
 _ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
 """What people append to the identifier in the name of a label map."""
+KEEP_ALL = asdict(PostProcessing(tumour_ml=0.0, enhancing_ml=0.0))
+TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
+"""Limits in ml that `choose_postprocessing` tries."""
+STEPS = ("single model", "+ TTA", "+ ensemble", "+ post-processing")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
     try:
         return to_classes(values, LAYOUTS[layout].convention), affine
     except ValueError as error:
-        raise DataError(f"{label.path}: {error}", "name the numbers that the file uses") from error
+        raise DataError(f"{label.path}: {error}", "name the convention that its labels follow") from error
 
 
 def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
             f"{prediction.path} has another affine than {reference.path}, so its voxels lie elsewhere in the patient",
             "write predictions with the affine of the images they were made from",
         )
-    return score_case(predicted, expected, voxel_spacing(expected_affine))
+    return score_case(predicted, expected, spacing_of(expected_affine))
 
 
 def pair_folders(
@@ -201,12 +201,12 @@ class CohortScores:
     Attributes
     ----------
     scores : DataFrame
-        ``case``, ``region``, `helpers.evaluation.metrics.METRICS` of the written label map, ``ece`` and ``brier`` of the
-        probabilities (`helpers.evaluation.statistics`), and ``checkpoint``, the SHA-256 of the weights; three rows a case.
+        ``case``, ``patient``, ``region``, `helpers.evaluation.metrics.METRICS` of the written label map, ``ece`` and ``brier``
+        of the probabilities, and ``checkpoint``, the SHA-256 of the weights; three rows a case.
     files : dict from identifier to Path
         The label maps.
     reliability : DataFrame
-        ``case`` and the columns of `helpers.evaluation.statistics.reliability_table`.
+        ``case`` and the columns of `helpers.evaluation.statistics.reliability_table`, over the voxels of the brain.
     """
 
     scores: pd.DataFrame
@@ -215,9 +215,9 @@ class CohortScores:
 
 
 def score_cohort(
-    network: nn.Module, card: ModelCard, cases: Iterable[Case], *, folder: Path, flips: bool = False
+    network: nn.Module, card: ModelCard, cases: Iterable[Case], *, folder: Path, tta: bool = False
 ) -> CohortScores:
-    """Predict cases into files in native space and score those files against the references, and their probabilities too.
+    """Predict cases into files in native space and score those files, and the probabilities, against the references.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def score_cohort(
         With references.
     folder : Path
         Gets one ``<identifier>.nii.gz`` a case, in BraTS 2021 numbers.
-    flips : bool
+    tta : bool
         As in `helpers.evaluation.predict.predict_prepared`.
 
     Raises
@@ -235,45 +235,24 @@ def score_cohort(
     DataError
         At the first case that cannot be predicted or scored: a mean over the others would not be that of the test set.
     """
-    tables, bins, files = [empty_scores()], [], {}
+    tables, bins, files = [], [], {}
     for case in cases:
         if case.label is None:
             raise DataError(f"case {case.identifier} has no reference label map", "a test set needs one for every case")
-        probabilities = predict_probabilities(network, card, case, flips=flips)
-        prediction = segment(probabilities, CleanUp(**card.cleanup))
+        prediction = predict_case(network, card, case, tta=tta)
         path = files[case.identifier] = write_prediction(Path(folder) / f"{case.identifier}.nii.gz", prediction)
         table = score_files(LabelFile(path, "brats2021"), LabelFile(case.label, case.layout))
-        reliability = reliability_of(probabilities, case)
+        brain = (prediction.image != 0).any(0)
+        reliability = reliability_table(prediction.probabilities, classes_to_regions(read_classes(case)[0]), brain)
         table = table.merge(calibration_scores(reliability), on="region").assign(checkpoint=card.weights_sha256)
         table.insert(0, "case", case.identifier)
+        table.insert(1, "patient", case.patient)
         reliability.insert(0, "case", case.identifier)
         tables.append(table)
         bins.append(reliability)
-    return CohortScores(
-        pd.concat(tables[1:] or tables, ignore_index=True), files, pd.concat(bins or [pd.DataFrame()], ignore_index=True)
-    )
-
-
-def score_cases(
-    network: nn.Module, card: ModelCard, cases: Iterable[Case], *, folder: Path, flips: bool = False
-) -> tuple[pd.DataFrame, dict[str, Path]]:
-    """`score_cohort`, of which the scores and the files only."""
-    result = score_cohort(network, card, cases, folder=folder, flips=flips)
-    return result.scores, result.files
-
-
-def reliability_of(probabilities: Probabilities, case: Case) -> pd.DataFrame:
-    """`helpers.evaluation.statistics.reliability_table` of a case, over the voxels that are not 0 in some modality."""
-    regions = classes_to_regions(read_classes(case)[0])
-    return reliability_table(probabilities.values, regions, (probabilities.image != 0).any(0))
-
-
-KEEP_ALL = asdict(CleanUp(tumour_ml=0.0, enhancing_ml=0.0))
-TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
-ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
-"""Limits in ml that `choose_cleanup` tries."""
-
-STEPS = ("single model", "+ mirrored copies", "+ ensemble", "+ clean-up")
+    if not tables:
+        return CohortScores(empty_scores(), {}, pd.DataFrame())
+    return CohortScores(pd.concat(tables, ignore_index=True), files, pd.concat(bins, ignore_index=True))
 
 
 def check_folds(checkpoints: Sequence[Path], manifest: SplitManifest) -> list[ModelCard]:
@@ -312,11 +291,10 @@ def predict_out_of_fold(
     cases: Mapping[str, Case],
     *,
     folder: Path,
-    flips: bool = False,
-    device: str = "cpu",
-    report: Callable[[str], None] | None = None,
+    device: str,
+    report: Callable[[str], None],
 ) -> CohortScores:
-    """Predict every case outside the test part with the model that did not train on it, without clean-up, and score it.
+    """Predict every case outside the test part with the model that did not train on it, and score it without post-processing.
 
     Parameters
     ----------
@@ -324,12 +302,10 @@ def predict_out_of_fold(
         That of fold k in place k.
     manifest : SplitManifest
     cases : mapping from identifier to Case
-        At least the cases to be predicted; what is not in it is left out.
+        At least the cases to be predicted; others of the split are left out.
     folder : Path
         Gets the label maps.
-    flips, device
-        As elsewhere.
-    report : callable, optional
+    report : callable
         Called with a line of text after every fold.
 
     Raises
@@ -341,9 +317,8 @@ def predict_out_of_fold(
     for fold, card in enumerate(check_folds(checkpoints, manifest)):
         network, _ = load_checkpoint(checkpoints[fold], device=device)
         chosen = [cases[name] for name in manifest.part("val", fold=fold) if name in cases]
-        results.append(score_cohort(network, replace(card, cleanup=KEEP_ALL), chosen, folder=folder, flips=flips))
-        if report:
-            report(f"fold {fold}: {len(chosen)} cases, mean Dice {results[-1].scores['dice'].mean():.3f} before clean-up")
+        results.append(score_cohort(network, replace(card, postprocessing=KEEP_ALL), chosen, folder=folder, tta=True))
+        report(f"fold {fold}: {len(chosen)} cases, mean Dice {results[-1].scores['dice'].mean():.3f} before post-processing")
     files = {name: path for result in results for name, path in result.files.items()}
     scores, reliability = (
         pd.concat([getattr(result, name) for result in results], ignore_index=True) for name in ("scores", "reliability")
@@ -351,37 +326,29 @@ def predict_out_of_fold(
     return CohortScores(scores, files, reliability)
 
 
-def choose_cleanup(
-    files: Mapping[str, Path],
-    cases: Mapping[str, Case],
-    *,
-    tumour_ml: Sequence[float] = TUMOUR_ML,
-    enhancing_ml: Sequence[float] = ENHANCING_ML,
-) -> tuple[CleanUp, pd.DataFrame]:
-    """Choose the limits of the clean-up that give the highest mean Dice on predictions out of fold; the smaller where equal.
+def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) -> tuple[PostProcessing, pd.DataFrame]:
+    """Choose the limits of the post-processing with the highest mean Dice on predictions out of fold; the smaller if equal.
 
     Parameters
     ----------
     files : mapping from identifier to Path
-        Label maps in BraTS 2021 numbers, not cleaned up: validation data, never the test part.
+        Label maps in BraTS 2021 numbers, not post-processed: validation data, never the test part.
     cases : mapping from identifier to Case
         With references.
-    tumour_ml, enhancing_ml : sequence of float
-        Limits to try, in every combination.
 
     Returns
     -------
-    CleanUp
+    PostProcessing
     DataFrame
         ``tumour_ml, enhancing_ml, dice``: the mean over cases and regions, for every combination.
     """
-    limits = [CleanUp(*pair) for pair in itertools.product(sorted(tumour_ml), sorted(enhancing_ml))]
+    limits = [PostProcessing(*pair) for pair in itertools.product(TUMOUR_ML, ENHANCING_ML)]
     totals = dict.fromkeys(limits, 0.0)
     for name, path in files.items():
         predicted, affine = read_label_file(LabelFile(path, "brats2021"))
-        truth, spacing = classes_to_regions(read_classes(cases[name])[0]), voxel_spacing(affine)
+        truth, spacing = classes_to_regions(read_classes(cases[name])[0]), spacing_of(affine)
         for setting in limits:
-            regions = classes_to_regions(clean_up(predicted, spacing, setting))
+            regions = classes_to_regions(postprocess(predicted, spacing, setting))
             totals[setting] += sum(dice(*pair) for pair in zip(regions, truth, strict=True)) / len(truth) / len(files)
     table = pd.DataFrame([{**asdict(setting), "dice": total} for setting, total in totals.items()])
     return max(limits, key=lambda setting: round(totals[setting], 9)), table
@@ -391,66 +358,50 @@ def score_steps(
     checkpoints: Sequence[Path],
     cases: Sequence[Case],
     *,
-    cleanup: CleanUp,
+    settings: PostProcessing,
     folder: Path,
-    device: str = "cpu",
-    report: Callable[[str], None] | None = None,
+    device: str,
+    report: Callable[[str], None],
 ) -> pd.DataFrame:
     """Score test cases after each of `STEPS`.
 
     A single model means every fold's model, so its rows come once a fold; the mean over them is the fair start, as no fold is
-    singled out.
-
-    Parameters
-    ----------
-    checkpoints : sequence of Path
-        Of the folds.
-    cases : sequence of Case
-        The test part, with references.
-    cleanup : CleanUp
-        As `choose_cleanup` found it.
-    folder : Path
-        Gets the label maps of the last step.
+    singled out. `folder` gets the label maps of the last step.
 
     Returns
     -------
     DataFrame
-        ``step`` and the columns of `helpers.evaluation.cohort.CohortScores.scores`.
+        ``step`` and the columns of `CohortScores.scores`.
     """
     members = [load_checkpoint(path, device=device) for path in checkpoints]
-    ensemble = load_ensemble(checkpoints, device=device)
-    final = asdict(cleanup)
-    plans = [
-        (STEPS[0], members, KEEP_ALL, False),
-        (STEPS[1], members, KEEP_ALL, True),
-        (STEPS[2], [ensemble], KEEP_ALL, True),
-        (STEPS[3], [ensemble], final, True),
-    ]
+    ensemble = [load_ensemble(checkpoints, device=device)]
+    plans = zip(STEPS, (members, members, ensemble, ensemble), [KEEP_ALL] * 3 + [asdict(settings)], strict=True)
     tables = []
-    for step, models, limits, flips in plans:
-        for network, card in models:
-            result = _score(network, replace(card, cleanup=limits), cases, folder, flips)
-            tables.append(result.assign(step=step))
-        if report:
-            report(f"{step}: mean Dice {pd.concat(tables).query('step == @step')['dice'].mean():.4f}")
+    for step, models, limits in plans:
+        results = [
+            score_cohort(network, replace(card, postprocessing=limits), cases, folder=folder, tta=step != STEPS[0]).scores
+            for network, card in models
+        ]
+        tables.append(pd.concat(results, ignore_index=True).assign(step=step))
+        report(f"{step}: mean Dice {tables[-1]['dice'].mean():.4f}")
     return pd.concat(tables, ignore_index=True)
 
 
 def gains_table(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "lesion_dice", "hd95")) -> pd.DataFrame:
-    """What each step of `score_steps` adds to the one before, over the mean of the regions of each patient.
+    """Compute what each step of `score_steps` adds to the one before, over the mean of the regions of each patient.
 
     Returns
     -------
     DataFrame
         One row for each metric and step: ``metric, step, mean, low, high`` with its interval, and ``gain, gain_low,
-        gain_high, p`` against the step before on the same patients; ``checkpoint``, the SHA-256 where there is one.
+        gain_high, p`` against the step before on the same patients; ``checkpoint``, the SHA-256 if there is one.
     """
-    per_case = scores.groupby(["step", "case"])[list(metrics)].mean()
+    per_patient = scores.groupby(["step", "patient"])[list(metrics)].mean()  # sessions of one patient are averaged first
     rows = []
     for metric in metrics:
         before = None
         for step in [step for step in STEPS if step in set(scores["step"])]:
-            values, hashes = per_case.loc[step, metric], scores.loc[scores["step"] == step, "checkpoint"].unique()
+            values, hashes = per_patient.loc[step, metric], scores.loc[scores["step"] == step, "checkpoint"].unique()
             interval = bootstrap_interval(values)
             row = {"metric": metric, "step": step, "mean": interval.mean, "low": interval.low, "high": interval.high}
             if before is not None:
@@ -460,8 +411,3 @@ def gains_table(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "lesi
             rows.append({**row, "checkpoint": hashes[0] if len(hashes) == 1 else f"mean of {len(hashes)}"})
             before = values
     return pd.DataFrame(rows)
-
-
-def _score(network: nn.Module, card: ModelCard, cases: Sequence[Case], folder: Path, flips: bool) -> pd.DataFrame:
-    with torch.inference_mode():
-        return score_cohort(network, card, cases, folder=folder, flips=flips).scores

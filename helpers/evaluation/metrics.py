@@ -40,66 +40,6 @@ SMALLEST_MM3 = 50.0
 NEAR, TOUCHING = ndimage.generate_binary_structure(3, 2), np.ones((3, 3, 3), bool)
 
 
-@dataclass(frozen=True)
-class LesionScore:
-    """Lesion-wise result of one region of one case.
-
-    Attributes
-    ----------
-    dice : float
-        Mean over lesions and false lesions, 0 to 1.
-    found, missed, false : int
-        Lesions of the reference with and without a predicted piece, and predicted pieces without a lesion.
-    """
-
-    dice: float
-    found: int
-    missed: int
-    false: int
-
-
-def score_lesions(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> LesionScore:
-    """Score one region lesion by lesion, by the rule at the top of this module.
-
-    Parameters
-    ----------
-    prediction, reference : bool arrays (X, Y, Z)
-        Of equal shape, in one grid; what lies outside counts as background.
-    spacing : three floats
-        Voxel edges in mm. On a grid other than 1 mm the growth is as many whole steps of a voxel as come closest to 3 mm, at
-        least one.
-    """
-    edge_mm3 = math.prod(float(edge) for edge in spacing)
-    steps = max(1, round(GROWTH_MM / edge_mm3 ** (1 / 3)))
-    box = _box(prediction | reference)
-    prediction, reference = (np.pad(mask[box], steps) for mask in (prediction, reference))
-    # A lesion grown by itself is exactly one connected part of the whole reference grown, so growing once is enough.
-    grown, lesions = ndimage.label(ndimage.binary_dilation(reference, NEAR, iterations=steps), TOUCHING)
-    pieces, count = ndimage.label(prediction, TOUCHING)
-    touches = np.zeros((lesions + 1, count + 1), bool)
-    touches[grown[prediction], pieces[prediction]] = True
-    sizes = np.bincount(grown[reference], minlength=lesions + 1)[1:]
-    hits = np.bincount(grown[reference & prediction], minlength=lesions + 1)[1:]
-    answers = touches[1:, 1:] @ np.bincount(pieces[prediction], minlength=count + 1)[1:]
-    counted = sizes * edge_mm3 > SMALLEST_MM3
-    found = touches[1:, 1:].any(1)
-    false = int(count - touches[1:, 1:].any(0).sum())
-    total = int(counted.sum()) + false
-    scores = 2 * hits / (sizes + answers)
-    return LesionScore(
-        dice=float(scores[counted].sum() / total) if total else 1.0,
-        found=int((counted & found).sum()),
-        missed=int((counted & ~found).sum()),
-        false=false,
-    )
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Bounding box of what is set; a single voxel where nothing is."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else (slice(0, 1),) * mask.ndim
-
-
 EMPTY_DISTANCE = math.hypot(240.0, 240.0, 155.0)
 """HD95 in mm where exactly one of the two masks is empty."""
 
@@ -118,6 +58,69 @@ METRICS: tuple[str, ...] = (
     "volume_error_percent",
 )
 """Columns of `score_case` after the region."""
+
+
+@dataclass(frozen=True)
+class LesionScore:
+    """Lesion-wise result of one region of one case.
+
+    Attributes
+    ----------
+    dice : float
+        Mean over lesions and false lesions, 0 to 1.
+    found, missed, false : int
+        Lesions of the reference with and without a predicted component, and predicted components without a lesion.
+    """
+
+    dice: float
+    found: int
+    missed: int
+    false: int
+
+
+def score_lesions(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> LesionScore:
+    """Score one region lesion by lesion, as BraTS does since 2023: a small second tumour counts as much as the large first one.
+
+    The rule of the challenge's own program (Saluja et al. 2023, github.com/rachitsaluja/BraTS-2023-Metrics, adult glioma):
+
+    1. A lesion of the reference is what is connected (26 neighbours) after dilating it by 3 voxels of 1 mm, each step to the
+       18 neighbours across faces and edges. Dilation only decides what belongs together.
+    2. A connected component of the prediction belongs to every lesion whose dilated extent it touches; a lesion's Dice is that
+       of the lesion against all of its components together. Without one the lesion is missed, with Dice 0.
+    3. A component that belongs to no lesion is a false lesion, with Dice 0.
+    4. The score is the mean over lesions and false lesions. Lesions of at most 50 cubic millimetres do not count, though a
+       component that touches one is not false. With nothing left to count the score is 1.
+
+    Parameters
+    ----------
+    prediction, reference : bool arrays (X, Y, Z)
+        Of equal shape, in one grid; what lies outside counts as background.
+    spacing : three floats
+        Voxel edges in mm. On a grid other than 1 mm the dilation is as many whole steps of a voxel as come closest to 3 mm, at
+        least one.
+    """
+    edge_mm3 = math.prod(float(edge) for edge in spacing)
+    steps = max(1, round(GROWTH_MM / edge_mm3 ** (1 / 3)))
+    prediction, reference = (np.pad(mask, steps) for mask in _crop(prediction, reference))
+    # Each lesion dilated by itself is one component of the dilated reference, so one dilation is enough.
+    dilated, lesions = ndimage.label(ndimage.binary_dilation(reference, NEAR, iterations=steps), TOUCHING)
+    components, count = ndimage.label(prediction, TOUCHING)
+    touches = np.zeros((lesions + 1, count + 1), bool)
+    touches[dilated[prediction], components[prediction]] = True
+    sizes = np.bincount(dilated[reference], minlength=lesions + 1)[1:]
+    hits = np.bincount(dilated[reference & prediction], minlength=lesions + 1)[1:]
+    answers = touches[1:, 1:] @ np.bincount(components[prediction], minlength=count + 1)[1:]
+    counted = sizes * edge_mm3 > SMALLEST_MM3
+    found = touches[1:, 1:].any(1)
+    false = int(count - touches[1:, 1:].any(0).sum())
+    total = int(counted.sum()) + false
+    scores = 2 * hits / (sizes + answers)
+    return LesionScore(
+        dice=float(scores[counted].sum() / total) if total else 1.0,
+        found=int((counted & found).sum()),
+        missed=int((counted & ~found).sum()),
+        false=false,
+    )
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -144,7 +147,7 @@ def hausdorff95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence
     prediction, reference : binary arrays (X, Y, Z), or (X, Y)
         Of equal shape, in one grid.
     spacing : sequence of float
-        Size of a voxel along each axis in mm (`voxel_spacing`).
+        Size of a voxel along each axis in mm.
 
     Returns
     -------
@@ -182,11 +185,6 @@ def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
     return int(np.count_nonzero(mask)) * math.prod(float(s) for s in spacing) / 1000
 
 
-def voxel_spacing(affine: np.ndarray) -> tuple[float, float, float]:
-    """Size of a voxel along each axis in mm: the column norms of the affine (4, 4), right for oblique volumes too."""
-    return tuple(np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0).tolist())
-
-
 def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> pd.DataFrame:
     """Score one case by region.
 
@@ -195,7 +193,7 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
     prediction, reference : uint8 arrays (X, Y, Z)
         Label maps of *classes* 0 to 3 (`helpers.regions`) in one grid.
     spacing : sequence of three floats
-        Size of a voxel in mm (`voxel_spacing`).
+        Size of a voxel in mm.
 
     Returns
     -------
@@ -255,15 +253,14 @@ def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> None:
 
 
 def _crop(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays cut to the bounding box of what is non-zero in either, plus one voxel where the volume has it."""
-    union = (prediction > 0) | (reference > 0)
-    box = []
-    for axis in range(union.ndim):
-        used = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
-        box.append(slice(max(used[0] - 1, 0), used[-1] + 2) if used.size else slice(0, 1))
-    return prediction[tuple(box)], reference[tuple(box)]
+    """Crop both arrays to the bounding box of what is non-zero in either, plus one voxel; an arbitrary voxel if nothing is."""
+    found = ndimage.find_objects(((prediction > 0) | (reference > 0)).astype(np.uint8))
+    box = (
+        tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in found[0]) if found else (slice(0, 1),) * prediction.ndim
+    )
+    return prediction[box], reference[box]
 
 
 def _tensor(mask: np.ndarray) -> torch.Tensor:
-    """A mask as MONAI takes it: (1, 1, X, Y, Z)."""
+    """Shape a mask as MONAI takes it: (1, 1, X, Y, Z)."""
     return torch.from_numpy(np.ascontiguousarray(mask))[None, None].to(torch.uint8)

@@ -27,7 +27,7 @@ SMALLEST_INTERVAL = 3
 SMALLEST_TEST = 6
 """With fewer cases that differ, the Wilcoxon test cannot fall below p = 0.05 whatever the scores are (2 / 2^5 = 0.0625)."""
 
-UNDEFINED = ("volume_error_percent",)
+UNDEFINED = ("volume_error_percent", "volume_error_percent_1", "volume_error_percent_2")
 """Metrics that not every case has; NaN in any other is a fault."""
 
 
@@ -137,13 +137,42 @@ def paired_test(
     return PairedResult(interval, p_value, *counts, _verdict(interval, p_value, differing.size))
 
 
+def average_sessions(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Average the sessions of every patient, region by region.
+
+    Intervals and tests take their values for independent, and two sessions of one patient are not.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of one case and region each; sessions of one patient share a value in ``patient``. Without that column, every case
+        is a patient of its own.
+    metrics : sequence of str
+        Columns to average. A value that is missing stays missing, except in `UNDEFINED`, where the other sessions speak for it.
+
+    Returns
+    -------
+    DataFrame
+        One row a patient and region, in the order met: ``patient``, ``region`` and the metrics.
+    """
+    named = scores.get("patient", scores.get("case", pd.Series(range(len(scores)), index=scores.index)))
+    table = pd.DataFrame({"patient": named, "region": scores["region"], **{name: scores[name] for name in metrics}})
+    mean = table.groupby(["patient", "region"], sort=False)
+    gaps = mean[list(metrics)].agg(lambda values: values.isna().any())
+    averaged = mean[list(metrics)].mean()
+    strict = [name for name in metrics if name not in UNDEFINED]
+    averaged[strict] = averaged[strict].mask(gaps[strict].astype(bool))
+    return averaged.reset_index()
+
+
 def summarise(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "hd95"), **options: float) -> pd.DataFrame:
     """Summarise the scores of a cohort.
 
     Parameters
     ----------
     scores : DataFrame
-        Rows of `helpers.evaluation.metrics.score_case` over all cases: column ``region`` and one for each metric.
+        Rows of `helpers.evaluation.metrics.score_case` over all cases: ``case``, ``region``, the metrics and, if some patients
+        have several sessions, ``patient``.
     metrics : sequence of str
         Columns to summarise.
     **options
@@ -152,12 +181,12 @@ def summarise(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "hd95")
     Returns
     -------
     DataFrame
-        One row for each region and metric, in the order met: ``region, metric, n, mean, median, low, high``; low and high bound
-        the 95 % interval of the mean (NaN where n is too small for one). Cases of which a metric has no value, such as the
-        relative volume error of a region that is not there, are left out of it: n says how many there were.
+        One row for each region and metric, in the order met: ``region, metric, n, mean, median, low, high``, over n patients;
+        low and high bound the 95 % interval of the mean (NaN if n is too small for one). Patients of whom a metric has no
+        value, such as the relative volume error of a region that is not there, are left out of it.
     """
     rows = []
-    for region, group in scores.groupby("region", sort=False):
+    for region, group in average_sessions(scores, metrics).groupby("region", sort=False):
         for metric in metrics:
             values = group[metric].to_numpy(dtype=float)
             values = values[~np.isnan(values)] if metric in UNDEFINED else values
@@ -173,7 +202,7 @@ def summarise(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "hd95")
 def compare_scores(
     first: pd.DataFrame, second: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "hd95"), **options: float
 ) -> pd.DataFrame:
-    """Compare two systems case by case for every region and metric.
+    """Compare two systems patient by patient for every region and metric; sessions of one patient are averaged first.
 
     Many tests at once find something by chance: of twenty on equal systems, one on average falls below 0.05. ``p_holm`` is
     corrected for the number of tests in the table (Holm 1979), and is the one to read where a single small p would be told.
@@ -181,7 +210,7 @@ def compare_scores(
     Parameters
     ----------
     first, second : DataFrame
-        Scores with columns ``case``, ``region`` and the metrics, of the same cases.
+        Scores as `summarise` takes them, of the same cases.
     metrics : sequence of str
     **options
         Passed to `paired_test`.
@@ -190,7 +219,7 @@ def compare_scores(
     -------
     DataFrame
         One row for each region and metric: ``region, metric, n, first, second`` (means), ``difference, low, high`` (first minus
-        second with its interval), ``p, p_holm``; cases that lack a metric on one side are left out of it.
+        second with its interval), ``p, p_holm``; patients who lack a metric on one side are left out of it.
 
     Raises
     ------
@@ -199,9 +228,10 @@ def compare_scores(
     """
     if set(first["case"]) != set(second["case"]):
         raise ValueError("the two tables of scores hold different cases; score both systems on the same test set")
-    merged = first.merge(second, on=["case", "region"], suffixes=("_1", "_2"))
+    merged = first.merge(second, on=["case", "region"], suffixes=("_1", "_2")).rename(columns={"patient_1": "patient"})
+    averaged = average_sessions(merged, [f"{metric}_{side}" for metric in metrics for side in (1, 2)])
     rows = []
-    for region, group in merged.groupby("region", sort=False):
+    for region, group in averaged.groupby("region", sort=False):
         for metric in metrics:
             pair = group[[f"{metric}_1", f"{metric}_2"]].to_numpy(float)
             pair = pair[~np.isnan(pair).any(1)] if metric in UNDEFINED else pair
@@ -221,12 +251,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
     NaN stands for a test that could not be made; it stays NaN and does not count.
     """
+    from statsmodels.stats.multitest import multipletests  # a second to import, and few need it
+
     p_values = np.array(p_values, dtype=float)
-    corrected = np.full_like(p_values, np.nan)
-    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
-    factors = np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
-    return corrected
+    made = np.isfinite(p_values)
+    if made.any():
+        p_values[made] = multipletests(p_values[made], method="holm")[1]
+    return p_values
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -1,9 +1,4 @@
-"""Swin UNETR's attention through PyTorch's fused kernels, in training too.
-
-MONAI's own ``use_flash_attention`` fuses only while no gradients are recorded: training runs through the plain products all
-the same, and keeps the weights of every pair of tokens for the backward pass. It also repeats the bias for every image of a
-batch.
-"""
+"""Swin UNETR's window attention through PyTorch's fused kernels, in training too."""
 
 from __future__ import annotations
 
@@ -16,12 +11,15 @@ from helpers.workspace import DataError
 
 
 class FusedWindowAttention(WindowAttention):
-    """`monai.networks.nets.swin_unetr.WindowAttention` with the same weights, through `scaled_dot_product_attention`."""
+    """MONAI's `WindowAttention` with the same weights, computed by `scaled_dot_product_attention`.
+
+    MONAI's own ``use_flash_attention`` fuses only while no gradients are recorded, so that training keeps the attention
+    weights of every pair of tokens for the backward pass, and it repeats the bias for every image of a batch. On a CPU no
+    fused kernel gives the gradient of the bias: MONAI's products are used there.
+    """
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Attend within windows.
-
-        Relative position bias and shift mask are one additive bias, shared by the images of a batch.
 
         Parameters
         ----------
@@ -33,55 +31,26 @@ class FusedWindowAttention(WindowAttention):
         -------
         tensor (images * windows, tokens, channels)
         """
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            return super().forward(x, mask)
         count, tokens, channels = x.shape
         windows = 1 if mask is None else mask.shape[0]
         index = self.relative_position_index[:tokens, :tokens].reshape(-1)
         bias = self.relative_position_bias_table[index].view(tokens, tokens, self.num_heads).permute(2, 0, 1)
-        parts = self.qkv(x).view(count // windows, windows, tokens, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5)
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            out = self._products(*parts.unbind(0), bias, mask)
-        else:
-            out = self._fused(*parts.flatten(2, 3).unbind(0), bias, mask).unflatten(1, (windows, self.num_heads))
-        return self.proj_drop(self.proj(out.transpose(2, 3).reshape(count, tokens, channels)))
-
-    def _fused(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Attention (images, windows * heads, tokens, channels of a head) in one kernel."""
         if mask is not None:
             bias = (bias[None] + mask[:, None]).flatten(0, 1)  # (windows * heads, tokens, tokens)
+        parts = self.qkv(x).view(count // windows, windows, tokens, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5)
+        query, key, value = parts.flatten(2, 3)  # each (images, windows * heads, tokens, channels of a head)
         dropout = self.attn_drop.p if self.training else 0.0
-        return scaled_dot_product_attention(
+        out = scaled_dot_product_attention(
             query, key, value, attn_mask=bias[None].to(query.dtype), dropout_p=dropout, scale=self.scale
         )
-
-    def _products(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Attention (images, windows, heads, tokens, channels of a head) as two products.
-
-        On a CPU no fused kernel gives the gradient of the bias; PyTorch then falls back to products of its own, which search
-        every row for one that is masked altogether. There is none here, and a matrix can be changed in place.
-        """
-        scores = (query * self.scale) @ key.transpose(-2, -1)
-        scores += bias
-        if mask is not None:
-            scores += mask[:, None]
-        return self.attn_drop(scores.softmax(-1)).to(value.dtype) @ value
+        out = out.unflatten(1, (windows, self.num_heads)).transpose(2, 3).reshape(count, tokens, channels)
+        return self.proj_drop(self.proj(out))
 
 
 def fuse_attention(network: nn.Module) -> nn.Module:
-    """Let every window attention of a Swin UNETR run through the fused kernels; weights and their names stay.
-
-    Parameters
-    ----------
-    network : Module
-        Holds `monai.networks.nets.swin_unetr.WindowAttention` modules; changed in place.
-
-    Returns
-    -------
-    Module
-        The same network.
+    """Let every window attention of a Swin UNETR run through the fused kernels, in place; weights and their names stay.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, and that file in place of the network: prediction without PyTorch's own kernels."""
+"""A network as an ONNX file, and that file in place of the network: prediction by ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from torch import nn
 
 from helpers.regions import MODALITIES
 
-AXES = ("x", "y", "z")
-
 
 def export_onnx(network: nn.Module, path: Path, *, size: tuple[int, int, int] = (64, 64, 64), fixed: bool = False) -> Path:
-    """Write a network as ONNX.
+    """Write a network on the CPU, from image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), as ONNX.
 
     Parameters
     ----------
-    network : Module
-        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), on the CPU.
-    path : Path
-        Target; folders are made.
     size : tuple of 3 int
         X, Y, Z of the example that is traced.
     fixed : bool
-        Only images of `size` will fit, which a runtime may plan better; otherwise batch and all edges are free, as far as the
+        Accept images of `size` only, which a runtime may plan better; otherwise batch and edges are free, as far as the
         network's structure allows.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    free = {0: "batch", **{axis + 2: name for axis, name in enumerate(AXES)}}
+    free = {0: "batch", 2: "x", 3: "y", 4: "z"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package says that there is another one
         torch.onnx.export(
@@ -47,15 +41,7 @@ def export_onnx(network: nn.Module, path: Path, *, size: tuple[int, int, int] = 
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file that takes the place of the network in `helpers.evaluation.predict.predict_image`.
-
-    Parameters
-    ----------
-    path : Path
-        As `export_onnx` writes it.
-    threads : int
-        0 lets ONNX Runtime choose.
-    """
+    """An ONNX file of `export_onnx`, run by ONNX Runtime on the CPU, in place of the network; `threads` 0 takes all cores."""
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
         super().__init__()
@@ -66,20 +52,15 @@ class OnnxNetwork(nn.Module):
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 3, X, Y, Z) of an image (B, 4, X, Y, Z) on the CPU."""
+        """Compute logits (B, 3, X, Y, Z) of an image (B, 4, X, Y, Z) on the CPU."""
         array = np.ascontiguousarray(image.detach().numpy(), dtype=np.float32)
         return torch.from_numpy(self.session.run(None, {"image": array})[0])
 
 
 class OpenVinoNetwork(nn.Module):
-    """An ONNX file computed by OpenVINO on the CPU, in place of the network as `OnnxNetwork` is; needs the package openvino.
+    """An ONNX file of `export_onnx`, run by OpenVINO on the CPU; needs the package openvino.
 
-    Parameters
-    ----------
-    path : Path
-        As `export_onnx` writes it.
-    bf16 : bool
-        Let OpenVINO compute in bfloat16 where the processor can, which is its own default; otherwise in 32 bits.
+    With `bf16` OpenVINO computes in bfloat16 if the processor can (its own default), otherwise in 32 bits.
     """
 
     def __init__(self, path: Path, *, bf16: bool = False) -> None:
@@ -90,6 +71,6 @@ class OpenVinoNetwork(nn.Module):
         self.compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 3, X, Y, Z) of an image (B, 4, X, Y, Z) on the CPU."""
+        """Compute logits (B, 3, X, Y, Z) of an image (B, 4, X, Y, Z) on the CPU."""
         array = np.ascontiguousarray(image.detach().numpy(), dtype=np.float32)
         return torch.from_numpy(self.compiled({"image": array})[0].copy())

@@ -16,11 +16,10 @@ from torch import nn
 from helpers.data.cases import Case, read_image
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.resample import spacing_of
-from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import (
     WINDOWS,
     Prediction,
-    label_map,
     predict_image,
     write_prediction,
 )
@@ -92,8 +91,8 @@ def predict_by_route(
     tensor = torch.from_numpy(prepared.image.astype(np.float32))
     found = timed("network", lambda: _probabilities(network, card, tensor, route))
     native = timed("native", lambda: to_native(found, prepared, mode="linear"))
-    classes = timed("label map", lambda: label_map(native, image, spacing_of(affine), CleanUp(**card.cleanup)))
-    prediction = Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path)
+    classes = timed("label map", lambda: label_map(native, image, spacing_of(affine), PostProcessing(**card.postprocessing)))
+    prediction = Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path, native, image)
     timed("write", lambda: write_prediction(out, prediction))
     return times, classes, found
 

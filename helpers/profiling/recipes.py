@@ -26,7 +26,7 @@ from helpers.data.patches import pad_patch, training_transforms
 from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import preprocess_case
 from helpers.models.attention import fuse_attention
-from helpers.models.networks import recompute_blocks
+from helpers.models.networks import checkpoint_activations
 from helpers.profiling.random_changes import SeededPatches, change_batches
 from helpers.profiling.steps import TrainingStep
 from helpers.regions import MODALITIES, to_classes
@@ -61,7 +61,7 @@ class Recipe:
     prefetch : bool
         `helpers.training.before.prefetch.Prefetch`: a thread prepares the next batch and copies it to a GPU.
     recompute : bool
-        `helpers.models.networks.recompute_blocks`: gradient checkpointing.
+        `helpers.models.networks.checkpoint_activations`: gradient checkpointing.
     changes : str
         Where the random changes of `helpers.data.patches` are made: "loader", "device", or empty for none.
     compiled : str
@@ -186,7 +186,7 @@ def training_of(
     if recipe.own_attention:
         fuse_attention(network)
     if recipe.recompute:
-        recompute_blocks(network)
+        checkpoint_activations(network)
     options = {"fused": True} if recipe.fused_optimiser else {"foreach": False}
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, **options)
     loader = DataLoader(patches, batch_size=recipe.batch, num_workers=recipe.workers, pin_memory=torch.cuda.is_available())

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from helpers.models.networks import build_network, has_blocks
+from helpers.models.networks import BLOCKS, build_network
 from helpers.profiling.budget import Budget, training_budget
 from helpers.profiling.clock import Timing, interleave
 from helpers.profiling.compiling import missing_compiler
@@ -129,7 +129,7 @@ def try_rungs(network: nn.Module, settings: ProfileSettings, prepared: Sequence[
     """
     base = Recipe("mapped", batch=settings.batch, channels_last=True, fused_optimiser=True, bf16=settings.bf16)
     reasons = {} if prepared else {name: "patches are noise" for name, change in TRIED.items() if "changes" in change}
-    if not has_blocks(network):
+    if not any(isinstance(module, BLOCKS) for module in network.modules()):
         reasons["gradient checkpointing"] = "this network has no block that could be computed twice"
     missing = missing_compiler(settings.device) if settings.compiled else "ask for it with --compile"
     rungs = tried_rungs(base, bf16=settings.bf16, device=settings.device, not_compiled=missing, reasons=reasons)

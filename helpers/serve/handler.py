@@ -20,8 +20,8 @@ from torch import nn
 
 from helpers.data.cases import write_volume
 from helpers.data.resample import spacing_of
-from helpers.evaluation.postprocess import CleanUp
-from helpers.evaluation.predict import label_map, predict_volumes
+from helpers.evaluation.postprocess import PostProcessing, label_map
+from helpers.evaluation.predict import predict_native
 from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_affine, decode, limits_from
@@ -98,10 +98,10 @@ def predict_fn(data: Volumes, model: Model) -> Answer:
     card = model.card
     check_affine(data.affine, data.image.shape[1:], card.spacing, model.limits)
     try:
-        native = predict_volumes(model.network, card, data.image, data.affine, identifier=data.identifier)
+        native = predict_native(model.network, card, data.image, data.affine, identifier=data.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    classes = label_map(native, data.image, spacing_of(data.affine), CleanUp(**card.cleanup))
+    classes = label_map(native, data.image, spacing_of(data.affine), PostProcessing(**card.postprocessing))
     return Answer(data.identifier, classes, data.affine, data.like, card.weights_sha256)
 
 

@@ -6,3 +6,5 @@ EXIT_STATUS = 75
 
 class Interrupted(Exception):
     """The training was told to stop by SIGTERM; the same call resumes from its checkpoint."""
+
+    exit_status = EXIT_STATUS

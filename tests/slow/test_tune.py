@@ -85,7 +85,7 @@ def test_a_worker_that_is_killed_again_and_again_ends_with_the_search_of_one_tha
     assert len(ends[0]) == TRIALS
     assert ends[0] == ends[1]
     export_best(open_study(tmp_path / "cut"), tmp_path / "cut")
-    assert load_checkpoint(tmp_path / "cut" / "best.safetensors", task=None)[1].metrics["dice_mean"] > 0
+    assert load_checkpoint(tmp_path / "cut" / "best.safetensors", glioma=False)[1].metrics["dice_mean"] > 0
 
 
 def test_of_two_workers_the_other_one_takes_over(start, tmp_path):

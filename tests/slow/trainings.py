@@ -19,14 +19,11 @@ import torch.utils.tensorboard
 from safetensors.torch import load_file
 
 from helpers.data.preprocess import prepare_cohort
-from helpers.training.before import session
-from helpers.training.before.interruption import EXIT_STATUS, Interrupted
-from helpers.training.before.recorder import Recorder
-from helpers.training.before.session import Session
-from helpers.training.before.settings import TrainSettings
-from helpers.training.before.state import read_state
-from helpers.training.before.train import train
-from helpers.training.before.validation import PreparedCases
+from helpers.training import EXIT_STATUS, Interrupted
+from helpers.training.callbacks import DurableIO
+from helpers.training.module import SegmentationModule
+from helpers.training.settings import TrainSettings
+from helpers.training.train import CHECKPOINT, train
 from tests.cases import write_case
 
 SMALL: dict[str, Any] = {
@@ -37,8 +34,8 @@ SMALL: dict[str, Any] = {
     "validate_every": 6,
     "save_every": 2,
     "device": "cpu",
-    "clean_tumour_ml": 0.0,
-    "clean_enhancing_ml": 0.0,
+    "minimum_tumour_ml": 0.0,
+    "minimum_enhancing_ml": 0.0,
 }
 
 
@@ -67,7 +64,7 @@ def run(paths: list[Path], out: Path, changes: dict[str, Any], trap: Callable[[]
         trap()
     settings = TrainSettings(**{**SMALL, **changes})
     try:
-        train(settings, paths[:-3], validation=paths[-3:], out=out, resume="auto")
+        train(settings, paths[:-3], paths[-3:], out=out, resume="auto")
     except Interrupted:
         sys.exit(EXIT_STATUS)
 
@@ -89,32 +86,33 @@ class SignalAfter:
     seconds: float
 
     def __call__(self) -> None:
-        seen, original = [], Session.on_train_batch_start
+        seen, original = [], SegmentationModule.on_train_batch_start
 
-        def watched(session, trainer, module, batch, batch_idx):
+        def watched(module, batch, batch_idx):
             seen.append(batch_idx)
             if len(seen) == self.part:
                 threading.Timer(self.seconds, os.kill, (os.getpid(), self.number)).start()
-            original(session, trainer, module, batch, batch_idx)
+            original(module, batch, batch_idx)
 
-        Session.on_train_batch_start = watched
+        SegmentationModule.on_train_batch_start = watched
 
 
 @dataclass(frozen=True)
 class CountCases:
-    """Write down the name of every case that this process scores."""
+    """Write down the number of every case that this process scores."""
 
     path: Path
 
     def __call__(self) -> None:
-        original = PreparedCases.score
+        original = SegmentationModule.validation_step
 
-        def counted(cases, network, number):
-            with self.path.open("a") as stream:
-                stream.write(cases.paths[number].name + "\n")
-            return original(cases, network, number)
+        def counted(module, case, batch_idx):
+            if case:
+                with self.path.open("a") as stream:
+                    stream.write(f"{case['index']}\n")
+            return original(module, case, batch_idx)
 
-        PreparedCases.score = counted
+        SegmentationModule.validation_step = counted
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ class KillAt:
     Attributes
     ----------
     place : str
-        "write" (half of a state is written), "written" (state complete, best weights not yet copied), "best" (best weights
-        written, state not yet) or "validation".
+        "write" (half of a checkpoint is written), "best" (best weights written, the checkpoint that holds them not yet) or
+        "validation".
     """
 
     place: str
@@ -135,9 +133,8 @@ class KillAt:
     def __call__(self) -> None:
         owner, name = {
             "write": (os, "fsync"),
-            "written": (Recorder, "publish"),
-            "best": (session, "write_state"),
-            "validation": (PreparedCases, "score"),
+            "best": (DurableIO, "save_checkpoint"),
+            "validation": (SegmentationModule, "validation_step"),
         }[self.place]
         calls, original = [], getattr(owner, name)
 
@@ -145,17 +142,28 @@ class KillAt:
             calls.append(name)
             if len(calls) == self.count:
                 if self.place == "write":
-                    os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
+                    os.truncate(f"/proc/self/fd/{arguments[0]}", os.fstat(arguments[0]).st_size // 2)
                 os.kill(os.getpid(), self.number)
             return original(*arguments, **options)
 
         setattr(owner, name, deadly)
 
 
+def read_checkpoint(out: Path) -> dict[str, Any] | None:
+    """The checkpoint below a folder of results, if there is one."""
+    path = out / "checkpoints" / CHECKPOINT
+    return torch.load(path, weights_only=True) if path.is_file() else None
+
+
+def finished(state: dict[str, Any] | None) -> bool:
+    """Whether a checkpoint is that of a training that came to its end."""
+    return bool(state) and state["callbacks"]["ResumableCheckpoint"]["finished"]
+
+
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Places at which two states differ, apart from times."""
+    """Places at which two checkpoints differ, apart from times."""
     if isinstance(one, dict):
-        names = [name for name in one.keys() | other.keys() if name not in ("seconds", "elapsed", "validation_seconds")]
+        names = [name for name in one.keys() | other.keys() if name not in ("seconds", "time_elapsed")]
         return [place for name in names for place in differences(one.get(name), other.get(name), f"{path}/{name}")]
     if isinstance(one, list | tuple):
         pairs = enumerate(zip(one, other, strict=True))
@@ -166,8 +174,8 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
 
 def assert_same_end(one: Path, other: Path) -> None:
     """Weights, optimiser, averages, history, best weights and their card: equal to the bit."""
-    states = [read_state(folder / "checkpoints" / "state.pt") for folder in (one, other)]
-    assert all(state["finished"] for state in states)
+    states = [read_checkpoint(folder) for folder in (one, other)]
+    assert all(finished(state) for state in states)
     assert differences(*states) == []
     tables = [[line.split(",") for line in (folder / "history.csv").read_text().splitlines()] for folder in (one, other)]
     without = [[row[:1] + row[2:] for row in table] for table in tables]

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers.evaluation.postprocess import CleanUp, clean_up
-from helpers.evaluation.predict import label_map
+from helpers.evaluation.postprocess import PostProcessing, label_map, postprocess
 from helpers.regions import ED, ET, NCR
 
 NO_IMAGE = np.zeros((4, 1, 1, 1))
@@ -25,13 +24,13 @@ def tumour_with_specks():
 
 def test_small_pieces_vanish_and_the_tumour_stays():
     tumour, specks = tumour_with_specks()
-    assert np.array_equal(clean_up(specks, (1, 1, 1), CleanUp(tumour_ml=0.1, enhancing_ml=0.0)), tumour)
+    assert np.array_equal(postprocess(specks, (1, 1, 1), PostProcessing(tumour_ml=0.1, enhancing_ml=0.0)), tumour)
     assert specks[2, 2, 2] == ED, "the argument is left as it was"
 
 
 def test_limits_are_volumes_not_voxels():
     _, specks = tumour_with_specks()
-    cleaned = clean_up(specks, (2, 2, 2), CleanUp(tumour_ml=0.1, enhancing_ml=0.0))
+    cleaned = postprocess(specks, (2, 2, 2), PostProcessing(tumour_ml=0.1, enhancing_ml=0.0))
     assert (cleaned[35:38, 35:38, 35:38] == ET).all(), "27 voxels of 8 mm3 are 0.2 ml"
     assert cleaned[2, 2, 2] == 0
 
@@ -40,16 +39,16 @@ def test_the_largest_piece_stays_however_small():
     classes = np.zeros((10, 10, 10), np.uint8)
     classes[2:4, 2:4, 2:4] = ED
     classes[8, 8, 8] = ED
-    cleaned = clean_up(classes, (1, 1, 1), CleanUp(tumour_ml=5.0, enhancing_ml=0.0))
+    cleaned = postprocess(classes, (1, 1, 1), PostProcessing(tumour_ml=5.0, enhancing_ml=0.0))
     assert (cleaned > 0).sum() == 8
 
 
 def test_a_trace_of_enhancement_becomes_necrotic_core_and_more_does_not():
     tumour, _ = tumour_with_specks()
     enhancing_ml = (tumour == ET).sum() / 1000
-    kept = clean_up(tumour, (1, 1, 1), CleanUp(tumour_ml=0.0, enhancing_ml=enhancing_ml * 0.99))
+    kept = postprocess(tumour, (1, 1, 1), PostProcessing(tumour_ml=0.0, enhancing_ml=enhancing_ml * 0.99))
     assert np.array_equal(kept, tumour)
-    turned = clean_up(tumour, (1, 1, 1), CleanUp(tumour_ml=0.0, enhancing_ml=enhancing_ml * 1.01))
+    turned = postprocess(tumour, (1, 1, 1), PostProcessing(tumour_ml=0.0, enhancing_ml=enhancing_ml * 1.01))
     assert not (turned == ET).any()
     assert np.array_equal(turned > 0, tumour > 0)
     assert (turned[tumour == ET] == NCR).all()
@@ -58,33 +57,33 @@ def test_a_trace_of_enhancement_becomes_necrotic_core_and_more_does_not():
 @pytest.mark.parametrize("seed", range(5))
 def test_both_limits_at_zero_change_nothing_and_pieces_agree_with_a_plain_count(seed):
     classes = (np.random.default_rng(seed).random((20, 20, 20)) > 0.97).astype(np.uint8) * ED
-    assert np.array_equal(clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0)), classes)
-    cleaned = clean_up(classes, (1, 1, 1), CleanUp(tumour_ml=0.002, enhancing_ml=0.0))
+    assert np.array_equal(postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0)), classes)
+    cleaned = postprocess(classes, (1, 1, 1), PostProcessing(tumour_ml=0.002, enhancing_ml=0.0))
     pieces, count = ndimage.label(classes, structure=np.ones((3, 3, 3)))
     expected = sum((pieces == number).sum() for number in range(1, count + 1) if (pieces == number).sum() >= 2)
     assert (cleaned > 0).sum() == expected
 
 
 def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
-    assert not clean_up(np.zeros((4, 4, 4), np.uint8), (1, 1, 1), CleanUp()).any()
+    assert not postprocess(np.zeros((4, 4, 4), np.uint8), (1, 1, 1), PostProcessing()).any()
     with pytest.raises(ValueError, match="negative"):
-        CleanUp(tumour_ml=-1.0)
+        PostProcessing(tumour_ml=-1.0)
 
 
-@pytest.mark.parametrize("name", ["tumour_from", "core_from", "enhancing_from"])
+@pytest.mark.parametrize("name", ["tumour_threshold", "core_threshold", "enhancing_threshold"])
 @pytest.mark.parametrize("limit", [0.0, 0.6])
 def test_probabilities_that_would_make_everything_tumour_or_core_are_refused(name, limit):
     with pytest.raises(ValueError, match="above 0 and at most"):
-        CleanUp(**{name: limit})
+        PostProcessing(**{name: limit})
 
 
 def test_core_outside_an_enhancing_tumour_becomes_oedema_and_core_inside_it_stays():
     tumour, _ = tumour_with_specks()
     outside = tumour.copy()
     outside[10:24, 10:24, 22:24] = NCR
-    cleaned = clean_up(outside, (2, 2, 2), CleanUp(0.0, 0.0, enhancing_share=0.1, near_mm=2.0))
+    cleaned = postprocess(outside, (2, 2, 2), PostProcessing(0.0, 0.0, enhancing_share=0.1, near_mm=2.0))
     assert np.array_equal(cleaned, tumour), "the inner core is enclosed by what enhances, the outer one is not"
-    near = clean_up(outside, (2, 2, 2), CleanUp(0.0, 0.0, enhancing_share=0.1, near_mm=100.0))
+    near = postprocess(outside, (2, 2, 2), PostProcessing(0.0, 0.0, enhancing_share=0.1, near_mm=100.0))
     assert np.array_equal(near, outside)
 
 
@@ -92,9 +91,9 @@ def test_core_stays_where_hardly_anything_enhances():
     classes, _ = tumour_with_specks()
     classes[classes == ED] = NCR
     share = (classes == ET).sum() / np.isin(classes, (NCR, ET)).sum()
-    kept = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, enhancing_share=share * 1.01, near_mm=1.0))
+    kept = postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, enhancing_share=share * 1.01, near_mm=1.0))
     assert np.array_equal(kept, classes)
-    turned = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, enhancing_share=share * 0.99, near_mm=1.0))
+    turned = postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, enhancing_share=share * 0.99, near_mm=1.0))
     assert (turned == ED).any() and np.array_equal(turned == ET, classes == ET)
 
 
@@ -104,12 +103,12 @@ def test_oedema_between_pieces_of_core_becomes_core_and_oedema_around_it_stays()
     classes[5:15, 5:15, 5:8] = ET
     classes[5:15, 5:8, 5:15] = NCR
     classes[5:15, 12:15, 5:15] = ET
-    filled = clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, surrounded=3))
+    filled = postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, surrounded=3))
     groove = np.zeros(classes.shape, bool)
     groove[5:15, 8:12, 8:15] = True
     assert (filled[groove] == NCR).all(), "it meets core on three sides"
     assert np.array_equal(filled[~groove], classes[~groove])
-    assert np.array_equal(clean_up(classes, (1, 1, 1), CleanUp(0.0, 0.0, surrounded=4)), classes)
+    assert np.array_equal(postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, surrounded=4)), classes)
 
 
 def likely(core, enhancing=0.0):
@@ -123,17 +122,17 @@ def likely(core, enhancing=0.0):
 
 
 def test_the_likeliest_place_is_core_where_none_is_sure():
-    rule = CleanUp(0.0, 0.0, core_share=0.1, core_from=0.1)
+    rule = PostProcessing(0.0, 0.0, core_share=0.1, core_threshold=0.1)
     middle = np.zeros((16, 16, 16), bool)
     middle[4:12, 4:12, 4:12] = True
     assert np.array_equal(label_map(likely(0.2), NO_IMAGE, (1, 1, 1), rule) == NCR, middle), "only within the tumour"
     assert (label_map(likely(0.2), NO_IMAGE, (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
-    for probability, settings in ((0.05, rule), (0.2, CleanUp(0.0, 0.0))):
+    for probability, settings in ((0.05, rule), (0.2, PostProcessing(0.0, 0.0))):
         assert not (label_map(likely(probability), NO_IMAGE, (1, 1, 1), settings) == NCR).any()
 
 
 def test_a_sure_core_and_one_that_enhances_are_not_enlarged():
-    rule = CleanUp(0.0, 0.0, core_share=0.1, core_from=0.1)
+    rule = PostProcessing(0.0, 0.0, core_share=0.1, core_threshold=0.1)
     sure = likely(0.2)
     sure[0, 4:12, 4:12, 4:8] = 0.9
     assert (label_map(sure, NO_IMAGE, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
@@ -145,5 +144,5 @@ def test_whole_tumour_can_be_cut_lower_than_core():
     probabilities = np.full((3, 6, 6, 6), 0.3, np.float32)
     probabilities[1] = 0.45
     probabilities[0, 2:4, 2:4, 2:4] = 0.48
-    assert not label_map(probabilities, NO_IMAGE, (1, 1, 1), CleanUp(0.0, 0.0)).any()
-    assert (label_map(probabilities, NO_IMAGE, (1, 1, 1), CleanUp(0.0, 0.0, tumour_from=0.45)) == ED).all()
+    assert not label_map(probabilities, NO_IMAGE, (1, 1, 1), PostProcessing(0.0, 0.0)).any()
+    assert (label_map(probabilities, NO_IMAGE, (1, 1, 1), PostProcessing(0.0, 0.0, tumour_threshold=0.45)) == ED).all()

@@ -14,13 +14,15 @@ from helpers.data.cases import read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cohort import (
+    ENHANCING_ML,
     STEPS,
+    TUMOUR_ML,
     check_folds,
-    choose_cleanup,
+    choose_postprocessing,
     gains_table,
     predict_out_of_fold,
 )
-from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import (
     ModelCard,
@@ -61,7 +63,7 @@ def test_every_case_is_predicted_by_the_model_that_did_not_train_on_it(cohort, t
     cases, checkpoints = cohort[0], trained[1]
     cards = check_folds(checkpoints, MANIFEST)
     assert [card.training_cases for card in cards] == [NAMES[2:4], NAMES[:2]]
-    result = predict_out_of_fold(checkpoints, MANIFEST, cases, folder=tmp_path)
+    result = predict_out_of_fold(checkpoints, MANIFEST, cases, folder=tmp_path, device="cpu", report=print)
     used = result.scores.drop_duplicates("case").set_index("case")["checkpoint"]
     assert sorted(used.index) == list(NAMES[:4])
     assert [used[name] for name in NAMES[:4]] == [cards[fold].weights_sha256 for fold in (0, 0, 1, 1)]
@@ -129,15 +131,15 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(trained):
     members = [predict_prepared(*load_checkpoint(path), image) for path in checkpoints]
     network, card = load_ensemble(checkpoints)
     np.testing.assert_allclose(predict_prepared(network, card, image), np.mean(members, axis=0), atol=1e-5)
-    flipped = [predict_prepared(*load_checkpoint(path), image, flips=True) for path in checkpoints]
-    np.testing.assert_allclose(predict_prepared(network, card, image, flips=True), np.mean(flipped, axis=0), atol=1e-5)
+    flipped = [predict_prepared(*load_checkpoint(path), image, tta=True) for path in checkpoints]
+    np.testing.assert_allclose(predict_prepared(network, card, image, tta=True), np.mean(flipped, axis=0), atol=1e-5)
     assert card.training_cases == NAMES[:4]
     assert card.weights_sha256 == load_ensemble(checkpoints[::-1])[1].weights_sha256
     assert card.weights_sha256 not in {load_card(path).weights_sha256 for path in checkpoints}
     assert load_ensemble(checkpoints[:1])[1] == load_card(checkpoints[0])
 
 
-def test_votes_say_which_member_decides_on_which_region(trained, tmp_path):
+def test_ensemble_weights_say_which_member_decides_on_which_region(trained, tmp_path):
     _, checkpoints = trained
     image = np.random.default_rng(0).normal(size=(4, 16, 18, 16)).astype(np.float32)
     paths, members = [], []
@@ -145,7 +147,7 @@ def test_votes_say_which_member_decides_on_which_region(trained, tmp_path):
         network, card = load_checkpoint(path)
         members.append(predict_prepared(network, card, image))
         paths.append(tmp_path / f"{number}.safetensors")
-        save_checkpoint(paths[-1], network, replace(card, votes=votes))
+        save_checkpoint(paths[-1], network, replace(card, ensemble_weights=votes))
     save_checkpoint(tmp_path / "both.safetensors", *load_ensemble(paths))
     for network, card in (load_ensemble(paths), load_checkpoint(tmp_path / "both.safetensors")):
         found = predict_prepared(network, card, image)
@@ -153,13 +155,13 @@ def test_votes_say_which_member_decides_on_which_region(trained, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     plain = load_ensemble([paths[0], checkpoints[1]])
     expected = [(members[0][0] + members[1][0]) / 2, (members[0][1] + members[1][1]) / 2, members[1][2]]
-    np.testing.assert_allclose(predict_prepared(*plain, image), expected, atol=1e-5, err_msg="no votes are one for each")
+    np.testing.assert_allclose(predict_prepared(*plain, image), expected, atol=1e-5, err_msg="no weights are one for each")
 
 
 @pytest.mark.parametrize("votes", [[(1, 1, 0), (1, 1, 0)], [(1, 1, 1), (1, 1)], [(1, 1, 1), (1, 1, -1)], [(1, 1, 1), None]])
-def test_votes_that_leave_an_output_to_nobody_are_refused(votes):
-    members = [{"network": "unet", "arguments": {"channels": (4, 8)}, "votes": each} for each in votes]
-    with pytest.raises(DataError, match="votes of every member"):
+def test_weights_that_leave_an_output_to_nobody_are_refused(votes):
+    members = [{"network": "unet", "arguments": {"channels": (4, 8)}, "ensemble_weights": each} for each in votes]
+    with pytest.raises(DataError, match="cannot have the weights"):
         build_network("ensemble", members=members)
 
 
@@ -191,12 +193,10 @@ def test_the_clean_up_that_helps_on_validation_data_is_chosen_and_the_smaller_on
     specks = classes.copy()
     specks[1:4, 1:4, 1:4] = 2  # 27 voxels of 1 mm far from the tumour
     path = write_volume(tmp_path / "specks.nii.gz", from_classes(specks, BRATS2021), LPS)
-    chosen, table = choose_cleanup(
-        {"Case_001": path}, {"Case_001": case}, tumour_ml=(0.0, 0.02, 0.05, 0.1), enhancing_ml=(0.0, 0.01)
-    )
-    assert chosen == CleanUp(tumour_ml=0.05, enhancing_ml=0.0)
-    assert len(table) == 8
-    assert table.set_index(["tumour_ml", "enhancing_ml"]).loc[(0.05, 0.0), "dice"] == pytest.approx(1.0)
+    chosen, table = choose_postprocessing({"Case_001": path}, {"Case_001": case})
+    assert chosen == PostProcessing(tumour_ml=0.1, enhancing_ml=0.0)
+    assert len(table) == len(TUMOUR_ML) * len(ENHANCING_ML)
+    assert table.set_index(["tumour_ml", "enhancing_ml"]).loc[(0.1, 0.0), "dice"] == pytest.approx(1.0)
 
 
 def test_gains_are_those_of_the_same_patients():
@@ -205,7 +205,7 @@ def test_gains_are_those_of_the_same_patients():
     for number, step in enumerate(STEPS):
         for model in range(2 if number < 2 else 1):
             dice = np.linspace(0.5, 0.9, 8).repeat(3) + 0.02 * number + generator.normal(0, 1e-3, 24)
-            rows = {"case": np.repeat([f"c{i}" for i in range(8)], 3), "region": ["TC", "WT", "ET"] * 8, "dice": dice}
+            rows = {"patient": np.repeat([f"c{i}" for i in range(8)], 3), "region": ["TC", "WT", "ET"] * 8, "dice": dice}
             tables.append(pd.DataFrame(rows).assign(step=step, checkpoint=f"{step}{model}"))
     table = gains_table(pd.concat(tables), metrics=["dice"])
     assert table["step"].tolist() == list(STEPS)
@@ -232,9 +232,9 @@ def test_the_command_from_files_to_the_table_of_gains(tmp_path, capsys):
     assert set(steps["case"]) == set(manifest.test)
     scored = pd.read_csv(out / "out_of_fold.csv")
     assert set(scored["case"]) == {name for fold in manifest.folds for name in fold}
-    assert set(json.loads((out / "cleanup.json").read_text())) >= {"tumour_ml", "enhancing_ml"}
+    assert set(json.loads((out / "postprocessing.json").read_text())) >= {"tumour_ml", "enhancing_ml"}
     assert (out / "gains.csv").is_file()
     case, members = manifest.test[0], [str(path) for path in sorted((out / "ensemble").glob("*.safetensors"))]
     folder, again = tmp_path / "cohort" / case, tmp_path / "again.nii.gz"
-    assert main(["predict", str(folder), "--flips", "--device", "cpu", "--out", str(again), "--checkpoint", *members]) == 0
+    assert main(["predict", str(folder), "--tta", "--device", "cpu", "--out", str(again), "--checkpoint", *members]) == 0
     assert np.array_equal(read_label_values(again)[0], read_label_values(out / "test" / f"{case}.nii.gz")[0])

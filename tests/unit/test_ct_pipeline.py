@@ -86,6 +86,6 @@ def test_the_command_of_the_plan_trains_as_sagemaker_starts_it(tmp_path, capsys,
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert cli.main(words[3:]) == 0
     assert "best mean validation Dice" in capsys.readouterr().out
-    assert len(load_card(tmp_path / "out" / "best.safetensors", task=None).regions) == 14
+    assert len(load_card(tmp_path / "out" / "best.safetensors", glioma=False).regions) == 14
     assert len(list((tmp_path / "out").rglob("*.safetensors"))) == 1, "all of this folder is uploaded"
     assert (tmp_path / "abdominal-ct" / "dataset.json").is_file()

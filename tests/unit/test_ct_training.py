@@ -12,7 +12,7 @@ from torch import nn
 from glioma_phantom.abdomen import CtPhantomSettings
 from helpers.data.cases import read_volume
 from helpers.extras.ct.crops import CropSource
-from helpers.extras.ct.organs import NUMBERS, ORGANS, ct_task
+from helpers.extras.ct.organs import NUMBERS, ORGANS
 from helpers.extras.ct.phantom import write_ct_phantoms
 from helpers.extras.ct.preparation import CtPreparation
 from helpers.extras.ct.prepared import PreparedCtFile, prepare_ct_cohort
@@ -157,13 +157,13 @@ def test_the_engine_trains_fourteen_classes_and_goes_on_from_its_checkpoint(scan
     result = train_ct(settings, OWN, training=paths[:2], validation=paths[2:], out=tmp_path / "first")
     assert {f"dice_{organ}" for organ in ORGANS} <= set(result.history)
     assert "dice_background" not in result.history
-    network, card = load_checkpoint(result.checkpoint, task=ct_task())
+    network, card = load_checkpoint(result.checkpoint, glioma=False)
     assert card.activation == "softmax"
     assert CtSettings.of_card(card.preprocessing).preparation == COARSE
     assert card.training_cases == tuple(sorted(PreparedCtFile(path).identifier for path in paths[:2]))
     further = replace(settings, pretrained=str(result.checkpoint), steps=1, learning_rate=1e-12, warmup=0.0, weight_decay=0.0)
     second = train_ct(further, OWN, training=paths[:2], validation=paths[2:], out=tmp_path / "second")
-    tuned, _ = load_checkpoint(second.checkpoint, task=ct_task())
+    tuned, _ = load_checkpoint(second.checkpoint, glioma=False)
     assert all(torch.allclose(a, b) for a, b in zip(network.parameters(), tuned.parameters(), strict=True))
     with pytest.raises(DataError, match="abdominal CT"):
         load_checkpoint(result.checkpoint)
@@ -179,6 +179,6 @@ def test_self_supervised_weights_of_the_encoder_are_taken(scans, tmp_path):
     torch.save({"state_dict": encoder}, tmp_path / "model_swinvit.pt")
     settings = replace(settings, pretrained=str(tmp_path / "model_swinvit.pt"), weight_decay=0.0)
     result = train_ct(settings, OWN, training=scans[1][:2], validation=scans[1][2:], out=tmp_path / "model")
-    network, _ = load_checkpoint(result.checkpoint, task=ct_task())
+    network, _ = load_checkpoint(result.checkpoint, glioma=False)
     weights = network.state_dict()
     assert all(torch.allclose(weights[f"swinViT.{name}"], value, atol=1e-6) for name, value in encoder.items())

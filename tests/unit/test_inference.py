@@ -114,10 +114,10 @@ def test_windows_cover_what_fits():
 
 
 @pytest.mark.parametrize("shape", [(20, 24, 18), (70, 50, 41)], ids=["one window", "several windows"])
-@pytest.mark.parametrize("mirrors", [(), (0,), (0, 1, 2)])
-def test_windows_and_flips_do_not_change_what_a_network_without_surroundings_says(oracle, shape, mirrors):
+@pytest.mark.parametrize("axes", [(), (0,), (0, 1, 2)])
+def test_windows_and_flips_do_not_change_what_a_network_without_surroundings_says(oracle, shape, axes):
     image = torch.randn(4, *shape)
-    probabilities = predict_image(oracle, image, patch=(32, 32, 32), multiple=8, mirrors=mirrors)
+    probabilities = predict_image(oracle, image, patch=(32, 32, 32), multiple=8, tta_axes=axes)
     torch.testing.assert_close(probabilities, (image[1:] > 0).float(), atol=1e-4, rtol=0)
 
 
@@ -129,7 +129,7 @@ def test_flips_average_a_network_that_prefers_a_side_along_the_axes_of_its_card(
 
     card, image = make_card((1.0, 1.0, 1.0)), np.zeros((4, 16, 16, 16))
     for axes, level in (((0, 1, 2), True), ((0,), True), ((1, 2), False), ((), False)):
-        plain, mean = (predict_prepared(Sided(), replace(card, mirrors=axes), image, flips=flips) for flips in (False, True))
+        plain, mean = (predict_prepared(Sided(), replace(card, tta_axes=axes), image, tta=tta) for tta in (False, True))
         assert plain[0, 0, 0, 0] < 0.1
         assert np.allclose(mean, 0.5) == level
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.models.networks import build_network, recompute_blocks
+from helpers.models.networks import build_network, checkpoint_activations
 from helpers.profiling.preparation import (
     ISAL,
     PARALLEL,
@@ -84,7 +84,7 @@ def test_a_prefetched_training_is_the_same(cohort):
 def test_computing_blocks_twice_changes_neither_output_nor_gradient(name):
     torch.manual_seed(0)
     plain = build_network(name, **SMALL[name]).train()
-    twice = recompute_blocks(copy.deepcopy(plain))
+    twice = checkpoint_activations(copy.deepcopy(plain))
     image = torch.randn(1, 4, *((32, 32, 64) if name == "swin_unetr" else PATCH))
     for network in (plain, twice):
         outputs = network(image)
@@ -104,7 +104,7 @@ def test_computing_blocks_twice_holds_less(cohort, tmp_path):
 
 def test_a_network_without_such_blocks_is_refused():
     with pytest.raises(DataError, match="Conv3d has no block"):
-        recompute_blocks(nn.Conv3d(1, 1, 1))
+        checkpoint_activations(nn.Conv3d(1, 1, 1))
 
 
 def test_random_changes_on_the_device_are_those_of_the_loader(cohort):

@@ -1,22 +1,22 @@
 """The table of networks: their published settings and counted operations."""
 
+import inspect
+
 import pytest
 
 from helpers.cli import main
-from helpers.models.networks import NETWORKS, PUBLISHED, arguments_for, build_network, describe_network
-from helpers.workspace import DataError
+from helpers.models.networks import NETWORKS, PUBLISHED, build_network, describe_network
 
 
 def test_every_network_has_a_published_setting_that_its_builder_takes():
-    for dimensions in (2, 3):
-        assert set(PUBLISHED[dimensions]) == set(NETWORKS)
-    with pytest.raises(DataError, match="no network 'vnet'"):
-        arguments_for("vnet", spatial_dims=3, edge=64, published=True)
+    assert set(PUBLISHED) == set(NETWORKS)
+    for name, arguments in PUBLISHED.items():
+        assert set(arguments) <= set(inspect.signature(NETWORKS[name].build).parameters)
 
 
 @pytest.mark.parametrize(("name", "gflop"), [("unet", 97), ("dynunet", 966)])
 def test_operations_agree_with_an_independent_count(name, gflop):
-    network = build_network(name, **arguments_for(name, spatial_dims=3, edge=128, published=True))
+    network = build_network(name, **PUBLISHED[name])
     assert describe_network(network, size=(128,) * 3).gflop == pytest.approx(gflop, rel=0.005)
 
 

@@ -15,7 +15,6 @@ from helpers.evaluation.predict import segment_prepared
 from helpers.models import checkpoints as released
 from helpers.models.checkpoints import (
     LIMIT,
-    RELEASED,
     ModelCard,
     load_checkpoint,
     load_released,
@@ -29,7 +28,8 @@ from tests.cases import REAL_CASES, write_case
 
 TINY = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard("unet", TINY, {"spacing": (1.0, 1.0, 1.0), "normalise": "zscore"}, (16, 16, 16))
-needs_weights = pytest.mark.skipif(not RELEASED.is_file(), reason="this copy of the package has no released weights")
+WEIGHTS = released.RELEASED / "phantom.safetensors"
+needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="this copy of the package has no released weights")
 FIRST = 2000
 """Number of the first phantom of these tests."""
 
@@ -56,22 +56,25 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
 def test_releasing_a_checkpoint_keeps_its_card_and_refuses_large_ones(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "best.safetensors", build_network("unet", **TINY), replace(CARD, metrics={"dice_mean": 0.5}))
     folder = tmp_path / "released"
-    network, card = load_checkpoint(release_checkpoints([tmp_path / "best.safetensors"], folder=folder))
+    monkeypatch.setattr(released, "RELEASED", folder)
+    release_checkpoints([tmp_path / "best.safetensors"], name="small")
+    network, card = load_released("small")
     assert card.metrics == {"dice_mean": 0.5} and not network.training
     assert len(list(folder.iterdir())) == 2
     monkeypatch.setattr(released, "LIMIT", 100)
     with pytest.raises(DataError, match="at most 100"):
-        release_checkpoints([tmp_path / "best.safetensors"], folder=folder)
-    assert len(list(folder.iterdir())) == 2 and load_checkpoint(folder / RELEASED.name)
+        release_checkpoints([tmp_path / "best.safetensors"], name="small")
+    assert len(list(folder.iterdir())) == 2 and load_released("small")
 
 
-def test_networks_of_different_kinds_are_released_as_one_file(tmp_path):
+def test_networks_of_different_kinds_are_released_as_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(released, "RELEASED", tmp_path / "released")
     paths, image = [], torch.rand(1, 4, 16, 16, 16)
     for name, arguments in (("unet", TINY), ("segresnet", {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)})):
         paths.append(tmp_path / f"{name}.safetensors")
         card = replace(CARD, network=name, arguments=arguments)
         save_checkpoint(paths[-1], build_network(name, **arguments), card, half=True)
-    network, card = load_checkpoint(release_checkpoints(paths, folder=tmp_path / "released"))
+    network, card = load_checkpoint(release_checkpoints(paths))
     with torch.no_grad():
         members = [load_checkpoint(path)[0](image).sigmoid() for path in paths]
         assert torch.allclose(network(image).sigmoid(), sum(members) / 2, atol=1e-5)
@@ -79,10 +82,10 @@ def test_networks_of_different_kinds_are_released_as_one_file(tmp_path):
 
 
 def test_prediction_without_a_checkpoint_takes_the_released_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(released, "RELEASED", tmp_path / "phantom.safetensors")
+    monkeypatch.setattr(released, "RELEASED", tmp_path)
     case = write_case(tmp_path / "cohort")
     words = ["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "seg.nii.gz"), "--device", "cpu"]
-    assert main(words) == 1 and "without its released model" in capsys.readouterr().err
+    assert main(words) == 1 and "without the released model phantom" in capsys.readouterr().err
     save_checkpoint(tmp_path / "phantom.safetensors", build_network("unet", **TINY), CARD)
     assert main(words) == 0
     assert main(["evaluate", str(tmp_path / "seg.nii.gz"), str(case.label)]) == 0
@@ -91,9 +94,9 @@ def test_prediction_without_a_checkpoint_takes_the_released_model(tmp_path, monk
 @needs_weights
 def test_weights_card_and_code_agree():
     network, card = load_released()
-    assert RELEASED.stat().st_size <= LIMIT <= 6_000_000
+    assert WEIGHTS.stat().st_size <= LIMIT <= 6_000_000
     assert (card.modalities, card.regions) == (MODALITIES, REGIONS)
-    assert json.loads(RELEASED.with_suffix(".json").read_text())["weights_sha256"] == card.weights_sha256
+    assert json.loads(WEIGHTS.with_suffix(".json").read_text())["weights_sha256"] == card.weights_sha256
     assert not card.training_cases  # phantoms that nobody kept: no case of any cohort was among them
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values() if tensor.is_floating_point())
 

@@ -18,7 +18,6 @@ from helpers.extras.lgg.scores import (
 )
 from helpers.extras.lgg.search import slice_settings, train_slices
 from helpers.extras.lgg.slices import (
-    LGG,
     SlicePreparation,
     SliceSource,
     channel_statistics,
@@ -195,7 +194,7 @@ def test_a_network_of_slices_is_trained_by_the_engine_and_scores_what_it_says(pa
     names = list(patients)
     parts = [{name: patients[name] for name in chosen} for chosen in (names[:2], names[2:])]
     result = train_slices(settings, preparation, training=parts[0], validation=parts[1], out=tmp_path)
-    network, card = load_checkpoint(result.checkpoint, task=LGG)
+    network, card = load_checkpoint(result.checkpoint, glioma=False)
     assert (card.task, card.modalities, card.training_cases) == ("lgg", ("t1", "flair", "t1ce"), tuple(names[:2]))
     scored = score_patient(network, SlicePreparation.of_card(card.preprocessing), patients[names[2]])
     assert scored.dice == pytest.approx(result.best_dice)

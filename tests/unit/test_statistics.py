@@ -142,6 +142,22 @@ def test_comparing_tables_agrees_with_the_paired_test_region_by_region_whatever_
         compare_scores(first, second[second["case"] != "c1"])
 
 
+def test_two_sessions_of_a_patient_count_once():
+    """BraTS 2023 has patients with several sessions; taken for independent, they make an interval too narrow."""
+    generator = np.random.default_rng(0)
+    patients = pd.DataFrame({"case": [f"p{number}" for number in range(8)], "region": "WT", "dice": generator.random(8)})
+    again = patients.assign(case=patients["case"] + "-001", dice=patients["dice"] + 0.02)
+    sessions = pd.concat([patients, again]).assign(patient=lambda table: table["case"].str[:2])
+    summary = summarise(sessions, metrics=["dice"]).iloc[0]
+    assert summary["n"] == 8
+    expected = bootstrap_interval(patients["dice"] + 0.01)
+    assert (summary["low"], summary["high"]) == pytest.approx((expected.low, expected.high))
+    worse = sessions.assign(dice=sessions["dice"] - generator.uniform(0, 0.1, 16))
+    compared = compare_scores(sessions, worse, metrics=["dice"]).iloc[0]
+    difference = (sessions["dice"] - worse["dice"]).groupby(sessions["patient"]).mean()
+    assert (compared["n"], compared["p"]) == (8, pytest.approx(stats.wilcoxon(difference).pvalue))
+
+
 def test_holms_correction_by_hand():
     np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])

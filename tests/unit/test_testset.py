@@ -8,9 +8,9 @@ import torch
 
 from helpers.data.cases import read_classes, read_image, read_label_values
 from helpers.data.preprocess import PreprocessSettings
-from helpers.evaluation.cohort import score_cases, score_cohort
+from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import METRICS, score_case
-from helpers.evaluation.predict import predict_probabilities
+from helpers.evaluation.predict import predict_case
 from helpers.evaluation.statistics import calibration_scores, reliability_table
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
@@ -30,7 +30,8 @@ def network():
 @pytest.mark.parametrize("layout", ["brats2021", "brats2023"])
 def test_scores_are_those_of_the_files(tmp_path, network, layout):
     cases = [write_case(tmp_path / "cohort", f"Case_00{number}", layout, seed=number) for number in (1, 2)]
-    scores, files = score_cases(network, CARD, cases, folder=tmp_path / "predictions")
+    result = score_cohort(network, CARD, cases, folder=tmp_path / "predictions")
+    scores, files = result.scores, result.files
     assert scores["case"].tolist() == ["Case_001"] * 3 + ["Case_002"] * 3
     assert set(files) == {"Case_001", "Case_002"}
     for case in cases:
@@ -47,9 +48,9 @@ def test_probabilities_are_scored_too_and_every_row_names_its_checkpoint(tmp_pat
     assert (result.scores["checkpoint"] == "ab" * 32).all()
     for case in cases:
         mine = result.reliability[result.reliability["case"] == case.identifier].drop(columns="case")
-        probabilities = predict_probabilities(network, card, case)
+        probabilities = predict_case(network, card, case).probabilities
         regions = classes_to_regions(read_classes(case)[0])
-        expected = reliability_table(probabilities.values, regions, read_image(case)[0].any(0))
+        expected = reliability_table(probabilities, regions, read_image(case)[0].any(0))
         np.testing.assert_allclose(mine.drop(columns="region"), expected.drop(columns="region"))
         scores = result.scores[result.scores["case"] == case.identifier]
         np.testing.assert_allclose(scores[["ece", "brier"]], calibration_scores(expected)[["ece", "brier"]])
@@ -58,11 +59,11 @@ def test_probabilities_are_scored_too_and_every_row_names_its_checkpoint(tmp_pat
 def test_a_case_without_reference_stops_the_test(tmp_path, network):
     case = replace(write_case(tmp_path / "cohort"), label=None)
     with pytest.raises(DataError, match="no reference"):
-        score_cases(network, CARD, [case], folder=tmp_path / "predictions")
+        score_cohort(network, CARD, [case], folder=tmp_path / "predictions")
 
 
 def test_a_case_that_cannot_be_predicted_stops_the_test(tmp_path, network):
     case = write_case(tmp_path / "cohort")
     case.files[1].write_bytes(b"")
     with pytest.raises(DataError, match="empty"):
-        score_cases(network, CARD, [case], folder=tmp_path / "predictions")
+        score_cohort(network, CARD, [case], folder=tmp_path / "predictions")

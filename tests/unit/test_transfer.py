@@ -11,7 +11,7 @@ from tests.cases import write_case
 
 ARGUMENTS = {"channels": (8, 16), "num_res_units": 1}
 CLEAN = {"tumour_ml": 0.0, "enhancing_ml": 0.0}
-CARD = ModelCard("unet", ARGUMENTS, {"spacing": (1.0, 1.0, 1.0), "normalise": "zscore"}, (16, 16, 16), cleanup=CLEAN)
+CARD = ModelCard("unet", ARGUMENTS, {"spacing": (1.0, 1.0, 1.0), "normalise": "zscore"}, (16, 16, 16), postprocessing=CLEAN)
 
 
 @pytest.fixture(scope="module")

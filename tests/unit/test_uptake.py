@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers.evaluation.postprocess import CleanUp, outline_enhancement
-from helpers.evaluation.predict import label_map
+from helpers.evaluation.postprocess import PostProcessing, label_map, outline_enhancement
 from helpers.regions import ET, NCR
 
 SHAPE = (60, 60, 60)
-HOW = {"sure": 0.5, "likely": 0.05, "brighter": 0.25}
+HOW = {"likely": 0.05, "brighter": 0.25}
 
 
 def ball(centre, radius):
@@ -115,8 +114,8 @@ def test_without_white_matter_to_compare_with_the_network_decides():
 
 
 def test_the_label_map_follows_and_what_enhances_is_core():
-    rule = CleanUp(0.0, 0.0, brighter=0.25)
-    found, plain = (label_map(blurred(), head(), (1, 1, 1), each) for each in (rule, CleanUp(0.0, 0.0)))
+    rule = PostProcessing(0.0, 0.0, contrast_enhancement=0.25)
+    found, plain = (label_map(blurred(), head(), (1, 1, 1), each) for each in (rule, PostProcessing(0.0, 0.0)))
     assert overlap(found == ET, ENHANCING) > 0.93 > 0.5 > overlap(plain == ET, ENHANCING)
     assert np.array_equal(found > 0, plain > 0), "the whole tumour stays as it is"
     dim = head()

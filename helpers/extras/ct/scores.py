@@ -26,7 +26,8 @@ from helpers.data.cases import (
     read_volume,
     write_volume,
 )
-from helpers.evaluation.metrics import dice, hausdorff95, voxel_spacing
+from helpers.data.resample import spacing_of
+from helpers.evaluation.metrics import dice, hausdorff95
 from helpers.extras.ct.cohort import CtCase
 from helpers.extras.ct.preparation import CtPreparation, PreparedCt, prepare_arrays
 from helpers.extras.ct.prepared import PreparedCtFile
@@ -97,7 +98,7 @@ def score_organs(prediction: np.ndarray, reference: np.ndarray, organs: Sequence
     One row an organ: ``organ``, ``dice``, ``hd95``, ``reference_ml``, ``prediction_ml``; the rule for absent organs stands at
     the top of this module.
     """
-    spacing = voxel_spacing(affine)
+    spacing = spacing_of(affine)
     voxel = math.prod(spacing) / 1000
     rows = []
     for number, organ in enumerate(organs, start=1):

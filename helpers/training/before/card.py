@@ -33,7 +33,6 @@ def model_card(
         network=settings.network,
         arguments=dict(settings.arguments),
         patch=tuple(settings.patch),
-        task=task.name,
         activation=task.activation,
         modalities=task.modalities,
         regions=task.regions,
@@ -52,7 +51,7 @@ def _of_sources(settings: TrainSettings, training: PatchSource, validation: Vali
     members = "\n".join([training.fingerprint, validation.fingerprint])
     return {
         "preprocessing": dict(training.preprocessing),
-        "cleanup": {},
+        "postprocessing": {},
         "cohort_hash": hashlib.sha256(members.encode()).hexdigest(),
         "training_cases": tuple(sorted(identifiers)),
     }
@@ -70,7 +69,7 @@ def _of_files(settings: TrainSettings, training: Sequence[Path] | PatchSource, v
     members = "\n".join([*([source.fingerprint] if source else []), *names])
     return {
         "preprocessing": preprocessing,
-        "cleanup": asdict(settings.cleanup),
+        "postprocessing": asdict(settings.cleanup),
         "cohort_hash": hashlib.sha256(members.encode()).hexdigest(),
         "training_cases": () if source else tuple(sorted(files[Path(path)].identifier for path in training)),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.evaluation.postprocess import CleanUp
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.networks import NETWORKS, check_patch
 from helpers.training.before.cache import CACHES
 from helpers.training.before.guard import NONFINITE
@@ -74,7 +74,7 @@ class TrainSettings:
     seed : int
         Same seed, same weights, on one CPU with the same number of threads.
     clean_tumour_ml, clean_enhancing_ml : float
-        Limits of `helpers.evaluation.postprocess.CleanUp` in validation and prediction; 0 switches a rule off.
+        Limits of `helpers.evaluation.postprocess.PostProcessing` in validation and prediction; 0 switches a rule off.
     precision : str
         "auto" (bf16 where it is faster: `helpers.training.before.trainer.number_format`), "32-true", "bf16-mixed" or, on a GPU
         only, "16-mixed".
@@ -110,8 +110,8 @@ class TrainSettings:
     patience: int = 0
     minutes: float = 0.0
     seed: int = 2021
-    clean_tumour_ml: float = CleanUp.tumour_ml
-    clean_enhancing_ml: float = CleanUp.enhancing_ml
+    clean_tumour_ml: float = PostProcessing.tumour_ml
+    clean_enhancing_ml: float = PostProcessing.enhancing_ml
     precision: str = "auto"
     device: str = "auto"
     workers: int = 0
@@ -120,9 +120,9 @@ class TrainSettings:
     logger: str = "none"
 
     @property
-    def cleanup(self) -> CleanUp:
+    def cleanup(self) -> PostProcessing:
         """Limits of the clean-up."""
-        return CleanUp(tumour_ml=self.clean_tumour_ml, enhancing_ml=self.clean_enhancing_ml)
+        return PostProcessing(tumour_ml=self.clean_tumour_ml, enhancing_ml=self.clean_enhancing_ml)
 
     def __post_init__(self) -> None:
         """Raise `DataError` with the first setting that cannot be."""

@@ -221,7 +221,7 @@ def _start_from(path: Path, network: nn.Module, settings: TrainSettings) -> None
     if path.is_file() and not card_path(path).is_file():
         load_pretrained(network, path)
         return
-    trained, card = load_checkpoint(path, task=None)
+    trained, card = load_checkpoint(path, glioma=False)
     try:
         network.load_state_dict(trained.state_dict())
     except RuntimeError as error:

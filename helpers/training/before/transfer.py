@@ -126,7 +126,7 @@ def transfer_scores(
                 torch.manual_seed(seed)
                 fresh = build_network(card.network, **card.arguments).to(next(network.parameters()).device)
             learner = copy.deepcopy(network) if start == "released" else fresh
-            options = {"patch": patch or card.patch, "steps": steps, "batch": batch, "seed": seed, "mirrors": card.mirrors}
+            options = {"patch": patch or card.patch, "steps": steps, "batch": batch, "seed": seed, "mirrors": card.tta_axes}
             fine_tune(learner, training[:size], rate=rate, **options)
             tables.append(score_prepared(learner, card, test).assign(start=start, cases=size))
     return pd.concat(tables, ignore_index=True)

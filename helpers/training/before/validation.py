@@ -13,8 +13,8 @@ from torch import nn
 
 from helpers.data.prepared import Prepared, open_prepared
 from helpers.evaluation.metrics import dice
-from helpers.evaluation.postprocess import CleanUp
-from helpers.evaluation.predict import label_map, predict_image
+from helpers.evaluation.postprocess import PostProcessing, label_map
+from helpers.evaluation.predict import predict_image
 from helpers.regions import classes_to_regions
 from helpers.training.before.processes import Processes
 from helpers.training.before.source import ValidationSource
@@ -47,7 +47,7 @@ class PreparedCases:
         As in `helpers.evaluation.predict.predict_image`.
     spacing : sequence of 3 float
         Voxel edges of the prepared grid in mm.
-    cleanup : CleanUp
+    cleanup : PostProcessing
         What predicted label maps are treated with before they are scored.
     """
 
@@ -55,7 +55,7 @@ class PreparedCases:
     patch: Sequence[int]
     multiple: int
     spacing: Sequence[float]
-    cleanup: CleanUp
+    cleanup: PostProcessing
 
     def __len__(self) -> int:
         return len(self.paths)

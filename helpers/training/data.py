@@ -1,0 +1,153 @@
+"""Patches for training and whole cases for validation, from prepared files.
+
+Patch number n is a pure function of the seed and n, and step k takes the patches k * batch and following: what a step consists
+of depends neither on the number of workers or processes nor on where a training resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from helpers.data.patches import draw_patch
+from helpers.data.prepared import open_prepared
+from helpers.regions import classes_to_regions
+from helpers.training.settings import TrainSettings
+from helpers.workspace import DataError
+
+ORDER, PATCH = 0, 1
+"""Streams of random numbers drawn from one seed: the order of cases, and everything about a patch."""
+
+
+class PatchDataset(Dataset):
+    """Draw training patches by number with `helpers.data.patches.draw_patch`; every pass over the cases is a new permutation.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Prepared files with labels.
+    patch : sequence of 3 int
+        Edges in voxels.
+    count : int
+        Number of patches.
+    seed : int
+    foreground_probability, transforms
+        As in `draw_patch`.
+
+    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        patch: Sequence[int],
+        count: int,
+        seed: int,
+        foreground_probability: float = 2 / 3,
+        transforms: Callable | None = None,
+    ) -> None:
+        if not paths:
+            raise DataError("there is no prepared case to train on", "look at the faults that preprocessing listed")
+        self.files, self.patch, self.count, self.seed = [open_prepared(path) for path in paths], tuple(patch), count, seed
+        self.foreground_probability, self.transforms = foreground_probability, transforms
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        turn, position = divmod(index, len(self.files))
+        order = np.random.default_rng((self.seed, ORDER, turn)).permutation(len(self.files))
+        return draw_patch(
+            self.files[order[position]],
+            np.random.default_rng((self.seed, PATCH, index)),
+            patch=self.patch,
+            tumour_share=self.foreground_probability,
+            transforms=self.transforms,
+        )
+
+
+class CaseDataset(Dataset):
+    """Whole prepared cases: dictionaries of ``index``, ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+
+    Past the last case come empty dictionaries, so that every process has equally many.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.files = [open_prepared(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict:
+        if index >= len(self):
+            return {}
+        case = self.files[index].load()
+        image, regions = np.asarray(case.image, np.float32), np.asarray(classes_to_regions(np.asarray(case.classes)))
+        return {"index": index, "image": torch.from_numpy(image), "regions": torch.from_numpy(regions)}
+
+
+class StepBatches(Sampler[list[int]]):
+    """List the patches of every part of every step from `first` on, of which process `rank` takes each `world`-th.
+
+    Its length is that of the whole training: Lightning counts the batches before `first` as done. (A plain DataLoader would
+    start again at batch 0.)
+    """
+
+    def __init__(self, batch: int, steps: int, *, first: int = 0, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:
+        if batch % (accumulate * world):
+            problem = f"a batch of {batch} patches cannot be divided into {accumulate} parts for {world} processes"
+            raise DataError(problem, f"take a multiple of {accumulate * world}")
+        self.batch, self.steps, self.first, self.accumulate = batch, steps, first, accumulate
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        part = self.batch // self.accumulate
+        for start in range(self.first * self.batch, self.steps * self.batch, part):
+            yield list(range(start + self.rank, start + part, self.world))
+
+
+class CaseDataModule(LightningDataModule):
+    """Load patches for training and whole cases for validation.
+
+    Parameters
+    ----------
+    patches : Dataset
+        `PatchDataset`, or any other with such items that are a pure function of their number.
+    cases : CaseDataset
+    settings : TrainSettings
+    """
+
+    def __init__(self, patches: Dataset, cases: CaseDataset, settings: TrainSettings) -> None:
+        super().__init__()
+        self.patches, self.cases, self.settings = patches, cases, settings
+        self.options = {"num_workers": settings.workers, "pin_memory": torch.cuda.is_available()}
+
+    def train_dataloader(self) -> DataLoader:
+        """Return one epoch that is the whole training, without the steps made before an interruption."""
+        settings, trainer = self.settings, self.trainer
+        batches = StepBatches(
+            settings.batch,
+            settings.steps,
+            first=trainer.global_step,
+            accumulate=settings.accumulate,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        return DataLoader(self.patches, batch_sampler=batches, **self.options)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the whole cases of this process, one at a time."""
+        world = self.trainer.world_size
+        share = range(self.trainer.global_rank, -(-len(self.cases) // world) * world, world)
+        return DataLoader(self.cases, batch_size=None, sampler=share, **self.options)

@@ -1,0 +1,175 @@
+"""The Lightning module: a training step, a validation case, the optimiser with its schedule, clipping."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Timer
+from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from helpers.evaluation.metrics import dice
+from helpers.evaluation.postprocess import label_map
+from helpers.evaluation.predict import predict_image
+from helpers.models.attention import fuse_attention
+from helpers.models.checkpoints import ModelCard
+from helpers.models.networks import input_multiple
+from helpers.regions import REGIONS, classes_to_regions
+from helpers.training.loss import RegionLoss
+from helpers.training.settings import TrainSettings
+from helpers.workspace import DataError
+
+START, END = 0.1, 0.01
+"""Learning rate at the first and at the last step, as shares of the highest. Neither is 0: such a step would be wasted."""
+
+NOISE = 2
+"""Stream of random numbers for dropout, beside those of `helpers.training.data`."""
+
+SCORES: tuple[str, ...] = (*(f"dice_{region}" for region in REGIONS), "dice_mean")
+"""What a validation measures; the last one chooses the weights that are kept."""
+
+
+class NonFiniteError(DataError):
+    """A loss, gradient or weight is infinite or not a number; the message names the first one and the step."""
+
+
+def learning_rate_share(progress: float, warmup: float) -> float:
+    """Return the share of the highest learning rate after `progress` (0 to 1) of the training.
+
+    It rises in a straight line from `START` to 1 during the share `warmup`, then falls to `END` along half a cosine
+    (Loshchilov and Hutter 2017).
+    """
+    if progress < warmup:
+        return START + (1 - START) * progress / warmup
+    return END + (1 - END) * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9))) / 2
+
+
+class SegmentationModule(LightningModule):
+    """Train a network.
+
+    Parameters
+    ----------
+    network : Module
+        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision).
+    settings : TrainSettings
+    card : ModelCard
+        Without metrics.
+    timer : Timer
+        Of Lightning; with a time limit the learning rate follows it.
+
+    Attributes
+    ----------
+    step_loss : tensor
+        Loss of the last step: the mean over its patches, in all parts and processes.
+    step_rate : float
+        Learning rate of that step.
+    """
+
+    def __init__(self, network: nn.Module, settings: TrainSettings, card: ModelCard, timer: Timer) -> None:
+        super().__init__()
+        self.save_hyperparameters(identity(settings, card))
+        if settings.network == "swin_unetr":
+            fuse_attention(network)  # the same weights and results; fewer matrices are kept for the backward pass
+        self.network, self.loss = network, RegionLoss(settings.loss)
+        self.settings, self.card, self.timer = settings, card, timer
+        self.step_loss, self.step_rate = torch.tensor(math.nan), math.nan
+        self._losses: list[torch.Tensor] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        return self.network(image.contiguous(memory_format=torch.channels_last_3d))
+
+    def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        seed = np.random.SeedSequence((self.settings.seed, NOISE, batch_idx, self.global_rank)).generate_state(1)
+        torch.manual_seed(int(seed[0]))  # dropout of a step does not depend on the steps before
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = self.loss(self(batch["image"]), batch["regions"])
+        self._losses.append(loss.detach().float())
+        return loss
+
+    def on_train_batch_end(self, outputs: dict, batch: dict, batch_idx: int) -> None:
+        if not self._losses:  # the last part of a step
+            numbers = {"train_loss": self.step_loss, "learning_rate": self.step_rate}
+            self.log_dict({**numbers, "step": float(self.global_step)}, prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self._scores = torch.zeros(len(self.trainer.datamodule.cases), len(REGIONS), device=self.device)
+
+    def validation_step(self, case: dict, batch_idx: int) -> dict | None:
+        """Score a whole case on the prepared grid; returns its ``classes`` (X, Y, Z) and mean ``dice``."""
+        if not case:
+            return None
+        multiple = input_multiple(self.settings.network, **self.settings.arguments)
+        probabilities = predict_image(self.network, case["image"], patch=self.settings.patch, multiple=multiple)
+        image, truth = case["image"].cpu().numpy(), case["regions"].cpu().numpy()
+        classes = label_map(probabilities.numpy(), image, self.card.spacing, self.settings.postprocessing)
+        scores = [dice(mask, expected) for mask, expected in zip(classes_to_regions(classes), truth, strict=True)]
+        self._scores[case["index"]] = torch.tensor(scores)
+        return {"classes": classes, "dice": float(np.mean(scores))}
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.trainer.strategy.reduce(self._scores, reduce_op="sum")  # every case was scored in one process
+        means = dict(zip(SCORES, [*scores.mean(0), scores.mean()], strict=True))
+        self.log_dict({**means, "step": float(self.global_step)}, prog_bar=True)
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: object, **__: object) -> None:
+        """Clip the gradient, or stop or skip the step if a number is not finite; all processes decide alike."""
+        self.step_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self.step_rate = optimizer.param_groups[0]["lr"]
+        self._losses.clear()
+        norm = get_total_norm([weight.grad for weight in self.network.parameters() if weight.grad is not None])
+        loss, size = torch.stack([self.step_loss, norm.float()]).tolist()  # waits for the device, once a step
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if math.isfinite(loss) and math.isfinite(size):
+            clip_grads_with_norm_(self.network.parameters(), self.settings.clip, norm)
+        elif not (math.isfinite(loss) and scaler and scaler.get_scale() > 1):  # else fp16 overflowed: the scaler skips the step
+            self._skip(optimizer, loss)
+
+    def _skip(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
+        culprit = non_finite(self.network, loss) or "the norm of the gradient"
+        sentence = f"step {self.global_step + 1}: {culprit} is not finite"
+        if self.settings.nonfinite == "stop" or culprit.startswith("the weight"):
+            remedy = f"lower learning_rate (now {self.settings.learning_rate}), take precision 32-true or --nonfinite skip"
+            raise NonFiniteError(sentence, remedy)
+        optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes nothing
+        logging.getLogger(__name__).warning("%s; the step is skipped", sentence)
+
+    def configure_optimizers(self) -> dict:
+        fused = self.trainer.precision != "16-mixed"  # the scaler and clipping need the unfused one
+        options = {"lr": self.settings.learning_rate, "weight_decay": self.settings.weight_decay, "fused": fused}
+        optimiser = torch.optim.AdamW(self.network.parameters(), **options)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._share)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _share(self, step: int) -> float:
+        """Return the share of the learning rate by steps or by the clock of the first process, whichever is further."""
+        progress, minutes = step / self.settings.steps, self.settings.minutes
+        if minutes:
+            progress = max(progress, self.trainer.strategy.broadcast(self.timer.time_elapsed() / 60 / minutes))
+        return learning_rate_share(min(progress, 1.0), self.settings.warmup)
+
+
+def identity(settings: TrainSettings, card: ModelCard) -> dict:
+    """Return what must be equal for a training to resume."""
+    cases = {"cohort_hash": card.cohort_hash, "split_hash": card.split_hash, "training_cases": list(card.training_cases)}
+    return {**settings.decisive, **cases}
+
+
+def non_finite(network: nn.Module, loss: float) -> str:
+    """Name the first tensor that is not finite: a weight, else the loss, else a gradient; empty if all are finite.
+
+    The order is that of cause and effect: a bad weight spoils every loss, a bad loss every gradient.
+    """
+    weights = [name for name, weight in network.named_parameters() if not weight.isfinite().all()]
+    gradients = [
+        name for name, weight in network.named_parameters() if weight.grad is not None and not weight.grad.isfinite().all()
+    ]
+    if weights:
+        return f"the weight {weights[0]}"
+    if not math.isfinite(loss):
+        return f"the loss ({loss})"
+    return f"the gradient of {gradients[0]}" if gradients else ""

@@ -1,0 +1,349 @@
+"""Train a network within a budget of steps or minutes, and resume after any interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
+from torch.utils.data import Dataset
+
+from helpers.data.patches import training_transforms
+from helpers.data.prepared import open_prepared
+from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, load_pretrained
+from helpers.models.networks import build_network
+from helpers.training import Interrupted
+from helpers.training.callbacks import EMA, DurableIO, History, ResumableCheckpoint, StepTimer
+from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset
+from helpers.training.module import SCORES, SegmentationModule, identity
+from helpers.training.settings import TrainSettings, choose_device, choose_precision
+from helpers.workspace import DataError
+
+CHECKPOINT = "last.ckpt"
+"""Name of the file that an interrupted training resumes from."""
+
+PROJECT = "brain-tumour-segmentation"
+"""Name under which Weights & Biases and MLflow list the runs."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves.
+
+    Attributes
+    ----------
+    checkpoint : Path
+        Weights of the best step, with their card beside them.
+    history : DataFrame
+        One row a step with `helpers.training.callbacks.COLUMNS` and, after a validation, `helpers.training.module.SCORES`, else
+        NaN. Also in ``history.csv``.
+    best_step : int
+        Step with the best mean validation Dice.
+    best_dice : float
+        That Dice. It chose the checkpoint and so flatters it; the test part gives the number to report.
+    seconds : float
+        Whole training, validation included.
+    """
+
+    checkpoint: Path
+    history: pd.DataFrame
+    best_step: int
+    best_dice: float
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Number of steps made."""
+        return len(self.history)
+
+
+def train(
+    settings: TrainSettings,
+    training: Sequence[Path] | Dataset,
+    validation: Sequence[Path],
+    *,
+    out: Path,
+    checkpoints: Path | None = None,
+    split_hash: str = "",
+    resume: str = "never",
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """Train a network and keep the weights with the best mean validation Dice.
+
+    Under ``torchrun`` each process calls this alike; the first one alone writes.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    training : sequence of Path, or Dataset
+        Prepared files with labels, or at least ``batch * steps`` patches that are made on the spot: each a pure function of its
+        number, with attributes ``fingerprint`` (changes whenever a patch does) and ``preprocessing``, such as
+        `PhantomStream`.
+    validation : sequence of Path
+        Prepared files with labels.
+    out : Path
+        Folder for ``best.safetensors``, ``best.json``, ``history.csv`` and the curves of TensorBoard.
+    checkpoints : Path, optional
+        Folder of ``last.ckpt``; ``<out>/checkpoints`` if left out.
+    split_hash : str
+        SHA-256 of the split manifest, for the model card.
+    resume : str
+        "never" starts afresh; "auto" resumes if there is a checkpoint. The end is the same as without the interruption: to the
+        bit on a CPU with the same number of threads, apart from rounding on a GPU or with another number of processes.
+    callbacks : sequence of Callback
+        Of Lightning, such as those that print and draw.
+
+    Raises
+    ------
+    DataError
+        If a part is empty, the parts share a case, a file has no label, the files were prepared with different settings, the
+        checkpoint is of another training, another process trains in this folder, or a number is not finite and the settings
+        say to stop.
+    Interrupted
+        After SIGTERM; the same call then resumes.
+    """
+    out, folder = Path(out), Path(checkpoints or Path(out) / "checkpoints")
+    patches = _patches(settings, training)
+    card = model_card(settings, patches, validation, split_hash)
+    options = {"accelerator": choose_device(settings.device), "precision": choose_precision(settings)}
+    with _locked(folder), _seeded(settings.seed), _quiet():
+        state = _read_checkpoint(folder / CHECKPOINT, identity(settings, card)) if resume == "auto" else {}
+        if not state:
+            _remove_own_files(out, folder)
+        timer = StepTimer(timedelta(minutes=settings.minutes) if settings.minutes else None, verbose=False)
+        history, last = History(out), ResumableCheckpoint(folder / CHECKPOINT, settings.save_every)
+        module = SegmentationModule(_network(settings), settings, card, timer)
+        if state and state["callbacks"]["ResumableCheckpoint"]["finished"]:
+            history.load_state_dict(state["callbacks"]["History"])
+            history.write(module)
+            return _result(history)
+        every: list[Callback] = [timer, history, *callbacks, last]
+        every += [EMA(settings.ema)] if settings.ema else []
+        every += [EarlyStopping(SCORES[-1], patience=settings.patience, mode="max")] if settings.patience else []
+        loggers = _loggers(settings.logger, out, first=state.get("global_step", 0))
+        trainer = _trainer(settings, callbacks=every, logger=loggers, default_root_dir=out, **options)
+        data = CaseDataModule(patches, CaseDataset(validation), settings)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=folder / CHECKPOINT if state else None, weights_only=True)
+        except SIGTERMException:
+            text = f"stopped after step {trainer.global_step} as told; the same command resumes from {folder / CHECKPOINT}"
+            raise Interrupted(text) from None
+        finally:
+            if settings.logger == "wandb" and trainer.is_global_zero:
+                loggers[-1].experiment.finish()  # else the next training would continue its run
+    return _result(history)
+
+
+def _trainer(settings: TrainSettings, **options: Any) -> Trainer:
+    """Return a trainer whose only epoch is the whole training.
+
+    Validations are counted in batches over the whole training; the environment is that of torchrun or of one process, since
+    Slurm's variables are also set in an interactive job.
+    """
+    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    together = TorchElasticEnvironment.detect()
+    return Trainer(
+        devices=local if together else 1,
+        num_nodes=world // local if together else 1,
+        strategy="ddp" if together and world > 1 else "auto",
+        use_distributed_sampler=False,
+        max_epochs=1,
+        max_steps=settings.steps,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        val_check_interval=settings.validate_every * settings.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        plugins=[DurableIO(), TorchElasticEnvironment() if together else LightningEnvironment()],
+        **options,
+    )
+
+
+def _loggers(name: str, out: Path, *, first: int) -> list[Logger]:
+    """Return TensorBoard's logger and the one called `name`; neither needs an account.
+
+    Weights & Biases stays on this machine unless WANDB_MODE or WANDB_API_KEY says otherwise; MLflow writes to
+    ``<out>/mlflow.db`` unless MLFLOW_TRACKING_URI names a server. TensorBoard hides what was logged after step `first`.
+    """
+    if _rank() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+    loggers: list[Logger] = [
+        TensorBoardLogger(out, name="", version="tensorboard", purge_step=first + 1, default_hp_metric=False)
+    ]
+    try:
+        if name == "wandb":
+            mode = os.environ.get("WANDB_MODE", "" if os.environ.get("WANDB_API_KEY") else "offline")
+            loggers.append(WandbLogger(project=PROJECT, save_dir=out, offline=mode == "offline"))
+        if name == "mlflow":
+            store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').absolute()}"
+            loggers.append(MLFlowLogger(PROJECT, tracking_uri=store, artifact_location=(out / "mlflow").absolute().as_uri()))
+    except ModuleNotFoundError as error:
+        raise DataError(f"logger {name} needs a package that is not installed", f"pip install {name}") from error
+    return loggers
+
+
+def _network(settings: TrainSettings) -> nn.Module:
+    """Build the network, with the weights of `pretrained` if given."""
+    network, path = build_network(settings.network, **settings.arguments), Path(settings.pretrained)
+    if not settings.pretrained:
+        return network
+    if path.is_file() and not card_path(path).is_file():
+        load_pretrained(network, path)
+        return network
+    trained, card = load_checkpoint(path)
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        own = f"{settings.network} with {dict(settings.arguments)}"
+        problem = f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}"
+        raise DataError(problem, "give weights of the same network") from error
+    return network
+
+
+def _patches(settings: TrainSettings, training: Sequence[Path] | Dataset) -> Dataset:
+    count = settings.batch * settings.steps
+    if not isinstance(training, Dataset):
+        return PatchDataset(
+            training,
+            patch=settings.patch,
+            count=count,
+            seed=settings.seed,
+            foreground_probability=settings.foreground_probability,
+            transforms=training_transforms(settings.patch) if settings.augment else None,
+        )
+    if len(training) < count:
+        raise DataError(
+            f"the source has {len(training)} patches", f"{settings.steps} steps of {settings.batch} take {count}; make as many"
+        )
+    return training
+
+
+def model_card(settings: TrainSettings, patches: Dataset, validation: Sequence[Path], split_hash: str) -> ModelCard:
+    """Return the model card before the first step, after a look at what the cases were prepared with."""
+    if not validation:
+        raise DataError("the validation part has no prepared case", "look at the faults that preprocessing listed")
+    own = getattr(patches, "files", [])
+    files = [*own, *map(open_prepared, validation)]
+    if len({file.identifier for file in files}) < len(files):
+        raise DataError("a case is in both the training and the validation part", "make the split again")
+    wanted = asdict(files[0].settings)
+    for file in files:
+        if asdict(file.settings) != wanted:
+            raise DataError(f"{file.path} was prepared with other settings than {files[0].path}", "prepare the cohort again")
+    if not own and {**wanted, **patches.preprocessing} != wanted:
+        raise DataError(
+            f"{files[0].path} was prepared with {wanted}, the patches with {patches.preprocessing}", "make them agree"
+        )
+    members = [*([] if own else [patches.fingerprint]), *sorted(file.path.name for file in files)]  # names carry a hash
+    return ModelCard(
+        network=settings.network,
+        arguments=dict(settings.arguments),
+        patch=tuple(settings.patch),
+        preprocessing=wanted,
+        postprocessing=asdict(settings.postprocessing),
+        cohort_hash=hashlib.sha256("\n".join(members).encode()).hexdigest(),
+        split_hash=split_hash,
+        training_cases=tuple(sorted(file.identifier for file in own)),
+        training=asdict(settings),
+    )
+
+
+def _read_checkpoint(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint to resume from; empty if there is none. Raises `DataError` if it is of another training."""
+    if not path.is_file():
+        return {}
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = state["hyper_parameters"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{path} is not a checkpoint of a training ({error})", "start afresh with --resume never") from error
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        words = {"cohort_hash": "the cases", "split_hash": "the split", "training_cases": "the training part"}
+        what = "; ".join(words.get(name) or f"{name} {found.get(name)} there, {wanted[name]} here" for name in differing)
+        remedy = "give the settings of then or another folder, or start afresh with --resume never"
+        raise DataError(f"{path} is of another training ({what})", remedy)
+    return state
+
+
+def _remove_own_files(out: Path, folder: Path) -> None:
+    """Remove what an earlier training left, and nothing else."""
+    if _rank() == 0:
+        curves = (out / "tensorboard").glob("events.out.tfevents.*")
+        names = ("best.safetensors", "best.json", "history.csv", "validation.png")
+        for path in (folder / CHECKPOINT, *(out / name for name in names), *curves):
+            path.unlink(missing_ok=True)
+
+
+def _rank() -> int:
+    """Number of this process among those of torchrun."""
+    return int(os.environ.get("RANK", 0)) if TorchElasticEnvironment.detect() else 0
+
+
+def _result(history: History) -> TrainResult:
+    best, seconds = history.best, history.rows[-1]["seconds"]
+    return TrainResult(history.out / "best.safetensors", history.table, best["step"], best["dice_mean"], seconds)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder of a training; the system drops the lock when the process dies."""
+    if _rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "training.lock").open("a") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by workers that outlive it
+        except (BlockingIOError, PermissionError):
+            raise DataError(f"another process is training in {folder}", "wait for its end, or take another folder") from None
+        for half in folder.glob(f".*-{CHECKPOINT}"):  # written when the process was killed
+            half.unlink()
+        yield
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch for what happens inside and leave the caller's random state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back Lightning's tips and its warnings about choices that are made on purpose here."""
+    names = [f"lightning.{part}" for part in ("pytorch", "pytorch.utilities.rank_zero", "fabric", "fabric.utilities.rank_zero")]
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1x1 convolutions, channels last
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
