@@ -7,8 +7,7 @@ from pathlib import Path
 
 from helpers.data.cases import discover
 from helpers.data.download import download_brats2021, download_msd
-from helpers.extras.lgg.cohort import find_slices
-from helpers.extras.lgg.download import download_lgg
+from helpers.data.slices import download_lgg, find_slices
 
 COHORTS = {
     "brats2021": (download_brats2021, "CC BY 4.0; cite doi:10.7937/jc8x-9874"),
@@ -29,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = download(arguments.out or Path("data") / arguments.cohort)
     if arguments.cohort == "lgg":
         print(f"{len(find_slices(folder))} patients of lgg in {folder} ({licence})")
-        print(f"next: python -m helpers tune --cohort {folder} --out outputs/lgg, or notebook extras/segment_2d_slices")
+        print(f"next: make run NOTEBOOKS=segment_2d COHORT=lgg DATA={folder}")
         return 0
     cases = discover(folder, arguments.cohort)
     print(f"{len(cases)} cases of {arguments.cohort} in {folder} ({licence})")

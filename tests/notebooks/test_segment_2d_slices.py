@@ -1,7 +1,9 @@
-"""The extra notebook on slices, on phantoms and on the real patients for development where they are."""
+"""The extra notebook on slices: on phantoms, on phantoms with a bad patient, and on real patients if they are there."""
 
 import pytest
 
+from glioma_phantom import PhantomSettings
+from glioma_phantom.slices import write_phantom_slices
 from helpers.running.execute import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 from tests.cases import REAL_CASES
@@ -12,18 +14,23 @@ TINY |= {"TRIALS": "2", "TRIAL_STEPS": "2", "TRIAL_FILTERS": "(4,)"}
 REAL = REAL_CASES / "lgg"
 
 
-@pytest.mark.parametrize("real", [False, True], ids=["phantoms", "patients"])
-def test_it_runs_and_leaves_its_numbers(tmp_path, real):
-    if real and not REAL.is_dir():
+@pytest.mark.parametrize("data", ["phantoms", "a bad patient of four", "patients", "patients beside phantoms"])
+def test_it_runs_and_leaves_its_numbers(tmp_path, data):
+    if data.startswith("patients") and not REAL.is_dir():
         pytest.skip("the real cases for development are not on this machine")
-    parameters, cohort = TINY | {"OUT": str(tmp_path / "out")}, "lgg" if real else "phantom"
-    if real:
-        parameters |= {"COHORT": cohort, "DATA": str(REAL)}
-    workspace = open_workspace(cohort, data=REAL if real else "", out=tmp_path / "out")
-    quiet = {"report": lambda progress: None, "finished": lambda run: None}
-    (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters), **quiet)
+    parameters, folder = TINY | {"OUT": str(tmp_path / "out")}, tmp_path / "slices"
+    if data == "a bad patient of four":
+        (bad, *_) = write_phantom_slices(folder, 4, PhantomSettings(spacing=4.0))
+        next(bad.glob("*_2.tif")).write_bytes(b"no picture")
+    given = {"a bad patient of four": folder, "patients": REAL}.get(data, "")
+    if given:
+        parameters |= {"COHORT": "lgg", "DATA": str(given)}
+    if data == "patients beside phantoms":
+        parameters |= {"REAL_CASES": str(REAL)}
+    workspace = open_workspace("lgg" if given else "phantom", data=given, out=tmp_path / "out")
+    (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))
     assert run.status == "ok", run.error
     record = load_metrics(workspace, "segment_2d_slices")
-    assert (record["numbers"]["trials"], record["numbers"]["kind of patients"]) == (2, "real" if real else "phantoms")
+    assert (record["numbers"]["trials"], record["numbers"]["kind of patients"]) == (2, "real" if given else "phantoms")
     assert 0 <= record["numbers"]["test Dice by patient"] <= 1
     assert len(record["checkpoint_sha256"]) == 64

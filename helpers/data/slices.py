@@ -1,0 +1,198 @@
+"""Read and check a cohort of slices in the Kaggle LGG format, and tell the patient from the air around.
+
+``kaggle_3m/<patient>/<patient>_<n>.tif`` holds 256 x 256 pixels in three channels: T1 before contrast agent, FLAIR, T1 after
+contrast agent; ``<patient>_<n>_mask.tif`` is 255 where FLAIR is abnormal. If a patient lacks one of the T1 images, the
+publishers put FLAIR in its place (README of the data set; Buda et al. 2019, doi:10.1016/j.compbiomed.2019.05.002). Nothing in
+a file says so; `check_slices` finds it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from scipy.ndimage import binary_fill_holes, binary_opening
+
+from helpers.data.download import fetch_from_kaggle, kaggle_archive
+from helpers.workspace import DataError
+
+CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
+"""Order of the channels of a slice."""
+
+EDGE = 256
+"""Pixels along either edge of a slice."""
+
+DATASET, ROOT = "mateuszbuda/lgg-mri-segmentation", "kaggle_3m/"
+"""Name on Kaggle, and the folder of the patients in the archive, which holds everything twice."""
+
+_SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)\.tiff?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class SliceFile:
+    """One slice: its patient, its number in the head from below, its image and its mask."""
+
+    patient: str
+    number: int
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class SliceFacts:
+    """Facts about the slices of one patient.
+
+    Attributes
+    ----------
+    slices, with_tumour : int
+        Number of slices, and of those whose mask is not empty.
+    tumour_share : float
+        Pixels of tumour as a share of those of tissue (`find_tissue`), 0 to 1.
+    missing : tuple of str
+        Channels that are a copy of FLAIR in every slice.
+    """
+
+    slices: int
+    with_tumour: int
+    tumour_share: float
+    missing: tuple[str, ...]
+
+
+def find_slices(folder: Path) -> dict[str, list[SliceFile]]:
+    """Find the slices of every patient, both in order.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the patients, or the one that holds it as ``kaggle_3m``.
+
+    Raises
+    ------
+    DataError
+        If the folder does not exist or holds no slice.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"the cohort folder {folder} does not exist", "give the folder that holds kaggle_3m")
+    root = folder / "kaggle_3m" if (folder / "kaggle_3m").is_dir() else folder
+    found: dict[str, list[SliceFile]] = {}
+    for path in sorted(root.glob("*/*")):
+        match = _SLICE.fullmatch(path.name)
+        if match:
+            mask = path.with_name(f"{path.stem}_mask{path.suffix}")
+            found.setdefault(match["patient"], []).append(SliceFile(match["patient"], int(match["number"]), path, mask))
+    if not found:
+        raise DataError(f"{root} holds no slice <patient>/<patient>_<n>.tif", "give the folder that holds kaggle_3m")
+    return {patient: sorted(slices, key=lambda each: each.number) for patient, slices in found.items()}
+
+
+def read_slice(file: SliceFile) -> tuple[np.ndarray, np.ndarray]:
+    """Read one slice: image uint8 (3, 256, 256), channels as in `CHANNELS`, and mask bool (256, 256); rows first.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or has another size, number type or number of channels.
+    """
+    image = _read(file.image, file.patient, (EDGE, EDGE, len(CHANNELS)))
+    return np.ascontiguousarray(np.moveaxis(image, -1, 0)), _read(file.mask, file.patient, (EDGE, EDGE)) > 0
+
+
+def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
+    """Read all slices of a patient: images uint8 (N, 3, 256, 256) and masks bool (N, 256, 256)."""
+    images, masks = zip(*(read_slice(file) for file in slices), strict=True)
+    return np.stack(images), np.stack(masks)
+
+
+def check_slices(patients: Mapping[str, Sequence[SliceFile]]) -> tuple[dict[str, SliceFacts], list[str]]:
+    """Read every slice: facts of the patients that can be used, and one sentence for each that cannot."""
+    facts, faults = {}, []
+    for patient, slices in patients.items():
+        try:
+            facts[patient] = _check_patient(slices)
+        except DataError as error:
+            faults.append(str(error))
+    return facts, faults
+
+
+def find_air(images: np.ndarray, *, bright: float = 0.99, share: float = 0.1) -> np.ndarray:
+    """Estimate up to which value each channel of slices uint8 (N, C, X, Y) is air: float64 (C,).
+
+    The air around a patient is not black in MRI: it holds noise, a few per cent of what tissue has, and the published slices
+    keep it. `share` of the quantile `bright` of each channel separates the two.
+    """
+    return share * np.quantile(images, bright, axis=(0, 2, 3))
+
+
+def find_tissue(images: np.ndarray, air: np.ndarray) -> np.ndarray:
+    """Find the patient on slices uint8 (N, C, X, Y): bool (N, X, Y).
+
+    A pixel is tissue if any channel exceeds its value of `air` (`find_air`); single bright pixels of noise are left out, and
+    dark pixels that tissue encloses, such as fluid and bone, are kept.
+    """
+    bright = (images > np.asarray(air)[:, None, None]).any(axis=1)
+    opened = binary_opening(bright, structure=np.ones((1, 3, 3), bool))
+    return np.stack([binary_fill_holes(mask) for mask in opened])
+
+
+def download_lgg(folder: Path, *, progress: bool = True) -> Path:
+    """Fetch the cohort of Buda et al. (110 patients, 1 GB) from Kaggle, so that `folder` holds ``kaggle_3m``.
+
+    A cohort that is already there is left as it is. Tested against a stand-in for the package kaggle.
+
+    Raises
+    ------
+    DataError
+        If there is no Kaggle token, it is readable by others, the package kaggle is absent, or the download fails.
+    """
+    folder, archive = Path(folder), kaggle_archive(folder, DATASET)
+    if (folder / ROOT).is_dir():
+        return folder
+    fetch_from_kaggle(DATASET, folder, progress=progress)
+    aside = folder / ".unpacked"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(aside, [name for name in zipped.namelist() if name.startswith(ROOT)])
+        (aside / ROOT).replace(folder / ROOT)
+    except (zipfile.BadZipFile, FileNotFoundError) as error:
+        archive.unlink(missing_ok=True)
+        raise DataError(
+            f"{archive.name} from Kaggle was damaged ({error}) and is deleted", "run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    archive.unlink()
+    return folder
+
+
+def _check_patient(slices: Sequence[SliceFile]) -> SliceFacts:
+    images, masks = read_patient(slices)
+    channels = dict(zip(CHANNELS, images.swapaxes(0, 1), strict=True))
+    missing = tuple(name for name in CHANNELS if name != "flair" and np.array_equal(channels[name], channels["flair"]))
+    inside = int(find_tissue(images, find_air(images)).sum())
+    if not inside:
+        raise DataError(f"patient {slices[0].patient}: no slice shows anything but background", "copy it again")
+    return SliceFacts(len(slices), int(masks.any((1, 2)).sum()), int(masks.sum()) / inside, missing)
+
+
+def _read(path: Path, patient: str, shape: tuple[int, ...]) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"patient {patient}: {path.name} does not exist", "copy the patient again")
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"patient {patient}: {path.name} cannot be read ({error})", "copy it again") from error
+    if pixels.shape != shape or pixels.dtype not in (np.uint8, bool):
+        kind = f"{' x '.join(map(str, pixels.shape))} pixels of {pixels.dtype}"
+        raise DataError(
+            f"patient {patient}: {path.name} holds {kind}, not {' x '.join(map(str, shape))} of uint8", "copy it again"
+        )
+    return pixels

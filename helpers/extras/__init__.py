@@ -1,1 +1,0 @@
-"""Further roads over the same helpers: other organs, other layouts, other questions."""
