@@ -1,15 +1,21 @@
-"""Networks, checkpoints, attention and export."""
+"""Networks, checkpoints, attention and export.
+
+`import monai` imports all of its subpackages with everything optional that it finds: in seconds, most of them for what this
+package never asks of MONAI. So modules that are optional to MONAI are declared absent (`None` in `sys.modules`) for that one
+import, and can be imported afterwards: everywhere a grammar for international addresses, which jsonschema builds, and the
+MLflow client; in a command (``python -m helpers``), where MONAI neither plots nor reads tables, all of `OPTIONAL`.
+"""
 
 import sys
 
-_SLOW = tuple(name for name in ("rfc3987_syntax", "mlflow") if name not in sys.modules)
-"""`import monai` imports every one of its subpackages and, through two of them, a grammar that jsonschema builds for
-international addresses and the MLflow client: more than half of its time. Both are optional to their importers, so they are
-declared absent (`None` in `sys.modules`) for that one import, and can be imported afterwards."""
+NEVER = ("rfc3987_syntax", "mlflow")
+OPTIONAL = ("bs4", "jsonschema", "matplotlib", "optuna", "pandas", "scipy.signal", "skimage", "sklearn", "tensorboard")
 
-sys.modules.update(dict.fromkeys(_SLOW))
+_command = getattr(sys.modules["__main__"], "__package__", None) == "helpers"
+_absent = {name: None for name in (*NEVER, *(OPTIONAL if _command else ())) if name not in sys.modules}
+sys.modules.update(_absent)
 try:
     import monai  # noqa: F401
 finally:
-    for _name in _SLOW:
+    for _name in _absent:
         del sys.modules[_name]
