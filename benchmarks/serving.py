@@ -20,8 +20,7 @@ import psutil
 import torch
 
 from glioma_phantom import PhantomSettings
-from helpers.cloud.costs import per_thousand
-from helpers.cloud.prices import load_prices
+from helpers.cloud.costs import load_prices, per_thousand
 from helpers.data.cases import discover
 from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 
-from helpers.cloud.account import SERVE
 from sagemaker_rehearsal import command
 
 __all__ = ["add_arguments", "run"]
@@ -14,4 +15,4 @@ run = command.run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    command.add_arguments(parser, serve=SERVE)
+    command.add_arguments(parser, serve=f"{shlex.quote(sys.executable)} -m helpers.serve.app")

@@ -1,146 +1,127 @@
-"""What a run on SageMaker will cost, what it did cost, and what is still running, as tables.
+"""Look up what instances cost an hour, and work out what a run did cost.
 
-Estimates are made before anything starts: the expected price, and the most that it can be, with the limits that the job is
-given. Afterwards the descriptions of the jobs say what was billed. Both are products of hours and the prices of
-`helpers.cloud.prices`; taxes, data transfer and free tiers are left out.
+The dated table beside this file is refreshed through AWS's Pricing API by whoever may ask it. Taxes, data transfer and free
+tiers are left out.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from helpers.cloud.prices import Prices
+from helpers.workspace import DataError
 
+TABLE = Path(__file__).with_name("prices.json")
+COMPONENTS = ("Training", "Hosting")
+"""Of SageMaker's price list; if they differ for an instance the higher price counts."""
 HOUR = 3600.0
-DAYS = 30.4
-"""In a month of storage."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One thing that costs money.
+class Prices:
+    """On-demand prices in one region.
 
     Attributes
     ----------
-    what : str
-        For the reader.
-    instance : str
-        Instance type; empty for storage.
-    count : int
-        Instances at a time.
-    hours : float
-        Expected, of each instance.
-    most : float
-        Hours after which it is stopped; equal to `hours` where that is certain.
-    share : float
-        Of the on-demand price that is expected to be paid: less than 1 on spot capacity.
-    gb_months : float
-        Storage.
+    region : str
+    date : str
+        Day of the table, ISO 8601.
+    source : str
+        One sentence on where the numbers come from.
+    usd_per_hour : mapping from str to float
+        By instance type.
+    usd_per_gb_month : float
+        Storage in S3, standard class.
     """
 
-    what: str
-    instance: str = ""
-    count: int = 1
-    hours: float = 0.0
-    most: float = 0.0
-    share: float = 1.0
-    gb_months: float = 0.0
+    region: str
+    date: str
+    source: str
+    usd_per_hour: Mapping[str, float]
+    usd_per_gb_month: float
+
+    def hourly(self, instance: str) -> float:
+        """Look up the price of an hour; raises `DataError` for an instance that the table does not have."""
+        if instance not in self.usd_per_hour:
+            raise DataError(
+                f"the price table of {self.date} has no {instance}", f"refresh it or take one of {list(self.usd_per_hour)}"
+            )
+        return self.usd_per_hour[instance]
 
 
-def training(instance: str, hours: float, *, most: float, count: int = 1, spot_saving: float = 0.0, what: str = "") -> Item:
-    """A training job: expected hours, the `most` that MaxRuntime allows, and the share that spot is assumed to save."""
-    text = what or f"training{f', spot assumed to save {spot_saving:.0%}' if spot_saving else ''}"
-    return Item(text, instance, count, hours, max(most, hours), 1 - spot_saving)
+def load_prices() -> Prices:
+    """Read the price table that comes with the package."""
+    return Prices(**json.loads(TABLE.read_text(encoding="utf-8")))
 
 
-def tuning(instance: str, hours: float, *, most: float, jobs: int, spot_saving: float = 0.0) -> Item:
-    """A tuning job: `jobs` trainings of these hours each, whether at the same time or not."""
-    return Item(f"tuning, {jobs} jobs", instance, jobs, hours, max(most, hours), 1 - spot_saving)
+def refresh_prices(prices: Prices, client: Any) -> Prices:
+    """Ask AWS for the prices of the instances in a table.
 
+    Parameters
+    ----------
+    prices : Prices
+        Its region and instances are looked up; what AWS does not know keeps its price.
+    client : boto3 client of "pricing"
+        In us-east-1, one of the few regions that answer for all.
 
-def processing(instance: str, hours: float, *, most: float, count: int = 1) -> Item:
-    """A processing job on `count` instances."""
-    return Item("preprocessing", instance, count, hours, max(most, hours))
-
-
-def endpoint(instance: str, hours: float, *, most: float, count: int = 1) -> Item:
-    """A real-time endpoint, which costs from its creation to its deletion, asked or not."""
-    return Item("real-time endpoint", instance, count, hours, max(most, hours))
-
-
-def asynchronous(instance: str, *, volumes: int, seconds: float, idle_minutes: float, most: float) -> Item:
-    """An asynchronous endpoint that scales to zero: the time of the volumes, and the idle minutes until it does."""
-    hours = volumes * seconds / HOUR + idle_minutes / 60
-    return Item(f"asynchronous endpoint, {volumes} volumes", instance, 1, hours, max(most, hours))
-
-
-def storage(gb: float, days: float) -> Item:
-    """Objects in S3."""
-    return Item(f"{gb:g} GB in S3 for {days:g} days", gb_months=gb * days / DAYS)
-
-
-def estimate(items: Iterable[Item], prices: Prices) -> pd.DataFrame:
-    """What these things cost, in US dollars: one row each, and the total.
-
-    Raises
-    ------
-    DataError
-        If the price of an instance is not known.
+    Returns
+    -------
+    Prices
+        The table unchanged if AWS does not answer or may not be asked: an estimate is better than none.
     """
-    rows = []
-    for item in items:
-        hourly = prices.hourly(item.instance) if item.instance else 0.0
-        kept = item.gb_months * prices.usd_per_gb_month
-        row = {"what": item.what, "instance": item.instance, "count": item.count, "hours": item.hours, "USD per hour": hourly}
-        expected = item.count * item.hours * hourly * item.share + kept
-        rows.append({**row, "USD expected": expected, "USD at most": item.count * item.most * hourly + kept})
-    return _with_total(pd.DataFrame(rows).set_index("what"), ("USD expected", "USD at most"))
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    found = {}
+    try:
+        pages = client.get_paginator("get_products")
+        for instance in prices.usd_per_hour:
+            wanted = {"regionCode": prices.region, "instanceName": instance}
+            filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+            answers = pages.paginate(ServiceCode="AmazonSageMaker", Filters=filters)
+            if hourly := _hourly([json.loads(product) for page in answers for product in page["PriceList"]]):
+                found[instance] = max(hourly)
+    except (BotoCoreError, ClientError):
+        return prices
+    if not found:
+        return prices
+    source = f"AWS Pricing API for {len(found)} of {len(prices.usd_per_hour)} instances, on demand; the others as before"
+    return replace(prices, date=date.today().isoformat(), source=source, usd_per_hour={**prices.usd_per_hour, **found})
 
 
-def actual(descriptions: Iterable[Mapping[str, Any]], prices: Prices) -> pd.DataFrame:
-    """What jobs did cost, from what AWS's ``describe_...`` calls say of them.
+def bill(descriptions: Iterable[Mapping[str, Any]], prices: Prices) -> pd.DataFrame:
+    """Work out what jobs and endpoints did cost, from what AWS's ``describe_...`` calls say of them.
 
     Parameters
     ----------
     descriptions : iterable of mapping
-        Of training, processing and transform jobs, and what `endpoint_record` makes of an endpoint.
+        Of training and processing jobs, and of endpoints, each of these merged with the description of its configuration.
     prices : Prices
 
     Returns
     -------
     DataFrame
-        One row each, and the total: seconds that it ran and that are billed, by instance, the price, and what spot capacity
-        saved.
+        One row each: seconds that it ran and that are billed, by instance, the price, and what spot capacity saved; last the
+        total.
     """
     rows = []
-    for job in descriptions:
-        name, instance, count, ran, billed = _record(job)
-        hourly = prices.hourly(instance)
-        cost, full = (count * seconds / HOUR * hourly for seconds in (billed, ran))
-        row = {"name": name, "instance": instance, "count": count, "seconds": ran, "billed seconds": billed}
-        rows.append({**row, "USD": cost, "USD saved by spot": full - cost})
+    for described in descriptions:
+        name, instance, count, ran, billed = _record(described)
+        cost, full = (count * seconds / HOUR * prices.hourly(instance) for seconds in (billed, ran))
+        rows.append((name, instance, count, ran, billed, cost, full - cost))
     columns = ["name", "instance", "count", "seconds", "billed seconds", "USD", "USD saved by spot"]
-    return _with_total(pd.DataFrame(rows, columns=columns).set_index("name"), ("USD", "USD saved by spot"))
-
-
-def endpoint_record(endpoint: Mapping[str, Any], config: Mapping[str, Any], *, until: datetime | None = None) -> dict[str, Any]:
-    """For `actual`: an endpoint and its configuration, as described before it was deleted at `until`."""
-    variant = config["ProductionVariants"][0]
-    return {
-        "EndpointName": endpoint["EndpointName"],
-        "InstanceType": variant["InstanceType"],
-        "InstanceCount": variant.get("InitialInstanceCount", 1),
-        "Seconds": ((until or datetime.now(UTC)) - endpoint["CreationTime"]).total_seconds(),
-    }
+    table = pd.DataFrame(rows, columns=columns).set_index("name").astype(dict.fromkeys(columns[1:5], object))
+    table.loc["total"] = ["", "", "", "", table["USD"].sum(), table["USD saved by spot"].sum()]
+    return table.astype({"USD": float, "USD saved by spot": float})
 
 
 def per_thousand(seconds: Mapping[str, float], prices: Prices, *, basis: Mapping[str, str]) -> pd.DataFrame:
-    """Cost of 1,000 volumes by instance type.
+    """Work out the cost of 1,000 volumes by instance type.
 
     Parameters
     ----------
@@ -163,41 +144,16 @@ def per_thousand(seconds: Mapping[str, float], prices: Prices, *, basis: Mapping
     return pd.DataFrame(rows).set_index("instance").sort_values("USD per 1,000 volumes")
 
 
-def still_running(client: Any, prices: Prices) -> pd.DataFrame:
-    """What costs money now: endpoints and notebook instances that are forgotten easily, and jobs, with USD per hour.
-
-    Parameters
-    ----------
-    client : boto3 client of "sagemaker"
-    prices : Prices
-        An instance that it does not have is shown without a price.
-    """
-    rows = []
-    for page in client.get_paginator("list_endpoints").paginate():
-        for found in page["Endpoints"]:
-            described = client.describe_endpoint(EndpointName=found["EndpointName"])
-            config = client.describe_endpoint_config(EndpointConfigName=described["EndpointConfigName"])
-            counts = {v["VariantName"]: v.get("CurrentInstanceCount") for v in described.get("ProductionVariants", [])}
-            for variant in config["ProductionVariants"]:
-                count = counts.get(variant["VariantName"])
-                count = variant.get("InitialInstanceCount", 0) if count is None else count
-                rows.append(("endpoint", found["EndpointName"], variant.get("InstanceType", "serverless"), count))
-    for page in client.get_paginator("list_notebook_instances").paginate(StatusEquals="InService"):
-        rows += [("notebook instance", n["NotebookInstanceName"], n["InstanceType"], 1) for n in page["NotebookInstances"]]
-    for page in client.get_paginator("list_training_jobs").paginate(StatusEquals="InProgress"):
-        for found in page["TrainingJobSummaries"]:
-            resources = client.describe_training_job(TrainingJobName=found["TrainingJobName"])["ResourceConfig"]
-            rows.append(("training job", found["TrainingJobName"], resources["InstanceType"], resources["InstanceCount"]))
-    table = pd.DataFrame(rows, columns=["what", "name", "instance", "count"])
-    table["USD per hour"] = [prices.usd_per_hour.get(row.instance, float("nan")) * row.count for row in table.itertuples()]
-    return table
-
-
-def _with_total(table: pd.DataFrame, sums: tuple[str, str]) -> pd.DataFrame:
-    """The table with a last row that adds up two columns and is empty in the others."""
-    table = table.astype({column: object for column in table.columns if column not in sums})
-    table.loc["total"] = [table[column].sum() if column in sums else "" for column in table.columns]
-    return table.astype(dict.fromkeys(sums, float))
+def _hourly(products: list[dict]) -> list[float]:
+    """Find the hourly on-demand prices in a list of products as the Pricing API gives them."""
+    return [
+        float(dimension["pricePerUnit"]["USD"])
+        for product in products
+        if product["product"]["attributes"].get("component") in COMPONENTS
+        for term in product["terms"].get("OnDemand", {}).values()
+        for dimension in term["priceDimensions"].values()
+        if dimension["unit"].lower().startswith("h") and float(dimension["pricePerUnit"].get("USD", 0)) > 0
+    ]
 
 
 def _record(job: Mapping[str, Any]) -> tuple[str, str, int, float, float]:
@@ -206,10 +162,11 @@ def _record(job: Mapping[str, Any]) -> tuple[str, str, int, float, float]:
         resources, ran = job["ResourceConfig"], float(job.get("TrainingTimeInSeconds", 0))
         billed = float(job.get("BillableTimeInSeconds", ran))
         return job["TrainingJobName"], resources["InstanceType"], resources["InstanceCount"], ran, billed
-    if "EndpointName" in job:
-        return job["EndpointName"], job["InstanceType"], job["InstanceCount"], job["Seconds"], job["Seconds"]
-    kind = "Processing" if "ProcessingJobName" in job else "Transform"
-    resources = job["ProcessingResources"]["ClusterConfig"] if kind == "Processing" else job["TransformResources"]
-    start, end = job.get(f"{kind}StartTime"), job.get(f"{kind}EndTime")
+    if "EndpointName" in job:  # costs from its creation to its deletion, asked or not
+        variant = job["ProductionVariants"][0]
+        ran = (datetime.now(UTC) - job["CreationTime"]).total_seconds()
+        return job["EndpointName"], variant["InstanceType"], variant.get("InitialInstanceCount", 1), ran, ran
+    resources = job["ProcessingResources"]["ClusterConfig"]
+    start, end = job.get("ProcessingStartTime"), job.get("ProcessingEndTime")
     ran = (end - start).total_seconds() if start and end else 0.0
-    return job[f"{kind}JobName"], resources["InstanceType"], resources["InstanceCount"], ran, ran
+    return job["ProcessingJobName"], resources["InstanceType"], resources["InstanceCount"], ran, ran

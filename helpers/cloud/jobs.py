@@ -1,196 +1,127 @@
-"""Training on SageMaker: managed spot machines, checkpoints that outlive them, metrics, and a short tail of what is said."""
+"""Stage the source code of a job, from an explicit list: no secret, notebook or image of a patient leaves the machine."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
-import tarfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from helpers.cloud.account import Account, mask, training_image
-from helpers.cloud.source import ENTRY
-from helpers.cloud.storage import split_uri
-from helpers.workspace import DataError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-METRICS = {
-    "train:loss": r"train loss ([0-9.]+)",
-    "validation:dice": r"validation Dice .*?mean ([0-9.]+)",
-}
-"""Regular expressions by metric, over the lines that ``train`` prints at every validation."""
-ENDED = {"Completed", "Failed", "Stopped"}
-GROUP = "/aws/sagemaker/TrainingJobs"
+from helpers.workspace import REPOSITORY, DataError
+
+ROOTS = (".", "packages/glioma-phantom/src", "packages/slice-viewer/src")
+"""Folders of the repository whose packages a job gets, beside each other."""
+PACKAGES, SUFFIXES = ("helpers", "glioma_phantom", "slice_viewer"), (".py", ".json")
+LEFT_OUT = ("helpers/running", "helpers/models/released")
+"""Parts of the package that no job needs."""
+ENTRY = "train.py"
+ENTRY_CODE = """import sys
+
+from helpers.cloud.jobs import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+NEEDED = (
+    "einops",
+    "isal",
+    "joblib",
+    "lightning",
+    "matplotlib",
+    "monai",
+    "nibabel",
+    "nilearn",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "scipy",
+    "tensorboard",
+    "tqdm",
+)
+"""What the jobs import; what these need in turn, `closure` finds out."""
+IN_IMAGE = re.compile(r"torch|triton|nvidia-.*|cuda-.*|setuptools|pip")
+"""Comes with AWS's image, built for its GPUs, and must not be replaced."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Machines of a training job.
+def source_files(repository: Path = REPOSITORY) -> dict[Path, Path]:
+    """Find the files that a job gets, Python and JSON and nothing else: path in the job's folder, path in the repository."""
+    roots = [repository / root for root in ROOTS]
+    found = ((path.relative_to(root), path) for root in roots for name in PACKAGES for path in sorted((root / name).rglob("*")))
+    kept = {target: path for target, path in found if path.suffix in SUFFIXES and not _hidden(target)}
+    return {target: path for target, path in kept.items() if not target.as_posix().startswith(LEFT_OUT)}
 
-    Attributes
-    ----------
-    instance_type : str
-    instances : int
-    processes : int
-        A machine; more than 1 goes through torchrun.
-    spot : bool
-        Managed spot: up to 70 % cheaper, and the machine may be taken away at two minutes' notice.
-    hours : float
-        Longest training, all attempts together.
-    wait_hours : float
-        Longest wait for spot machines on top of it.
-    volume_gb : int
+
+def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
+    """Copy the source into a folder of its own, with its entry point ``train.py`` and ``requirements.txt``.
+
+    The SDK packs whole folders, and not always without what its ignore patterns name: so the folder holds only what may go.
+
+    Raises `DataError` if the lock is missing.
     """
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    for target, path in source_files(repository).items():
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / target)
+    (folder / ENTRY).write_text(ENTRY_CODE, encoding="utf-8")
+    (folder / "requirements.txt").write_text(pinned_requirements(repository / "requirements.lock"), encoding="utf-8")
+    return folder
 
-    instance_type: str = "ml.g5.xlarge"
-    instances: int = 1
-    processes: int = 1
-    spot: bool = True
-    hours: float = 4.0
-    wait_hours: float = 8.0
-    volume_gb: int = 50
-    environment: Mapping[str, str] = field(default_factory=dict)
 
+def pinned_requirements(lock: Path, needed: Iterable[str] = NEEDED) -> str:
+    """Pin what the jobs import and all that it needs, as lines ``name==version``.
 
-def make_trainer(
-    account: Account, run: str, source: Path, *, settings: TrainingSettings, hyperparameters: Mapping[str, object]
-):
-    """The SDK's ModelTrainer for a run.
-
-    Parameters
-    ----------
-    account : Account
-    run : str
-        Start of every name that the run makes, and its folder in the bucket.
-    source : Path
-        What `helpers.cloud.source.stage_source` made.
-    settings : TrainingSettings
-    hyperparameters : mapping
-        Options of ``python -m helpers train``, and ``width`` and ``dropout`` of the U-Net.
-
-    Returns
-    -------
-    sagemaker.train.ModelTrainer
-        Its ``train`` starts a job whose model goes to ``s3://bucket/<run>/models``, and whose checkpoints are kept in
-        ``s3://bucket/<run>/checkpoints`` and brought back to /opt/ml/checkpoints when a spot machine is replaced.
+    As the lock has them; what it does not name yet is pinned to what is installed here. Raises `DataError` without a lock.
     """
-    from sagemaker.core.helper.session_helper import Session
-    from sagemaker.core.training import configs
-    from sagemaker.train import ModelTrainer
-    from sagemaker.train.distributed import Torchrun
-
-    seconds = int(settings.hours * 3600)
-    wait = {"max_wait_time_in_seconds": seconds + int(settings.wait_hours * 3600)} if settings.spot else {}
-    trainer = ModelTrainer(
-        training_image=training_image(account, settings.instance_type),
-        role=account.role,
-        sagemaker_session=Session(default_bucket=account.bucket),
-        base_job_name=run,
-        source_code=configs.SourceCode(source_dir=str(source), entry_script=ENTRY, requirements="requirements.txt"),
-        distributed=Torchrun(process_count_per_node=settings.processes) if settings.processes > 1 else None,
-        compute=configs.Compute(
-            instance_type=settings.instance_type,
-            instance_count=settings.instances,
-            volume_size_in_gb=settings.volume_gb,
-            enable_managed_spot_training=settings.spot,
-        ),
-        stopping_condition=configs.StoppingCondition(max_runtime_in_seconds=seconds, **wait),
-        output_data_config=configs.OutputDataConfig(s3_output_path=account.uri(run, "models")),
-        checkpoint_config=configs.CheckpointConfig(s3_uri=account.uri(run, "checkpoints")) if settings.spot else None,
-        hyperparameters=dict(hyperparameters),
-        environment=dict(settings.environment),
-    )
-    definitions = [configs.MetricDefinition(name=name, regex=regex) for name, regex in METRICS.items()]
-    return trainer.with_metric_definitions(definitions)
+    if not lock.is_file():
+        raise DataError(f"{lock} does not exist", "work in a complete copy of the repository")
+    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
+    versions = {canonicalize_name(line.partition("==")[0]): line for line in lines}
+    found = {name: versions.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in closure(needed)}
+    return "".join(f"{found[name]}\n" for name in sorted(found))
 
 
-def start_training(trainer, cohort: str) -> str:
-    """Start a training job on a cohort in S3 without waiting for it; returns its name."""
-    from sagemaker.core.training.configs import InputData
+def closure(needed: Iterable[str]) -> set[str]:
+    """Collect packages and everything installed that they require, by canonical name, without what the image brings."""
+    waiting, found = [canonicalize_name(name) for name in needed], set()
+    while waiting:
+        name = waiting.pop()
+        if name in found or IN_IMAGE.fullmatch(name):
+            continue
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        parsed = map(Requirement, required)
+        waiting += [canonicalize_name(one.name) for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
 
-    trainer.train(input_data_config=[InputData(channel_name="training", data_source=cohort)], wait=False, logs=False)
-    return trainer._latest_training_job.training_job_name
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__pycache__")) for part in path.parts)
 
 
-def wait_for_training(
-    account: Account, name: str, *, report: Callable[[str], None] = lambda line: None, pause: float = 0.5
-) -> Mapping:
-    """Wait for a training job and pass on what matters of what it says: its stages and its validations.
+def main(words: Sequence[str]) -> int:
+    """Run ``python -m helpers train`` with the hyperparameters of a SageMaker job; returns the exit status."""
+    from helpers.cli import main as run
 
-    Returns
-    -------
-    mapping
-        What ``DescribeTrainingJob`` says at the end.
+    return run(["train", *train_words(words)])
+
+
+def train_words(words: Sequence[str]) -> list[str]:
+    """Take hyperparameters, which arrive as ``--name value``, without those that SageMaker adds for itself.
 
     Raises
     ------
     DataError
-        If the job failed: with its reason.
+        If they are not pairs of ``--name`` and value.
     """
-    sagemaker, logs = account.client("sagemaker"), account.client("logs")
-    stages, told = 0, 0
-    while True:
-        job = sagemaker.describe_training_job(TrainingJobName=name)
-        for stage in job.get("SecondaryStatusTransitions", [])[stages:]:
-            report(mask(f"[{stage['Status']}] {stage.get('StatusMessage', '')}"))
-            stages += 1
-        lines = [line for line in said(logs, GROUP, name) if re.search(METRICS["validation:dice"], line)]
-        for line in lines[told:]:
-            report(mask(line))
-        told = max(told, len(lines))
-        if job["TrainingJobStatus"] in ENDED:
-            break
-        time.sleep(pause if account.rehearsal else 10)
-    if job["TrainingJobStatus"] == "Failed":
-        raise DataError(
-            f"training job {name} failed: {mask(job.get('FailureReason', 'no reason was given'))}", "look at its log"
-        )
-    return job
-
-
-def said(logs, group: str, job: str) -> list[str]:
-    """Every line of a job's output so far, machine by machine."""
-    try:
-        streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
-    except logs.exceptions.ResourceNotFoundException:
-        return []
-    lines = []
-    for stream in sorted(streams, key=lambda one: one["logStreamName"].rpartition("-")[2]):
-        token, more = None, {}
-        while True:
-            page = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True, **more)
-            lines += [event["message"] for event in page["events"]]
-            if page["nextForwardToken"] == token:
-                break
-            token = page["nextForwardToken"]
-            more = {"nextToken": token}
-    return lines
-
-
-def fetch_model(account: Account, location: str, folder: Path) -> Path:
-    """Unpack a ``model.tar.gz`` of a job; returns the path of the weights in it.
-
-    Raises
-    ------
-    DataError
-        If there are no weights in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / "model.tar.gz"
-    account.client("s3").download_file(*split_uri(location), str(archive))
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    archive.unlink()
-    weights = folder / "best.safetensors"
-    if not weights.is_file():
-        raise DataError(f"{mask(location)} holds no best.safetensors", "look at the log of the job")
-    return weights
-
-
-def pack_model(weights: Path, target: Path) -> Path:
-    """A ``model.tar.gz`` as endpoints take it: ``best.safetensors`` with its card ``best.json``."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(target, "w:gz", compresslevel=1) as archive:
-        for path in (weights, weights.with_suffix(".json")):
-            archive.add(path, arcname=f"best{path.suffix}")
-    return target
+    names, values = list(words[::2]), list(words[1::2])
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise DataError(f"hyperparameters are {' '.join(words)!r}", "give them as --name value")
+    pairs = zip(names, values, strict=True)
+    return [word for name, value in pairs if not name.startswith(("--_", "--sagemaker_")) for word in (name, value)]

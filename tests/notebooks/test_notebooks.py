@@ -7,12 +7,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.cloud.policies import (
-    load_policy,
-    place_of,
-    read_calls,
-    refused,
-)
 from helpers.running.execute import assign, execute_notebooks, find_notebooks, read_parameters
 from helpers.running.pages import key_figure, write_pages
 from helpers.workspace import (
@@ -20,6 +14,12 @@ from helpers.workspace import (
     VERSIONED,
     load_metrics,
     open_workspace,
+)
+from tests.policies import (
+    load_policy,
+    place_of,
+    read_calls,
+    refused,
 )
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -55,7 +55,7 @@ def record_in_kernels(path: Path) -> None:
     """Let every kernel write its calls of AWS to a file; the folder of IPython's settings is that of the tests."""
     startup = Path(os.environ["IPYTHONDIR"]) / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    lines = ("from pathlib import Path", "from helpers.cloud.policies import record_calls")
+    lines = ("from pathlib import Path", "from tests.policies import record_calls")
     lines += (f"_recording = record_calls(into=Path({str(path)!r}))", "_recording.__enter__()")
     (startup / "10-calls.py").write_text("\n".join(lines) + "\n")
 

@@ -1,104 +1,132 @@
-"""Training on SageMaker as the notebook does it, through the SDK. Budget: 45 s on 2 calm cores."""
+"""Training on SageMaker with the whole package, through the SDK. Budget: 45 s on 2 calm cores."""
 
 from __future__ import annotations
 
+import io
 import logging
+import tarfile
 
+import boto3
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load
+from sagemaker.core.helper.session_helper import Session
+from sagemaker.core.training import configs
+from sagemaker.train import ModelTrainer
 
-from helpers.cloud import cleanup, jobs, shards
-from helpers.cloud.account import Account
-from helpers.cloud.source import stage_source
-from helpers.cloud.storage import (
-    delete_objects,
-    download,
-    files_of,
-    list_objects,
-    open_bucket,
-    upload_changed,
-)
-from helpers.workspace import DataError
+from helpers.cloud import aws
+from helpers.cloud.jobs import stage_source
 from tests.cases import write_case
 
+BUCKET = "jobs-of-tests"
+ROLE = "arn:aws:iam::123456789012:role/Execution"
+GROUP = "/aws/sagemaker/TrainingJobs"
 OPTIONS = {"spacing": 1, "patch": 16, "steps": 8, "validate-every": 4, "save-every": 2, "device": "cpu"}
-SMALL = {"arguments": {"channels": [8, 16, 32], "num_res_units": 1}, "clean-tumour-ml": 0.0, "clean-enhancing-ml": 0.0}
+SMALL = {"arguments": {"channels": [8, 16, 32], "num_res_units": 1}}
+WAIT = {"Delay": 1, "MaxAttempts": 120}
 
 
 @pytest.fixture(scope="module")
-def account(rehearsal):
-    import boto3
-
+def session(rehearsal):
     logging.getLogger("sagemaker").setLevel(logging.ERROR)
-    open_bucket(boto3.client("s3"), "jobs-of-tests", region="us-east-1")
-    return Account("us-east-1", "jobs-of-tests", "arn:aws:iam::123456789012:role/Execution", rehearsal)
+    made = boto3.Session(region_name="us-east-1")
+    made.client("s3").create_bucket(Bucket=BUCKET)
+    return made
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cloud")
-
-
-@pytest.fixture(scope="module")
-def cases(folder):
-    return [write_case(folder / "cohort", f"Case_{number:03}", seed=number) for number in range(5)]
-
-
-def test_only_what_has_changed_travels(account, tmp_path):
-    s3, uri = account.client("s3"), account.uri("travels")
-    for name in ("a", "sub/b", ".hidden"):
+def test_only_what_has_changed_travels(session, tmp_path):
+    for name in ("a", "sub/b"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert upload_changed(s3, files_of(tmp_path), uri).sent == ("a", "sub/b")
+    files = {name: tmp_path / name for name in ("a", "sub/b")}
+    assert aws.upload_changed(session, files, f"s3://{BUCKET}/travels") == ["a", "sub/b"]
     (tmp_path / "a").write_text("b")  # as long as before
-    again = upload_changed(s3, files_of(tmp_path), uri)
-    assert (again.sent, again.kept, again.size) == (("a",), ("sub/b",), 1)
-    assert {path.read_text() for path in download(s3, uri, tmp_path / "back")} == {"b", "sub/b"}
-    assert delete_objects(s3, uri) == 2 and not list(list_objects(s3, uri))
-    assert s3.get_public_access_block(Bucket=account.bucket)["PublicAccessBlockConfiguration"]["BlockPublicPolicy"]
-    assert s3.get_bucket_encryption(Bucket=account.bucket)
+    assert aws.upload_changed(session, files, f"s3://{BUCKET}/travels") == ["a"]
+    assert session.client("s3").get_object(Bucket=BUCKET, Key="travels/sub/b")["Body"].read() == b"sub/b"
 
 
-def test_an_interrupted_training_ends_with_the_same_weights_and_nothing_is_left(account, cases, folder):
-    source = stage_source(folder / "source")
-    runs = {"whole": None, "parted": "step +4 of"}
-    weights, said = {}, {}
-    for run, after in runs.items():
-        cohort, _ = shards.upload_cohort(account, run, cases, folder=folder / "cohort")
-        trainer = jobs.make_trainer(account, run, source, settings=jobs.TrainingSettings(), hyperparameters=OPTIONS | SMALL)
+def train(session, run, source, cohort):
+    """A managed spot job of the staged package; what AWS says of it at the end."""
+    name = f"{run}-train"
+    trainer = ModelTrainer(
+        training_image="image",
+        role=ROLE,
+        sagemaker_session=Session(boto_session=session, default_bucket=BUCKET),
+        base_job_name=name,
+        source_code=configs.SourceCode(source_dir=str(source), entry_script="train.py", requirements="requirements.txt"),
+        compute=configs.Compute(instance_type="ml.g5.xlarge", instance_count=1, enable_managed_spot_training=True),
+        stopping_condition=configs.StoppingCondition(max_runtime_in_seconds=600, max_wait_time_in_seconds=600),
+        output_data_config=configs.OutputDataConfig(s3_output_path=f"s3://{BUCKET}/{run}/models"),
+        checkpoint_config=configs.CheckpointConfig(s3_uri=f"s3://{BUCKET}/{run}/checkpoints"),
+        hyperparameters=OPTIONS | SMALL,
+    )
+    data = configs.InputData(channel_name="training", data_source=cohort)
+    trainer.train(input_data_config=[data], wait=False, logs=False)
+    sagemaker = session.client("sagemaker")
+    name = sagemaker.list_training_jobs(NameContains=name)["TrainingJobSummaries"][0]["TrainingJobName"]
+    sagemaker.get_waiter("training_job_completed_or_stopped").wait(TrainingJobName=name, WaiterConfig=WAIT)
+    return sagemaker.describe_training_job(TrainingJobName=name)
+
+
+def weights_of(session, job):
+    bucket, key = aws.split_uri(job["ModelArtifacts"]["S3ModelArtifacts"])
+    content = session.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        return load(archive.extractfile("best.safetensors").read())
+
+
+def test_an_interrupted_training_ends_with_the_same_weights_and_nothing_is_left(session, rehearsal, tmp_path):
+    cases = [write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number) for number in range(5)]
+    files = {path.relative_to(tmp_path / "cohort").as_posix(): path for case in cases for path in case.files}
+    source = stage_source(tmp_path / "source")
+    weights, attempts = {}, {}
+    for run, after in {"whole": None, "parted": "step +4 of"}.items():
+        aws.upload_changed(session, files, f"s3://{BUCKET}/{run}/cohort")
         if after:
-            account.rehearsal.interrupt(run, after=after)
-        job = jobs.wait_for_training(account, jobs.start_training(trainer, cohort))
-        said[run] = [stage["Status"] for stage in job["SecondaryStatusTransitions"]].count("Training")
-        weights[run] = load_file(jobs.fetch_model(account, job["ModelArtifacts"]["S3ModelArtifacts"], folder / run))
-    assert said == {"whole": 1, "parted": 2}
+            rehearsal.interrupt(run, after=after)
+        job = train(session, run, source, f"s3://{BUCKET}/{run}/cohort")
+        attempts[run] = [stage["Status"] for stage in job["SecondaryStatusTransitions"]].count("Training")
+        assert aws.read_log(session, GROUP, job["TrainingJobName"])
+        weights[run] = weights_of(session, job)
+    assert attempts == {"whole": 1, "parted": 2}
     assert weights["whole"].keys() == weights["parted"].keys()
     assert all((weights["whole"][name] == weights["parted"][name]).all() for name in weights["whole"])
-    for run in runs:
-        assert len(cleanup.delete_run(account, run)) > 0
-        assert cleanup.list_run(account, run) == []
+    for run in weights:
+        assert len(aws.delete_run(session, run, BUCKET)) > 0
+        assert aws.list_run(session, run, BUCKET) == []
 
 
-def test_a_lost_shard_is_redone_alone(account, cases, folder):
-    """The first attempt of shard 1 dies as a machine does; shard 0 is prepared once."""
-    sagemaker, run = account.client("sagemaker"), "dealt"
-    shards.upload_cohort(account, run, cases, folder=folder / "cohort")
-    code = shards.upload_source(account, run, stage_source(folder / "source"))
-    started = []
+LINGERS = """
+import pathlib, signal, sys, time
+def leave(*_):
+    time.sleep(1)
+    pathlib.Path("/opt/ml/model/late").write_text("x")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+time.sleep(100)
+"""
 
-    def start(shard, attempt):
-        started.append((shard.number, attempt))
-        name = shards.start_shard(account, run, shard, code=code, attempt=attempt)
-        if (shard.number, attempt) == (1, 0):
-            sagemaker.stop_processing_job(ProcessingJobName=name)
-        return name
 
-    dealt = shards.make_shards(account, run, cases, folder=folder / "cohort", count=2)
-    assert sorted(case for shard in dealt for case in shard.cases) == [case.identifier for case in cases]
-    done = shards.wait_for_shards(account, dealt, start)
-    assert sorted(started) == [(0, 0), (1, 0), (1, 1)] and done == {0: "dealt-shard-000-0", 1: "dealt-shard-001-1"}
-    prepared = download(account.client("s3"), account.uri(run, "prepared"), folder / "prepared")
-    assert len([path for path in prepared if path.suffix == ".safetensors"]) == len(cases)
-    with pytest.raises(DataError, match="dealt out"):
-        shards.make_shards(account, run, cases, folder=folder / "cohort", count=6)
-    cleanup.delete_run(account, run)
+def test_what_a_stopped_job_uploads_at_its_end_is_deleted_too(session):
+    sagemaker = session.client("sagemaker")
+    for name in ("mine-job", "mine2-job", "not-mine-job"):
+        sagemaker.create_training_job(
+            TrainingJobName=name,
+            RoleArn=ROLE,
+            AlgorithmSpecification={
+                "TrainingImage": "image",
+                "TrainingInputMode": "File",
+                "ContainerEntrypoint": ["python3", "-c", LINGERS],
+            },
+            OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/{name.removesuffix('-job')}/models"},
+            ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
+            StoppingCondition={"MaxRuntimeInSeconds": 60},
+        )
+    while "ready" not in aws.read_log(session, GROUP, "mine-job"):
+        pass
+    aws.delete_run(session, "mine", BUCKET)
+    assert sagemaker.describe_training_job(TrainingJobName="mine-job")["TrainingJobStatus"] == "Stopped"
+    assert aws.list_run(session, "mine", BUCKET) == []
+    for name in ("mine2-job", "not-mine-job"):
+        assert sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] == "InProgress"
+        sagemaker.stop_training_job(TrainingJobName=name)

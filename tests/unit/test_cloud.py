@@ -1,21 +1,15 @@
-"""What goes to the cloud, what is shown of it, and how a job's options come to the training."""
-
-import argparse
-import json
-import re
-import tarfile
+"""What goes to the cloud, how a job's options come to the training, and what is deleted afterwards."""
 
 import pytest
 
-from helpers.cli.train import add_arguments, settings_of
-from helpers.cloud.account import mask, open_account
-from helpers.cloud.entry import train_words
-from helpers.cloud.jobs import METRICS, pack_model
-from helpers.cloud.source import (
+from helpers.cloud import aws
+from helpers.cloud.aws import belongs
+from helpers.cloud.jobs import (
     closure,
     pinned_requirements,
     source_files,
     stage_source,
+    train_words,
 )
 from helpers.workspace import DataError
 
@@ -51,12 +45,12 @@ def test_the_staged_package_has_what_a_job_runs():
     names = {path.as_posix() for path in source_files()}
     assert {
         "helpers/cli/__init__.py",
-        "helpers/cloud/entry.py",
+        "helpers/cloud/jobs.py",
         "helpers/data/preprocess.py",
         "helpers/training/before/train.py",
     } <= names
     assert {"glioma_phantom/generator.py", "slice_viewer/slices.py"} <= names
-    assert not [name for name in names if "rehearsal" in name or not name.endswith((".py", ".json"))]
+    assert not [name for name in names if not name.endswith((".py", ".json"))]
 
 
 def test_requirements_are_pinned_with_all_that_they_need_and_leave_torch_to_the_image(tmp_path):
@@ -69,48 +63,89 @@ def test_requirements_are_pinned_with_all_that_they_need_and_leave_torch_to_the_
         pinned_requirements(tmp_path / "none.lock")
 
 
-def options(words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return settings_of(parser.parse_args(["--cohort", "c", "--out", "o", *words]))
-
-
 def test_hyperparameters_become_options_of_the_training():
-    words = ["--steps", "7", "--width", "8", "--dropout", "0.1", "--arguments", '{"num_res_units": 1}']
-    words += ["--_tuning_objective_metric", "validation:dice", "--sagemaker_program", "train.py"]
-    settings = options(train_words(words))
-    assert settings.steps == 7
-    assert settings.arguments == {"channels": [8, 16, 32, 64], "dropout": 0.1, "num_res_units": 1}
-    assert train_words(["--learning-rate", "1e-3"]) == ["--learning-rate", "1e-3"]
+    words = ["--steps", "7", "--_tuning_objective_metric", "validation:dice", "--sagemaker_program", "train.py"]
+    assert train_words([*words, "--learning-rate", "-1e-3"]) == ["--steps", "7", "--learning-rate", "-1e-3"]
     for wrong in (["--steps"], ["steps", "7"]):
         with pytest.raises(DataError, match="--name value"):
             train_words(wrong)
 
 
-def test_nothing_that_identifies_an_account_is_shown():
-    shown = mask(
-        "arn:aws:iam::123456789012:role/x by someone@clinic.example with " + "AKIA" + "ABCDEFGHIJKLMNOP, 20261121065440 of 0.25"
-    )
-    assert shown == "arn:aws:iam::...:role/x by ... with ..., 20261121065440 of 0.25"
+def test_a_run_owns_only_names_of_its_own():
+    for name in ("run-1", "run-1-spot", "run-1/models/model.tar.gz"):
+        assert belongs(name, "run-1")
+    for name in ("run-10", "run-10-spot", "my-run-1", "run"):
+        assert not belongs(name, "run-1")
 
 
-def test_the_choice_of_the_place_is_checked():
-    with pytest.raises(DataError, match="yes, no"):
-        open_account("maybe")
-    with pytest.raises(DataError, match="ROLE"):
-        open_account("no")
+class Jobs:
+    """The listings of a SageMaker in which a job takes a while to stop, and uploads its model when it ends."""
+
+    def __init__(self):
+        self.status = {"run-1-spot": "InProgress", "run-10-spot": "InProgress", "their-run-1": "InProgress"}
+        self.looks, self.stopped, self.objects = 0, [], ["run-1-spot/checkpoint"]
+
+    def client(self, service):
+        return self
+
+    def stop_training_job(self, TrainingJobName):
+        self.stopped.append(TrainingJobName)
+        self.status[TrainingJobName] = "Stopping"
+
+    def get_paginator(self, operation):
+        self.operation = operation
+        return self
+
+    def paginate(self, **asked):
+        if self.operation != "list_training_jobs":
+            key = {"list_processing_jobs": "ProcessingJob"}.get(self.operation, "HyperParameterTuningJob")
+            return [{f"{key}Summaries": []}]
+        if asked["StatusEquals"] == "Stopping" and "Stopping" in self.status.values():
+            self.looks += 1
+            if self.looks == 3:
+                self.status["run-1-spot"] = "Stopped"
+                self.objects.append("run-1-spot/model.tar.gz")
+        found = [name for name, status in self.status.items() if status == asked["StatusEquals"]]
+        return [{"TrainingJobSummaries": [{"TrainingJobName": name} for name in found]}]
 
 
-def test_metrics_are_found_in_what_the_training_says():
-    line = "step    80 of 400     12 s  train loss 0.812  validation Dice TC 0.300  WT 0.600  ET 0.100  mean 0.333  best so far"
-    assert {name: re.search(regex, line)[1] for name, regex in METRICS.items()} == {
-        "train:loss": "0.812",
-        "validation:dice": "0.333",
-    }
+def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_stopped(monkeypatch):
+    jobs = Jobs()
+    monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
+    listed = lambda session, run, bucket: [aws.Found("object", key, lambda: None) for key in jobs.objects]  # noqa: E731
+    monkeypatch.setattr(aws, "list_run", listed)
+    deleted = aws.delete_run(jobs, "run-1", "bucket")
+    assert jobs.stopped == ["run-1-spot"]
+    assert "run-1-spot/model.tar.gz" in list(deleted["name"]), "a job uploads its model when it ends"
+    jobs.status["run-1-spot"], jobs.looks = "InProgress", 99
+    with pytest.raises(DataError, match="run-1-spot did not stop within 0 s"):
+        aws.delete_run(jobs, "run-1", "bucket", seconds=0)
 
 
-def test_a_packed_model_has_weights_and_card_under_their_usual_names(tmp_path):
-    (tmp_path / "other.safetensors").write_bytes(b"w")
-    (tmp_path / "other.json").write_text(json.dumps({}))
-    with tarfile.open(pack_model(tmp_path / "other.safetensors", tmp_path / "out/model.tar.gz")) as archive:
-        assert archive.getnames() == ["best.safetensors", "best.json"]
+class Logs:
+    """A job with 120 log streams, listed and read page by page."""
+
+    exceptions = type("exceptions", (), {"ResourceNotFoundException": KeyError})
+
+    def client(self, service):
+        return self
+
+    def get_paginator(self, operation):
+        self.operation = operation
+        return self
+
+    def paginate(self, logGroupName, logStreamNamePrefix=None, logStreamNames=()):
+        if self.operation == "describe_log_streams":
+            assert logStreamNamePrefix == "job/"
+            for start in range(0, 120, 50):
+                yield {"logStreams": [{"logStreamName": f"job/{n}"} for n in range(start, min(start + 50, 120))]}
+            return
+        assert len(logStreamNames) <= 100
+        for name in logStreamNames:
+            number = int(name.partition("/")[2])
+            yield {"events": [{"timestamp": 1000 - number, "message": f"line of {number}"}]}
+
+
+def test_a_log_is_read_to_its_last_page_and_in_order():
+    lines = aws.read_log(Logs(), "group", "job")
+    assert lines == [f"line of {number}" for number in range(119, -1, -1)]

@@ -49,7 +49,7 @@ def test_the_commands_of_the_image_are_modules_that_exist():
     compile((CLOUD / "docker" / "train").read_text(), "train", "exec")
     for module in (
         "helpers.serve.app",
-        "helpers.cloud.entry",
+        "helpers.cloud.jobs",
         *re.findall(r"import (helpers[\w.]+), (helpers[\w.]+)", DOCKERFILE)[0],
     ):
         assert importlib.util.find_spec(module), module

@@ -8,7 +8,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.cloud.account import SECRET
 from helpers.running.execute import read_parameters
 from helpers.running.pages import (
     MACHINE_PATH,
@@ -29,6 +28,7 @@ SECRETS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|\"key\"\s*:\s*\"[0-9a-f]{32}\"|KGAT_[0-9a-f]{32}"
 )
 TEXT = {".py", ".md", ".ipynb", ".toml", ".yml", ".yaml", ".json", ".cff", ".lock", ".html", ".js", ".css"}
+ACCOUNT = re.compile(r"(?<![0-9.])\d{12}(?![0-9.])|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -100,7 +100,7 @@ def test_notebooks_show_no_account_key_or_address(path):
         for kind, text in output.get("data", {}).items()
         if kind.startswith("text/")
     ]
-    assert [found[0] for text in streams + texts for found in [SECRET.search(text)] if found] == []
+    assert [found[0] for text in streams + texts for found in [ACCOUNT.search(text)] if found] == []
 
 
 @each_notebook

@@ -10,7 +10,8 @@ import pytest
 from botocore import xform_name
 from botocore.exceptions import ClientError
 
-from helpers.cloud.policies import (
+from helpers.workspace import REPOSITORY
+from tests.policies import (
     FOLDER,
     PLACEHOLDER,
     S3_ACTIONS,
@@ -24,7 +25,6 @@ from helpers.cloud.policies import (
     record_calls,
     refused,
 )
-from helpers.workspace import REPOSITORY
 
 ROLE = "arn:aws:iam::111122223333:role/brain-tumour"
 PLACE = Place("111122223333", "eu-central-1", "my-bucket", ROLE, "brain-tumour")

@@ -47,10 +47,9 @@ KINDS = {
     "ModelName": "model",
     "ProcessingJobName": "processing-job",
     "TrainingJobName": "training-job",
-    "TransformJobName": "transform-job",
 }
 """Parameters of SageMaker's calls that name a resource, and its kind in an ARN."""
-NAMED_BY = {"CreateEndpoint": ("EndpointName", "EndpointConfigName"), "CreateTransformJob": ("TransformJobName",)}
+NAMED_BY = {"CreateEndpoint": ("EndpointName", "EndpointConfigName")}
 NAMED_BY |= {"CreateEndpointConfig": ("EndpointConfigName",)}
 
 

@@ -1,0 +1,215 @@
+"""Move files to S3, read the logs of jobs, and delete everything that a run made.
+
+Every name that a run makes is the run's own, or begins with it and a hyphen; that is how its things are found again. All
+functions take a `boto3.Session`, and so work in a real account and in a rehearsal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import boto3
+import pandas as pd
+
+from helpers.workspace import DataError
+
+PARALLEL = 8
+"""Files that are sent at a time."""
+JOBS = ("hyper_parameter_tuning_job", "training_job", "processing_job")
+
+
+def upload_changed(session: boto3.Session, files: Mapping[str, Path], uri: str) -> list[str]:
+    """Upload the files whose content is not in S3 yet; returns the names of those that were sent.
+
+    The entity tag of an object is the MD5 of its content if it was sent in one piece and is not encrypted with a KMS key, so
+    that one listing tells what has changed. Where the tag is another number, the file is sent again.
+
+    Parameters
+    ----------
+    session : boto3 Session
+    files : mapping from str to Path
+        File by its name below `uri`.
+    uri : str
+        ``s3://bucket/prefix``.
+    """
+    s3, (bucket, prefix) = session.client("s3"), split_uri(uri.rstrip("/") + "/")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    there = {item["Key"].removeprefix(prefix): item["ETag"].strip('"') for page in pages for item in page.get("Contents", [])}
+
+    def send(name: str) -> bool:
+        content = Path(files[name]).read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() == there.get(name):
+            return False
+        s3.put_object(Bucket=bucket, Key=prefix + name, Body=content)
+        return True
+
+    names = sorted(files)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return [name for name, sent in zip(names, pool.map(send, names), strict=True) if sent]
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Split ``s3://bucket/key`` into bucket and key; raises `DataError` if it is no such address."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise DataError(f"{uri!r} is not an S3 location", "write s3://bucket/key")
+    return bucket, key
+
+
+def read_log(session: boto3.Session, group: str, job: str) -> list[str]:
+    """Read the lines that the machines of a job have printed, in the order of time.
+
+    Parameters
+    ----------
+    session : boto3 Session
+    group : str
+        Log group, such as ``/aws/sagemaker/TrainingJobs``.
+    job : str
+    """
+    logs = session.client("logs")
+    pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=group, logStreamNamePrefix=f"{job}/")
+    try:
+        streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+    except logs.exceptions.ResourceNotFoundException:
+        return []
+    lines = []
+    for start in range(0, len(streams), 100):  # AWS takes no more names at a time
+        some = streams[start : start + 100]
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group, logStreamNames=some)
+        lines += [(event["timestamp"], event["message"]) for page in pages for event in page["events"]]
+    return [message for _, message in sorted(lines, key=lambda line: line[0])]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that a run made: what it is and its name; `delete` removes it."""
+
+    kind: str
+    name: str
+    delete: Callable[[], object]
+
+
+def list_run(session: boto3.Session, run: str, bucket: str) -> list[Found]:
+    """List everything in the account that a run made, in the order in which it can be deleted.
+
+    Jobs are left out: what has ended is a record that costs nothing and that AWS does not delete.
+    """
+    return [*_scaling(session, run), *_endpoints(session, run), *_logs(session, run), *_objects(session, run, bucket)]
+
+
+def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float = 300.0) -> pd.DataFrame:
+    """Delete everything that a run made; returns a table of what was deleted.
+
+    Jobs that still run are stopped first, and waited for: a job uploads its model when it ends, even after a stop.
+
+    Raises
+    ------
+    DataError
+        If a job has not ended after `seconds`. Nothing is deleted then.
+    """
+    stop_jobs(session, run)
+    deadline = time.monotonic() + seconds
+    while running := _running(session, run):  # boto3 has no waiter for tuning jobs
+        if time.monotonic() > deadline:
+            names = ", ".join(name for _, name, _ in running)
+            raise DataError(f"{names} did not stop within {seconds:g} s, so nothing was deleted", "try again later")
+        time.sleep(1)
+    found = list_run(session, run, bucket)
+    for one in found:
+        one.delete()
+    return pd.DataFrame([(one.kind, one.name) for one in found], columns=["deleted", "name"])
+
+
+def stop_jobs(session: boto3.Session, run: str) -> list[str]:
+    """Ask every job of a run that is in progress to stop; returns their names."""
+    sagemaker, stopped = session.client("sagemaker"), []
+    for kind, name, status in _running(session, run):
+        if status == "InProgress":
+            getattr(sagemaker, f"stop_{kind}")(**{f"{_word(kind)}Name": name})
+            stopped.append(name)
+    return stopped
+
+
+def belongs(name: str, run: str) -> bool:
+    """Tell whether a name is a run's: ``run-1`` does not own ``run-10``."""
+    return name == run or name.startswith((f"{run}-", f"{run}/"))
+
+
+def _running(session: boto3.Session, run: str) -> list[tuple[str, str, str]]:
+    """Kind, name and status of every job of a run that has not ended."""
+    sagemaker, found = session.client("sagemaker"), []
+    for kind in JOBS:
+        for status in ("InProgress", "Stopping"):
+            for page in sagemaker.get_paginator(f"list_{kind}s").paginate(NameContains=run, StatusEquals=status):
+                names = [one[f"{_word(kind)}Name"] for one in page[f"{_word(kind)}Summaries"]]
+                found += [(kind, name, status) for name in names if belongs(name, run)]
+    return found
+
+
+def _word(kind: str) -> str:
+    return "".join(part.capitalize() for part in kind.split("_"))
+
+
+def _endpoints(session: boto3.Session, run: str) -> Iterator[Found]:
+    sagemaker = session.client("sagemaker")
+    for kind in ("endpoint", "endpoint_config", "model"):
+        for page in sagemaker.get_paginator(f"list_{kind}s").paginate(NameContains=run):
+            for name in [one[f"{_word(kind)}Name"] for one in page[f"{_word(kind)}s"]]:
+                if belongs(name, run):
+                    delete = partial(getattr(sagemaker, f"delete_{kind}"), **{f"{_word(kind)}Name": name})
+                    yield Found(kind.replace("_config", " configuration"), name, delete)
+
+
+def _scaling(session: boto3.Session, run: str) -> Iterator[Found]:
+    scaling, watch = session.client("application-autoscaling"), session.client("cloudwatch")
+    pages = scaling.get_paginator("describe_scalable_targets").paginate(ServiceNamespace="sagemaker")
+    for target in (one for page in pages for one in page["ScalableTargets"]):
+        if belongs(target["ResourceId"].removeprefix("endpoint/"), run):
+            keys = {name: target[name] for name in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
+            yield Found("scaling", target["ResourceId"], partial(scaling.deregister_scalable_target, **keys))
+    for page in watch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=run):
+        for name in [alarm["AlarmName"] for alarm in page["MetricAlarms"]]:
+            if belongs(name, run):
+                yield Found("alarm", name, partial(watch.delete_alarms, AlarmNames=[name]))
+
+
+def _logs(session: boto3.Session, run: str) -> Iterator[Found]:
+    """Log streams of the run's jobs, and log groups of its endpoints."""
+    logs = session.client("logs")
+    for group in ("/aws/sagemaker/TrainingJobs", "/aws/sagemaker/ProcessingJobs"):
+        pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=group, logStreamNamePrefix=run)
+        try:
+            names = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+        except logs.exceptions.ResourceNotFoundException:
+            continue
+        for name in names:
+            if belongs(name, run):
+                yield Found("log", name, partial(logs.delete_log_stream, logGroupName=group, logStreamName=name))
+    prefix = "/aws/sagemaker/Endpoints/"
+    for page in logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=f"{prefix}{run}"):
+        for name in [group["logGroupName"] for group in page["logGroups"]]:
+            if belongs(name.removeprefix(prefix), run):
+                yield Found("log", name, partial(logs.delete_log_group, logGroupName=name))
+
+
+def _objects(session: boto3.Session, run: str, bucket: str) -> Iterator[Found]:
+    """Objects of the run, one entry for each folder of the bucket."""
+    s3, folders = session.client("s3"), {}
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=run):
+        for key in [item["Key"] for item in page.get("Contents", [])]:
+            if belongs(key, run):
+                folders.setdefault(key.partition("/")[0], []).append(key)
+    for folder, keys in folders.items():
+        yield Found(f"{len(keys)} objects in S3", folder, partial(_delete_objects, s3, bucket, keys))
+
+
+def _delete_objects(s3, bucket: str, keys: list[str]) -> None:
+    for start in range(0, len(keys), 1000):  # AWS takes no more at a time
+        objects = [{"Key": key} for key in keys[start : start + 1000]]
+        s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
