@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
+from typing import Annotated
 
-from sagemaker_rehearsal import command
+import tyro
 
-__all__ = ["add_arguments", "run"]
+from sagemaker_rehearsal.command import rehearse
 
-run = command.run
+SERVE = f"{shlex.quote(sys.executable)} -m helpers.serve.app"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command."""
-    command.add_arguments(parser, serve=f"{shlex.quote(sys.executable)} -m helpers.serve.app")
+def run(
+    command: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[-- COMMAND ...]")] = (),
+    /,
+    *,
+    region: str = "us-east-1",
+    serve: str = SERVE,
+    grace: float = 120.0,
+    public: bool = False,
+) -> int:
+    """Rehearse a command, or stay until Ctrl-C.
+
+    Parameters
+    ----------
+    command
+        Run this inside and end with it; without it, print the variables to set and stay.
+    region
+        Region that it plays.
+    serve
+        Shell command with which the image serves a model.
+    grace
+        Seconds between SIGTERM and SIGKILL; AWS gives 120.
+    public
+        Do without a private /opt/ml, even if the system offers one.
+    """
+    return rehearse(command, region=region, serve=serve, grace=grace, private=not public)

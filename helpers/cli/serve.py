@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
 from helpers.models.checkpoints import load_card
 from helpers.serve import app
 from helpers.serve.handler import weights_of
 
-__all__ = ["add_arguments", "run"]
 
-add_arguments = app.add_arguments
+def run(*, model_dir: Path = app.MODEL_DIR, port: int = app.PORT, host: str = app.HOST) -> int:
+    """Serve until interrupted. A folder without a model is refused at once.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Serve until interrupted; 0 then. A folder without a model is refused at once."""
-    card = load_card(weights_of(arguments.model_dir))
-    print(f"{card.network} of {arguments.model_dir}:", end=" ")
-    return app.run(arguments)
+    Parameters
+    ----------
+    model_dir
+        Folder of best.safetensors and its card best.json.
+    port
+        Where to listen; 0 takes a free port.
+    host
+        Address to listen on; any other than loopback is open to the network.
+    """
+    card = load_card(weights_of(model_dir))
+    print(f"{card.network} of {model_dir}:", end=" ")
+    return app.run(model_dir, host, port)

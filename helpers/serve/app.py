@@ -43,6 +43,11 @@ RETRY_SECONDS = 2
 STOP_SECONDS = 25
 """A container that was told to stop is killed after 30 seconds."""
 
+MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model"))
+PORT = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
+HOST = os.environ.get("SERVE_HOST", "127.0.0.1")
+"""Defaults of the command line: what SageMaker tells a container."""
+
 log = logging.getLogger("helpers.serve")
 
 
@@ -180,33 +185,25 @@ def serve(model_dir: Path, listener: socket.socket, *, limits: Limits | None = N
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments, with the defaults of SageMaker's containers."""
-    environment = os.environ
-    folder = Path(environment.get("SM_MODEL_DIR", "/opt/ml/model"))
-    port = int(environment.get("SAGEMAKER_BIND_TO_PORT", "8080"))
-    host = environment.get("SERVE_HOST", "127.0.0.1")
-    parser.add_argument("--model-dir", type=Path, default=folder, help="folder of best.safetensors and its card best.json")
-    parser.add_argument("--port", type=int, default=port, help="where to listen; 0 takes a free port")
-    parser.add_argument("--host", default=host, help="address to listen on; any other than loopback is open to the network")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Serve with parsed arguments until interrupted; the first line of output names the address."""
+def run(model_dir: Path, host: str, port: int) -> int:
+    """Serve until interrupted; the first line of output names the address."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = listen(arguments.host, arguments.port)
-    print(f"http://{arguments.host}:{listener.getsockname()[1]}/invocations; stop with Ctrl-C", flush=True)
-    serve(arguments.model_dir, listener)
+    listener = listen(host, port)
+    print(f"http://{host}:{listener.getsockname()[1]}/invocations; stop with Ctrl-C", flush=True)
+    serve(model_dir, listener)
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process."""
     parser = argparse.ArgumentParser(prog="python -m helpers.serve.app", description="Serve a model as SageMaker expects.")
-    add_arguments(parser)
+    parser.add_argument("--model-dir", type=Path, default=MODEL_DIR, help="folder of best.safetensors and best.json")
+    parser.add_argument("--port", type=int, default=PORT, help="where to listen; 0 takes a free port")
+    parser.add_argument("--host", default=HOST, help="address to listen on; any but loopback is open to the network")
+    given = parser.parse_args(arguments)
     try:
-        return run(parser.parse_args(arguments))
+        return run(given.model_dir, given.host, given.port)
     except DataError as error:
         print(error, file=sys.stderr)
         return 1

@@ -55,7 +55,8 @@ def record_in_kernels(path: Path) -> None:
     """Let every kernel write its calls of AWS to a file; the folder of IPython's settings is that of the tests."""
     startup = Path(os.environ["IPYTHONDIR"]) / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    lines = ("from pathlib import Path", "from tests.policies import record_calls")
+    lines = ("import sys", "from pathlib import Path", f"sys.path.append({str(REPOSITORY)!r})")
+    lines += ("from tests.policies import record_calls",)
     lines += (f"_recording = record_calls(into=Path({str(path)!r}))", "_recording.__enter__()")
     (startup / "10-calls.py").write_text("\n".join(lines) + "\n")
 

@@ -41,7 +41,9 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def python_of(cell: nbformat.NotebookNode) -> ast.Module:
-    """The cell as Python, without the lines that are IPython's own."""
+    """The cell as Python, without the lines that are IPython's own; empty if it is the text of a file."""
+    if cell.source.startswith("%%writefile"):
+        return ast.parse("")
     return ast.parse("\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines()))
 
 

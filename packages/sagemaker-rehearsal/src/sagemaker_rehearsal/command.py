@@ -13,22 +13,10 @@ from collections.abc import Sequence
 from sagemaker_rehearsal.session import Rehearsal, RehearsalError, start_rehearsal
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, serve: str = "") -> None:
-    """Declare the arguments; `serve` is the default of ``--serve``."""
-    parser.add_argument("--region", default="us-east-1", help="region that it plays")
-    parser.add_argument("--serve", default=serve, help="shell command with which the image serves a model")
-    parser.add_argument("--grace", type=float, default=120.0, help="seconds between SIGTERM and SIGKILL; AWS gives 120")
-    parser.add_argument("--public", action="store_true", help="no private /opt/ml, even if the system offers one")
-    words = "run this inside and end with it; without it, print the variables to set and stay until Ctrl-C"
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help=words)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Rehearse a command and return its status, or stay until interrupted."""
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
-    options = {"serve": arguments.serve, "grace": arguments.grace, "private": not arguments.public}
+def rehearse(command: Sequence[str], *, region: str, serve: str, grace: float, private: bool) -> int:
+    """Rehearse a command and return its status; without one, stay until Ctrl-C. Options as of `start_rehearsal`."""
     try:
-        with start_rehearsal(arguments.region, **options) as rehearsal:
+        with start_rehearsal(region, serve=serve, grace=grace, private=private) as rehearsal:
             if command:
                 return subprocess.run(command, env=rehearsal.within(os.environ), check=False).returncode
             return _stay(rehearsal)
@@ -44,8 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run a local AWS that starts real SageMaker jobs and endpoints on this machine.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    parser.add_argument("--region", default="us-east-1", help="region that it plays")
+    parser.add_argument("--serve", default="", help="shell command with which the image serves a model")
+    parser.add_argument("--grace", type=float, default=120.0, help="seconds between SIGTERM and SIGKILL; AWS gives 120")
+    parser.add_argument("--public", action="store_true", help="no private /opt/ml, even if the system offers one")
+    words = "run this inside and end with it; without it, print the variables to set and stay until Ctrl-C"
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help=words)
+    given = parser.parse_args(arguments)
+    command = given.command[1:] if given.command[:1] == ["--"] else given.command
+    return rehearse(command, region=given.region, serve=given.serve, grace=given.grace, private=not given.public)
 
 
 def _stay(rehearsal: Rehearsal) -> int:
