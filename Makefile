@@ -67,7 +67,7 @@ chromium:
 	else echo "The browser tests need chromium; on Debian and Ubuntu: sudo apt-get install chromium"; fi
 
 figures: $(READY) chromium ## rebuild the figures of the README in images/
-	@$(BIN)/python -m helpers.plots.readme
+	@$(BIN)/python images/rebuild.py
 	@$(BIN)/python -m tests.browser.film
 
 outputs: $(READY) ## refresh the outputs in the committed notebooks by one full run with their defaults

@@ -1,4 +1,4 @@
-"""Figures of what a network is fed: where patches and windows lie, and what augmentation does to a patch."""
+"""Figures of one case: its four modalities, patches, a prediction beside the reference, best to worst of a test set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -133,6 +132,9 @@ MODALITY_HINTS: dict[str, str] = {
 }
 """What a newcomer should look for in each modality."""
 
+REGION_MODALITY: dict[str, str] = {"TC": "t1ce", "WT": "flair", "ET": "t1ce"}
+"""The modality on which a reader judges each region, so that errors are drawn where they can be understood."""
+
 MISSED, FALSE = 1, 2
 ERROR_COLOURS: dict[int, str] = {MISSED: "#009E73", FALSE: "#CC79A7"}
 
@@ -143,8 +145,8 @@ class Comparison:
 
     Attributes
     ----------
-    image : array (X, Y, Z)
-        The modality to draw on.
+    image : array (4, X, Y, Z)
+        In the order of `helpers.regions.MODALITIES`.
     affine : array (4, 4)
     reference, prediction : uint8 arrays (X, Y, Z)
         Classes 0 to 3.
@@ -159,11 +161,11 @@ class Comparison:
     title: str
 
     @classmethod
-    def read(cls, case: Case, prediction: Path, *, title: str, modality: str = "flair") -> Comparison:
+    def read(cls, case: Case, prediction: Path, *, title: str) -> Comparison:
         """Read a case with a reference, and its prediction as this package writes it; raises `DataError`."""
         image, affine = read_image(case)
         predicted, _ = read_label_file(LabelFile(prediction, "brats2021"))
-        return cls(image[MODALITIES.index(modality)], affine, read_classes(case)[0], predicted, title)
+        return cls(image, affine, read_classes(case)[0], predicted, title)
 
 
 def show_modalities(
@@ -206,18 +208,6 @@ def show_modalities(
         add_legend(figure)
     if title:
         figure.suptitle(f"{title}\n")  # the empty line keeps it clear of the panes' own headings
-    return figure
-
-
-def show_planes(volume: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, title: str = "") -> Figure:
-    """Show a modality (X, Y, Z) in the three planes, each through the largest tumour area."""
-    figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.6), layout="compressed")
-    for ax, plane in zip(axes, PLANES, strict=True):
-        show_slice(volume, affine, plane=plane, classes=classes, title=plane, ax=ax)
-    if classes is not None:
-        add_legend(figure)
-    if title:
-        figure.suptitle(title)
     return figure
 
 
@@ -272,15 +262,19 @@ def show_prediction(
     return axes
 
 
-def show_gallery(cases: Sequence[Comparison], *, region: str = "WT", plane: str = "axial") -> Figure:
-    """Show several predicted cases below each other, such as the best, the median and the worst of a test set."""
-    height = _row_height(cases[0].image, cases[0].affine, plane, width=2.85)
+def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
+    """Show several predicted cases below each other, such as the best, the median and the worst of a test set.
+
+    Drawn on `REGION_MODALITY`: errors of the whole tumour on FLAIR, of the tumour core and enhancing tumour on T1ce.
+    """
+    channel = MODALITIES.index(REGION_MODALITY[region])
+    height = _row_height(cases[0].image[channel], cases[0].affine, "axial", width=2.85)
     figure, axes = plt.subplots(len(cases), 3, figsize=(9, height * len(cases) + 0.8), squeeze=False, layout="compressed")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.02)
     for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
         maps = {"reference": case.reference, "prediction": case.prediction}
-        show_prediction(case.image, case.affine, **maps, region=region, plane=plane, axes=row, headings=number == 0)
-        row[0].set_ylabel(case.title, fontsize=9)
+        show_prediction(case.image[channel], case.affine, **maps, region=region, axes=row, headings=number == 0)
+        row[0].set_ylabel(f"{case.title}\non {MODALITY_NAMES[REGION_MODALITY[region]]}", fontsize=9)
     add_prediction_legend(figure)
     return figure
 
@@ -299,159 +293,6 @@ def _row_height(volume: np.ndarray, affine: np.ndarray, plane: str, *, width: fl
         used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))
         sides.append((np.ptp(used) + 1 if used.size else turned.shape[axis]) * spacing[axis] + 12)
     return width * sides[1] / sides[0]
-
-
-DIRECTIONS: dict[str, str] = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
-"""Where an axis runs to in the patient, by nibabel's letter."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A volume after one step of preparation, as `show_steps` draws it.
-
-    Attributes
-    ----------
-    title : str
-    volume : array (X, Y, Z)
-        One modality.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+; only named below the pane.
-    classes : uint8 array (X, Y, Z), optional
-        Classes 0 to 3 in the same grid.
-    """
-
-    title: str
-    volume: np.ndarray
-    affine: np.ndarray
-    classes: np.ndarray | None = None
-
-
-def show_array(volume: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, title: str = "") -> Figure:
-    """Show three cuts through an array, one across each of its axes, index 0 at the lower left.
-
-    Parameters
-    ----------
-    volume : array (X, Y, Z)
-        One modality; zero is background.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+; only the names of the axes come from it.
-    classes : uint8 array (X, Y, Z), optional
-        Label map to draw over it. Cuts then go through the most tumour, else through the most of what is not background.
-    title : str
-    """
-    widths, heights = (1, 0, 0), (2, 2, 1)  # which axes run across and up in the cut across axis 0, 1 and 2
-    columns, rows = [volume.shape[axis] for axis in widths], [volume.shape[axis] for axis in heights]
-    inch = min(8.4 / sum(columns), 3.4 / max(rows))
-    columns = [max(count, 1.1 / inch) for count in columns]  # room for the words below a narrow pane
-    size = (inch * sum(columns) + 1.6, inch * max(rows) + 0.9)
-    figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=columns, layout="constrained")
-    for axis, ax in enumerate(axes):
-        show_cut(volume, affine, axis=axis, classes=classes, ax=ax)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return figure
-
-
-def show_cut(
-    volume: np.ndarray,
-    affine: np.ndarray,
-    *,
-    axis: int,
-    classes: np.ndarray | None = None,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """Show one cut across `axis` of an array (X, Y, Z) in voxels, index 0 at the lower left, axes named by the affine."""
-    ax = new_axes(ax, (3.4, 3.6))
-    index = _fullest(classes if classes is not None and classes.any() else volume != 0, axis)
-    low, high = robust_window(volume)
-    pixels = volume.take(index, axis=axis).T[::-1]
-    extent = (0, pixels.shape[1], pixels.shape[0], 0)
-    ax.imshow(np.where(pixels == 0, low, pixels), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
-    if classes is not None:
-        draw_labels(ax, classes.take(index, axis=axis).T[::-1], (1, 1), colours=CLASS_COLOURS)
-    letters = nib.aff2axcodes(affine)
-    across, up = (f"axis {other} → {DIRECTIONS[letters[other]]}" for other in range(3) if other != axis)
-    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], title=title)
-    ax.set_xlabel(across, fontsize=8)
-    ax.set_ylabel(up, fontsize=8)
-    ax.spines[:].set_visible(False)
-    return ax
-
-
-def show_steps(steps: Sequence[Step], *, axis: int = 1, height: float = 3.2) -> Figure:
-    """Show the same cut after every step of preparation, a voxel of every step drawn equally large.
-
-    Parameters
-    ----------
-    steps : sequence of Step
-    axis : int
-        Of the arrays; the panes show the cut across it with the most tumour, or the most of what is not background.
-    height : float
-        Of the tallest pane in inches.
-    """
-    across, up = (other for other in range(3) if other != axis)
-    inch = height / max(step.volume.shape[up] for step in steps)
-    rooms = [max(inch * step.volume.shape[across], 1.35) + 0.3 for step in steps]  # for the words with a narrow pane
-    figure = plt.figure(figsize=(sum(rooms), height + 1.05), layout="none")
-    size = np.tile(figure.get_size_inches(), 2)
-    for number, (step, room) in enumerate(zip(steps, rooms, strict=True)):
-        width, tall = inch * step.volume.shape[across], inch * step.volume.shape[up]
-        centre = sum(rooms[:number]) + room / 2
-        ax = figure.add_axes(np.array([centre - width / 2, 0.7 + (height - tall) / 2, width, tall]) / size)
-        show_cut(step.volume, step.affine, axis=axis, classes=step.classes, ax=ax)
-        ax.set_title(step.title, loc="center")
-        edges = " x ".join(f"{edge:.3g}" for edge in np.linalg.norm(np.asarray(step.affine)[:3, :3], axis=0))
-        shape = " x ".join(str(count) for count in step.volume.shape)
-        ax.set_xlabel(f"{ax.get_xlabel()}\n{shape}\n{edges} mm", fontsize=8)
-    return figure
-
-
-def show_box(
-    volume: np.ndarray, affine: np.ndarray, start: Sequence[int], stop: Sequence[int], *, planes: Sequence[str] = tuple(PLANES)
-) -> Figure:
-    """Show a whole volume (X, Y, Z) in RAS orientation with a box from voxel `start` to before `stop` drawn on it."""
-    spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    widths = [volume.shape[0 if PLANES[plane].axis else 1] * spacing[0 if PLANES[plane].axis else 1] for plane in planes]
-    figure, axes = plt.subplots(1, len(planes), figsize=(9.6, 3.5), width_ratios=widths, layout="constrained")
-    for ax, plane in zip(np.atleast_1d(axes), planes, strict=True):
-        axis = PLANES[plane].axis
-        index = (int(start[axis]) + int(stop[axis])) // 2
-        show_slice(volume, affine, plane=plane, index=index, crop=False, title=plane, ax=ax)
-        across, up = (other for other in range(3) if other != axis)
-        corner = [(volume.shape[other] - stop[other]) * spacing[other] for other in (across, up)]
-        edges = [(stop[other] - start[other]) * spacing[other] for other in (across, up)]
-        ax.add_patch(Rectangle(corner, *edges, fill=False, edgecolor=SECOND, linewidth=1.6))
-    return figure
-
-
-def show_scales(scales: Mapping[str, Mapping[str, np.ndarray]], *, bins: int = 80) -> Figure:
-    """Show how values are distributed under several intensity scales: a pane for each scale, a curve for each volume.
-
-    Parameters
-    ----------
-    scales : mapping from title to mapping from name to array
-        Values of the brain's voxels, whatever the shape. The horizontal axis of a pane ends at the 99.8th percentile of all.
-    bins : int
-    """
-    figure, axes = plt.subplots(1, len(scales), figsize=(3.3 * len(scales), 2.7), layout="constrained")
-    for ax, (title, volumes) in zip(np.atleast_1d(axes), scales.items(), strict=True):
-        pooled = np.concatenate([np.ravel(values)[:: max(1, np.size(values) // 50_000)] for values in volumes.values()])
-        low, high = np.percentile(pooled, [0.2, 99.8])
-        edges = np.linspace(low, high, bins + 1)
-        shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(volumes)))
-        for (name, values), colour in zip(volumes.items(), shades, strict=True):
-            density, _ = np.histogram(values, bins=edges, density=True)
-            ax.plot((edges[1:] + edges[:-1]) / 2, density, color=colour, linewidth=1.3, label=name)
-        ax.set(title=title, xlabel="value", yticks=[], ylim=(0, None))
-        ax.spines["left"].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("share of the brain")
-    return figure
-
-
-def _fullest(mask: np.ndarray, axis: int) -> int:
-    """Index along `axis` of the cut with the most that is not 0."""
-    return int(np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis)).argmax())
 
 
 def show_boxes(

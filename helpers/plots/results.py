@@ -1,4 +1,4 @@
-"""A picture of validation predictions, drawn whenever they are the best so far."""
+"""Figures of training and results: learning curves, scores by region, models compared, calibration, validation cases."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
+from helpers.data.prepared import Prepared
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, summarise
 from helpers.plots.case import FIRST, INK, MUTED, SECOND, Comparison, new_axes, show_gallery
-from helpers.regions import MODALITIES, MODALITY_NAMES, REGION_COLOURS, REGION_NAMES, REGIONS
-from helpers.training.before.state import write_durably
-from helpers.training.before.validation import ScoredCase
+from helpers.regions import REGION_COLOURS, REGION_NAMES, REGIONS
+from helpers.workspace import write_atomically
 from slice_viewer.slices import to_palette
 
 METRIC_LABELS: dict[str, str] = {
@@ -334,69 +332,24 @@ def _interval(values: Sequence[float]) -> str:
     return f"{100 * interval.mean:.2f}{span} %"
 
 
-TISSUES = ("GM", "CSF", "NCR", "ED", "ET")
-COHORT_COLOUR, REAL_COLOUR = "#56B4E9", "#000000"
-SMALLEST_ML = 0.1
-"""Where a logarithmic axis of volumes begins; regions that a case does not have are drawn there."""
-
-
-def show_calibration(cohort: pd.DataFrame, real: pd.DataFrame, *, name: str = "phantoms") -> Figure:
-    """Draw a cohort as ranges and the real examinations as points, for contrasts, noise and volumes.
+def save_validation(path: Path, cases: Sequence[tuple[Prepared, np.ndarray, float]]) -> None:
+    """Draw reference, prediction and errors of a few validation cases into a PNG file.
 
     Parameters
     ----------
-    cohort, real : DataFrame
-        One row a case, with the columns of `helpers.data.calibration.measure`.
-    name : str
-        What the legend calls the cohort.
-
-    Returns
-    -------
-    Figure
-        A panel for each modality's contrasts relative to normal white matter, one for noise, one for volumes.
+    path : Path
+    cases : sequence of (Prepared, uint8 array (X, Y, Z), float)
+        A case with its reference, the predicted classes on its grid, and their mean Dice.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
-    for modality, axis in zip(MODALITIES, axes.flat, strict=False):
-        _ranges(cohort, real, {tissue: f"{modality}_{tissue}" for tissue in TISSUES}, axis)
-        axis.axvline(1, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set(title=MODALITY_NAMES[modality], xlabel="intensity / white matter")
-    _ranges(cohort, real, {MODALITY_NAMES[modality]: f"{modality}_noise" for modality in MODALITIES}, axes.flat[4])
-    axes.flat[4].set(title="Noise", xlabel="standard deviation / white matter")
-    _ranges(cohort, real, {"brain": "brain_ml", "NCR": "NCR_ml", "ED": "ED_ml", "ET": "ET_ml"}, axes.flat[5])
-    axes.flat[5].set(title="Volumes", xlabel=f"ml ({SMALLEST_ML:g} or less drawn at {SMALLEST_ML:g})", xscale="log")
-    bar, dot = Patch(color=COHORT_COLOUR), Line2D([], [], color=REAL_COLOUR, marker="o", markersize=4, linestyle="")
-    texts = [f"{name}: 5th to 95th percentile, median", "real examinations, one dot each"]
-    figure.legend([bar, dot], texts, loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _ranges(cohort: pd.DataFrame, real: pd.DataFrame, columns: dict[str, str], axis: Axes) -> None:
-    for row, column in enumerate(columns.values()):
-        least = SMALLEST_ML if column.endswith("_ml") else None
-        values, points = cohort[column].dropna().clip(lower=least), real[column].dropna().clip(lower=least)
-        if len(values):
-            low, middle, high = np.percentile(values, [5, 50, 95])
-            axis.plot([low, high], [row, row], color=COHORT_COLOUR, linewidth=7, solid_capstyle="butt")
-            axis.plot(middle, row, "|", color="white", markersize=9, markeredgewidth=2)
-        axis.plot(points, np.full(len(points), row), "o", color=REAL_COLOUR, markersize=4, alpha=0.8)
-    axis.set_yticks(range(len(columns)), list(columns))
-    axis.invert_yaxis()
-
-
-def save_validation(path: Path, cases: Sequence[ScoredCase]) -> None:
-    """Draw reference, prediction and errors of a few validation cases over FLAIR into a PNG file."""
     comparisons = [
         Comparison(
-            np.asarray(scored.case.image[MODALITIES.index("flair")], dtype=np.float32),
-            scored.case.affine,
-            scored.case.classes,
-            scored.prediction,
-            f"{scored.case.identifier}, Dice {scored.dice:.2f}",
+            np.asarray(case.image, np.float32), case.affine, case.classes, classes, f"{case.identifier}, Dice {dice:.2f}"
         )
-        for scored in cases
+        for case, classes, dice in cases
     ]
     figure = show_gallery(comparisons)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=100)
     plt.close(figure)
-    write_durably(path, to_palette(stream.getvalue()))
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(to_palette(stream.getvalue()))

@@ -16,13 +16,15 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from glioma_phantom import PhantomSettings, make_phantom
-from helpers.plots.readme import CASE
 from helpers.plots.viewer import view_case
 from helpers.workspace import DataError
 from tests.browser.conftest import CHROMIUM, FLAGS
 
 SIZE = (760, 326)
 """Width and height of the window in CSS pixels."""
+
+CASE = 2
+"""The phantom of the README, as in images/rebuild.py."""
 
 MILLISECONDS = 90
 """For which a frame is shown."""

@@ -1,5 +1,7 @@
 """Figures: left and right on the screen by pixels, colours and scale, and every figure drawn from data of every shape."""
 
+import io
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,17 +10,12 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.evaluation.metrics import score_case
-from helpers.plots import (
-    case as figures,
-)
-from helpers.plots import (
-    cohort,
-    readme,
-    results,
-)
-from helpers.plots.cohort import summarise_case
+from helpers.plots import case as figures
+from helpers.plots import results
 from helpers.regions import CLASS_COLOURS, REGIONS
+from slice_viewer.slices import to_palette
 from tests.cases import LPS, case_arrays
 
 
@@ -30,53 +27,12 @@ def _close_figures():
     plt.close("all")
 
 
-def summaries(count=6):
-    made = []
-    for seed in range(count):
-        image, classes = case_arrays(seed=seed)
-        made.append(summarise_case(f"Case_{seed}", image, np.roll(classes, seed - 3, axis=0) * (image[0] != 0), LPS))
-    return made
-
-
-def test_a_summary_holds_counts_volumes_and_sides_of_the_patient():
-    image, classes = case_arrays()
-    summary = summarise_case("Case", image, classes, np.diag([-2.0, -1.0, 3.0, 1.0]))
-    assert summary.voxels == {value: int((classes == value).sum()) for value in range(4)}
-    assert summary.volumes_ml["WT"] == pytest.approx((classes > 0).sum() * 6 / 1000)
-    assert summary.intensities[:, 1].sum(-1).tolist() == [int((classes > 0).sum())] * 4
-    assert summary.areas_cm2[REGIONS.index("WT")].max() == pytest.approx((classes > 0).sum((0, 1)).max() * 2 / 100)
-    tumour, brain = summary.shadows["axial"]
-    # The tumour of `case_arrays` lies at high x, which this affine makes the patient's left: low x once turned to RAS.
-    assert np.argwhere(tumour)[:, 0].mean() < np.argwhere(brain)[:, 0].mean()
-    assert (brain | ~tumour).all()
-
-
-@pytest.mark.parametrize("count", [1, 6])
-def test_cohort_figures_draw_for_one_case_and_for_several(count, tmp_path):
-    cases = summaries(count)
-    drawn = [cohort.show_class_balance(cases).figure, cohort.show_volumes(cases).figure, cohort.show_intensities(cases)]
-    drawn += [cohort.show_locations(cases), cohort.show_tumour_by_slice(cases).figure]
-    for number, figure in enumerate(drawn):
-        figure.savefig(tmp_path / f"{number}.png")
-
-
-def test_cohort_figures_draw_without_any_tumour():
-    image, classes = case_arrays()
-    cases = [summarise_case("healthy", image, np.zeros_like(classes), LPS)]
-    assert "absent in 1 of 1" in "".join(text.get_text() for text in cohort.show_volumes(cases).texts)
-    cohort.show_class_balance(cases)
-    cohort.show_intensities(cases)
-    cohort.show_locations(cases)
-    assert "100 %" in cohort.show_tumour_by_slice(cases).get_title(loc="left")
-
-
 def test_the_four_panes_have_labels_below_only_where_there_are_labels():
     image, classes = case_arrays()
     panes = figures.show_modalities(image, LPS, classes=classes, title="Case").axes
     assert len(panes) == 8
     assert [ax.get_title(loc="left") for ax in panes[:4]] == ["T1", "T1ce", "T2", "FLAIR"]
     assert len(figures.show_modalities(image, LPS).axes) == 4
-    assert len(figures.show_planes(image[3], LPS, classes=classes).axes) == 3
 
 
 def test_missed_and_falsely_marked_voxels_are_drawn_apart():
@@ -86,8 +42,24 @@ def test_missed_and_falsely_marked_voxels_are_drawn_apart():
     colours = {tuple(colour[:3]) for line in axes[2].collections for colour in line.get_edgecolor()}
     assert {to_rgb(colour) for colour in figures.ERROR_COLOURS.values()} <= colours
     assert not figures.show_prediction(image[3], LPS, reference=classes, prediction=classes)[2].collections
-    case = figures.Comparison(image[3], LPS, classes, shifted, "worst: Case, Dice 0.70")
-    assert len(figures.show_gallery([case, case]).axes) == 6
+
+
+def test_a_gallery_draws_errors_on_the_modality_that_shows_the_region():
+    image, classes = case_arrays()
+    case = figures.Comparison(image, LPS, classes, np.roll(classes, 2, axis=0), "worst: Case, Dice 0.70")
+    for region, modality in {"TC": "T1ce", "WT": "FLAIR", "ET": "T1ce"}.items():
+        axes = figures.show_gallery([case, case], region=region).axes
+        assert len(axes) == 6
+        assert axes[0].get_ylabel().endswith(f"on {modality}")
+        expected = figures.robust_window(image[1 if modality == "T1ce" else 3])
+        assert axes[2].images[0].get_clim() == pytest.approx(expected)
+
+
+def test_a_picture_of_validation_cases_is_written(tmp_path):
+    image, classes = case_arrays()
+    case = Prepared("Case", image.astype(np.float16), classes, LPS, classes.shape, LPS, PreprocessSettings())
+    results.save_validation(tmp_path / "new" / "picture.png", [(case, np.roll(classes, 1, axis=0), 0.8)])
+    assert Image.open(tmp_path / "new" / "picture.png").format == "PNG"
 
 
 def score_tables():
@@ -128,10 +100,12 @@ def test_the_learning_curves_mark_the_best_validation():
     results.show_history(history.assign(dice_mean=np.nan))
 
 
-def test_the_readme_figure_is_small_and_keeps_the_colours(tmp_path):
+def test_a_figure_in_a_palette_is_small_and_keeps_the_colours_of_labels():
     image, classes = case_arrays((60, 70, 50))
-    path = readme.save_small(figures.show_modalities(image, LPS, classes=classes), tmp_path / "images" / "panes.png")
-    assert path.stat().st_size < 300_000
-    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int)
+    stream = io.BytesIO()
+    figures.show_modalities(image, LPS, classes=classes).savefig(stream, format="png", dpi=96)
+    small = to_palette(stream.getvalue())
+    assert len(small) < 0.7 * len(stream.getvalue())
+    pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).reshape(-1, 3).astype(int)
     for colour in CLASS_COLOURS.values():
         assert np.abs(pixels - 255 * np.array(to_rgb(colour))).max(1).min() < 16
