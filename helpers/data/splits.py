@@ -101,37 +101,17 @@ def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: 
     patients = {case.identifier: case.patient for case in cases}
     rows = [(case.patient, facts[case.identifier].wt_ml, facts[case.identifier].et_ml) for case in cases]
     largest = pd.DataFrame(rows, columns=["patient", "wt_ml", "et_ml"]).groupby("patient").max()
-    strata = thirds(largest["wt_ml"]) + np.where(largest["et_ml"] > 0, " with ET", " without ET")
-    return divide(cases[0].layout if cases else "", patients, strata, seed=seed)
-
-
-def divide(layout: str, patients: Mapping[str, str], strata: pd.Series, *, seed: int) -> SplitManifest:
-    """Divide identifiers by patient, stratified by anything; raises like `make_splits`, which says how.
-
-    Parameters
-    ----------
-    layout : str
-        Layout of the cohort.
-    patients : mapping from str to str
-        Patient of every identifier.
-    strata : Series
-        Stratum of every patient, indexed by patient.
-    seed : int
-    """
-    if len(strata) < 3:
-        raise DataError(f"{len(strata)} patients cannot be divided into train, val and test", "a split needs at least 3")
-    test, *_ = _folds(strata.sort_index(), seed)
-    folds = _folds(strata.sort_index().drop(test), seed)
+    if len(largest) < 3:
+        raise DataError(f"{len(largest)} patients cannot be divided into train, val and test", "a split needs at least 3")
+    third = pd.qcut(largest["wt_ml"].rank(method="first"), 3, labels=["0", "1", "2"]).astype(str)
+    strata = third + np.where(largest["et_ml"] > 0, " with ET", " without ET")
+    test, *_ = _folds(strata, seed)
+    folds = _folds(strata.drop(test), seed)
 
     def identifiers(chosen: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(name for name, patient in patients.items() if patient in set(chosen)))
 
-    return SplitManifest(layout, seed, identifiers(test), tuple(map(identifiers, folds)), dict(patients))
-
-
-def thirds(values: pd.Series) -> pd.Series:
-    """Name the third of all patients, 0 to 2, in which each patient's value lies."""
-    return pd.qcut(values.rank(method="first"), 3, labels=["0", "1", "2"]).astype(str)
+    return SplitManifest(cases[0].layout, seed, identifiers(test), tuple(map(identifiers, folds)), patients)
 
 
 def _folds(strata: pd.Series, seed: int) -> list[list[str]]:
