@@ -19,8 +19,18 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PACKAGES := $(patsubst %/pyproject.toml,%,$(sort $(wildcard packages/*/pyproject.toml)))
 EDITABLE := --editable . $(addprefix --editable ,$(PACKAGES))
-RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(if $(COHORT),--cohort '$(COHORT)') $(if $(DATA),--data '$(DATA)') \
-	$(if $(OUT),--out '$(OUT)') $(if $(EXTRAS),--extras) $(foreach parameter,$(PARAMS),-p '$(parameter)')
+# What a user gives reaches the program as it is, with any apostrophe, dollar sign and space in it.
+option = $(if $(value $2),$1 '$(subst ','\'',$(value $2))')
+RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(call option,--cohort,COHORT) $(call option,--data,DATA) \
+	$(call option,--out,OUT) $(if $(EXTRAS),--extras) $(call option,-p,PARAMS)
+# MPLBACKEND=Agg, which clusters set, would leave every figure out of JupyterLab.
+unexport MPLBACKEND
+
+# An environment belongs to the folder that it was set up for: in a copied or renamed clone it is set up again.
+HERE := $(shell pwd -P)
+ifneq ($(shell cat $(READY) 2> /dev/null),$(HERE))
+.PHONY: $(READY)
+endif
 
 .NOTPARALLEL:
 .PHONY: help run lab test quick lint unit slow notebooks browser chromium figures outputs lock clean
@@ -35,16 +45,16 @@ run: $(READY) ## execute the notebooks in order; results and an index page go to
 	@$(RUN)
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/python -m jupyterlab notebooks
 
 test: lint unit slow notebooks browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
 
 quick: lint unit ## lint and unit tests
 
 lint: $(READY) ## style of code and notebooks, spelling
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/codespell
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m codespell_lib
 	@echo "lint: no complaints"
 
 unit: $(READY) ## unit tests, and those of the packages
@@ -78,7 +88,7 @@ lock: $(READY) ## add what pyproject.toml asks for and write the versions of .ve
 	@{ echo "# Exact versions that CI tests, as .venv holds them. Made by \`make lock\`; do not edit by hand."; \
 	$(BIN)/python -m pip list --format=freeze --exclude-editable \
 	| sed -e 's/+[a-z0-9.]*$$//' | grep -Evi '^(pip|setuptools|wheel|triton|nvidia-|cuda-)' | LC_ALL=C sort -f; } > requirements.lock
-	@touch $(READY)
+	@pwd -P > $(READY)
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
 
 clean: ## remove results, phantoms and caches; keeps .venv and downloaded cohorts
@@ -97,4 +107,5 @@ $(READY): requirements.lock pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGE
 	@$(PIP) install -r requirements.lock
 	@$(PIP) install --no-deps $(EDITABLE)
 	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Brain-tumour segmentation" > /dev/null
-	@touch $@
+	@$(BIN)/python .ci/environment.py
+	@pwd -P > $@
