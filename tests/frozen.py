@@ -2,7 +2,7 @@
 
 Phantoms (calibrated and randomised), prepared files, label maps of the released model, their scores and the endpoint's answer,
 all through the command line, so that the modules behind it may move. ``--real FOLDER`` adds real cases in BraTS 2021 names.
-The hashes belong to one kind of processor: another may round a probability at 0.5 differently, so this is no test of `make test`.
+Another kind of processor may round a probability near the threshold differently, so `make test` does not run this.
 """
 
 from __future__ import annotations
