@@ -25,13 +25,13 @@ def main() -> None:
     """Train, score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="folder of cases with references")
-    parser.add_argument("--layout", default="auto", help="layout of the folder, such as brats2021, brats2023 or msd")
+    parser.add_argument("--format", default="auto", help="dataset format, such as brats2021, brats2023 or msd")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4], help="how many cases to learn from")
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps of every training")
     parser.add_argument("--patch", type=int, default=48, help="edge of a patch in voxels")
     arguments = parser.parse_args()
     network, card = load_released()
-    cases = [case for case in discover(arguments.cases, arguments.layout) if not case.missing and case.label]
+    cases = [case for case in discover(arguments.cases, arguments.format) if not case.missing and case.label]
     tables, start = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare_cohort(cases, Path(folder), PreprocessSettings(**card.preprocessing)).paths

@@ -68,7 +68,7 @@ def main() -> None:
     """Score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, help="folder of cases with references")
-    parser.add_argument("--layout", default="auto", help="layout of the folder, such as brats2021, brats2023 or msd")
+    parser.add_argument("--format", default="auto", help="dataset format, such as brats2021, brats2023 or msd")
     parser.add_argument("--phantoms", type=int, default=24, help="how many unseen phantoms to score; 0 for none")
     parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
     parser.add_argument("--tta", action="store_true", help="mean over mirrored copies")
@@ -76,7 +76,7 @@ def main() -> None:
     network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
     if arguments.cases:
-        found = discover(arguments.cases, arguments.layout)
+        found = discover(arguments.cases, arguments.format)
         cases = [case for case in found if not case.missing and case.label]
         print(f"\n{len(cases)} cases of {arguments.cases.name} ({len(found) - len(cases)} incomplete ones left out)\n")
         with tempfile.TemporaryDirectory() as folder:

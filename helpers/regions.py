@@ -2,11 +2,13 @@
 
 Every source writes its label maps in numbers of its own. Inside this package a label map always holds the *classes*
 0 background, 1 necrotic core (NCR), 2 oedema (ED), 3 enhancing tumour (ET); files are converted on reading and writing.
+"Necrotic core" is short for the necrotic and non-enhancing tumour core, which need not be necrotic everywhere.
 Functions take NumPy arrays and torch tensors alike and return the kind they were given.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,46 +36,102 @@ REGIONS: tuple[str, ...] = ("TC", "WT", "ET")
 
 REGION_NAMES: dict[str, str] = {"TC": "tumour core", "WT": "whole tumour", "ET": "enhancing tumour"}
 REGION_CLASSES: dict[str, tuple[int, ...]] = {"TC": (NCR, ET), "WT": (NCR, ED, ET), "ET": (ET,)}
-REGION_COLOURS: dict[str, str] = {"TC": "#0072B2", "WT": "#009E73", "ET": "#D55E00"}
+REGION_COLOURS: dict[str, str] = {"TC": "#0072B2", "WT": "#F0E442", "ET": "#D55E00"}
+
+MOST_NAMED = 5
+"""Unknown numbers of a label map that an error names."""
 
 
 @dataclass(frozen=True)
 class LabelConvention:
-    """Numbers that a source writes for the three tumour classes.
+    """Label numbers of one data set; background is always 0.
 
     Attributes
     ----------
     name : str
-        The source, as a reader knows it.
+        The data set, as a reader knows it.
     ncr, ed, et : int
-        Values in the file for necrotic or non-enhancing core, oedema and enhancing tumour; background is always 0.
-    hints : tuple of (int, str)
-        Values that this source does not have but that are often met in its place, with what they mean.
+        Numbers in a file of necrotic and non-enhancing core, oedema and enhancing tumour.
+    source : str
+        Where the numbers are published.
+    others : tuple of (int, int, str)
+        Further numbers: the number, the class that it is read as, and its name. They are read but never written.
     """
 
     name: str
     ncr: int
     ed: int
     et: int
-    hints: tuple[tuple[int, str], ...] = ()
+    source: str
+    others: tuple[tuple[int, int, str], ...] = ()
+
+    @property
+    def numbers(self) -> dict[int, int]:
+        """Class of each number that may be in a file."""
+        return {0: BACKGROUND, self.ncr: NCR, self.ed: ED, self.et: ET, **{number: kind for number, kind, _ in self.others}}
 
     @property
     def values(self) -> tuple[int, int, int, int]:
-        """Values in the file, indexed by class number."""
+        """Number of each class, as it is written."""
         return (0, self.ncr, self.ed, self.et)
 
+    @property
+    def meanings(self) -> dict[int, str]:
+        """What each number but 0 means, in ascending order."""
+        own = {number: CLASS_NAMES[kind] for kind, number in enumerate(self.values) if kind}
+        return dict(sorted({**own, **{number: name for number, _, name in self.others}}.items()))
 
-BRATS2021 = LabelConvention(
-    "BraTS 2018-2021", ncr=1, ed=2, et=4, hints=((3, "the enhancing tumour of BraTS 2023 and later; use layout brats2023"),)
+    def __str__(self) -> str:
+        names = {0: "background", **CLASS_NAMES}
+        read_as = {number: f" (read as {names[kind]})" for number, kind, _ in self.others}
+        meanings = [f"{number} {meaning}{read_as.get(number, '')}" for number, meaning in self.meanings.items()]
+        return f"{self.name}: {', '.join(meanings)}"
+
+
+CONVENTIONS: dict[str, LabelConvention] = {
+    "brats2021": LabelConvention("BraTS 2018-2021", 1, 2, 4, "Baid et al. 2021, arXiv:2107.02314"),
+    "brats2023": LabelConvention("BraTS 2023", 1, 2, 3, "Baid et al. 2021 with ET renumbered; synapse.org, syn51156910"),
+    "brats2024": LabelConvention(
+        "BraTS 2024 post-treatment",
+        1,
+        2,
+        3,
+        "de Verdier et al. 2024, arXiv:2405.18368: the cavity is part of neither TC, WT nor ET",
+        ((4, BACKGROUND, "resection cavity"),),
+    ),
+    "brats-peds": LabelConvention(
+        "BraTS-PEDs 2024",
+        2,
+        4,
+        1,
+        "Kazerooni et al. 2024, arXiv:2404.15009: the cyst is part of TC; the numbers of 2023 were those of brats2023",
+        ((3, NCR, "cyst"),),
+    ),
+    "brats-met": LabelConvention("BraTS-METS 2023", 1, 2, 3, "Moawad et al. 2023, arXiv:2306.00838"),
+    "brats-men": LabelConvention("BraTS-MEN 2023", 1, 2, 3, "LaBella et al. 2023, arXiv:2305.07642"),
+    "brats-africa": LabelConvention("BraTS-Africa", 1, 2, 3, "Adewole et al. 2023, arXiv:2305.19369"),
+    "msd": LabelConvention("MSD Task01", 2, 1, 3, "dataset.json of the Medical Segmentation Decathlon"),
+    "nnunet": LabelConvention("nnU-Net", 2, 1, 3, "nnU-Net's dataset conversion Dataset137_BraTS21.py"),
+}
+"""Label numbers of every data set that this package knows."""
+
+BRATS2021, BRATS2023, MSD = CONVENTIONS["brats2021"], CONVENTIONS["brats2023"], CONVENTIONS["msd"]
+
+CASE_NAMES: tuple[tuple[str, str], ...] = (
+    (r"BraTS-PED", "brats-peds"),
+    (r"BraTS-MET", "brats-met"),
+    (r"BraTS-MEN", "brats-men"),
+    (r"BraTS-(SSA|Africa)", "brats-africa"),
+    (r"BraTS-GLI-\d+-[1-9]\d\d", "brats2024"),  # post-treatment sessions count from 100, those of 2023 from 000
+    (r"BraTS-GLI", "brats2023"),
+    (r"BraTS(20)?(18|19|20|21)_", "brats2021"),
 )
-BRATS2023 = LabelConvention(
-    "BraTS 2023 and later",
-    ncr=1,
-    ed=2,
-    et=3,
-    hints=((4, "the enhancing tumour of BraTS 2018-2021 (layout brats2021) or the resection cavity of BraTS 2024"),),
-)
-MSD = LabelConvention("MSD Task01", ncr=2, ed=1, et=3)
+"""Beginning of a case's name, as a regular expression, and the convention that its data set uses."""
+
+
+def convention_by_name(identifier: str, default: str) -> str:
+    """Find the key of `CONVENTIONS` that a case's name stands for: ``BraTS-PED-00001-000`` is "brats-peds"."""
+    return next((key for pattern, key in CASE_NAMES if re.match(pattern, identifier, re.IGNORECASE)), default)
 
 
 def to_classes(values: Array, convention: LabelConvention) -> Array:
@@ -96,7 +154,7 @@ def to_classes(values: Array, convention: LabelConvention) -> Array:
     ValueError
         If a value is none of the convention's; the sentence names it and, where known, what it usually means.
     """
-    return _map_values(values, dict(zip(convention.values, CLASSES, strict=True)), convention)
+    return _map_values(values, convention.numbers, convention)
 
 
 def from_classes(classes: Array, convention: LabelConvention) -> Array:
@@ -143,10 +201,18 @@ def _map_values(values: Array, table: dict[int, int], convention: LabelConventio
 
 
 def _unknown_sentence(unknown: list[int], convention: LabelConvention | None) -> str:
+    found = f"{unknown[:MOST_NAMED]}" + (f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else "")
     if convention is None:
-        return f"a label map of classes holds 0, 1, 2, 3 only, this one also holds {unknown}"
-    hints = "".join(f" ({value} is {meaning})" for value, meaning in convention.hints if value in unknown)
-    return f"labels {unknown} do not exist in {convention.name}, which has {list(convention.values)}{hints}"
+        return f"a label map of classes holds 0, 1, 2, 3 only, this one also holds {found}"
+    elsewhere: dict[str, list[str]] = {}
+    for number in unknown[:MOST_NAMED]:
+        for key, other in CONVENTIONS.items():
+            if number in other.meanings:
+                elsewhere.setdefault(f"{number} is {other.meanings[number]} in", []).append(key)
+    hints = ", ".join(f"{meaning} {'/'.join(keys)}" for meaning, keys in elsewhere.items())
+    return f"labels {found} do not exist in {convention.name}, which has {sorted(convention.numbers)}" + (
+        f" ({hints})" if hints else ""
+    )
 
 
 def _stack(channels: list[Array], like: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Small cases written as real files in any layout: the material of the unit tests."""
+"""Small cases written as real files in any dataset format: the material of the unit tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.cases import LAYOUTS, Case, discover, write_volume
-from helpers.regions import MODALITIES, from_classes
+from helpers.data.cases import FORMATS, Case, discover, write_volume
+from helpers.regions import CONVENTIONS, MODALITIES, from_classes
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "real_cases"
@@ -31,13 +31,13 @@ def case_arrays(shape=(24, 28, 20), seed=0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_case(
-    folder: Path, identifier: str = "Case_001", layout: str = "brats2021", *, image=None, classes=None, affine=LPS, seed=0
+    folder: Path, identifier: str = "Case_001", format: str = "brats2021", *, image=None, classes=None, affine=LPS, seed=0
 ) -> Case:
-    """Write one case as files of `layout` below `folder` and return it as `discover` finds it."""
+    """Write one case as files of a dataset format below `folder` and return it as `discover` finds it."""
     if image is None or classes is None:
         image, classes = case_arrays(seed=seed)
-    values = from_classes(classes, LAYOUTS[layout].convention)
-    if layout == "msd":
+    values = from_classes(classes, CONVENTIONS[FORMATS[format].labels])
+    if format == "msd":
         description = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset.json").write_text(json.dumps(description))
@@ -45,10 +45,10 @@ def write_case(
         write_volume(folder / "imagesTr" / f"{identifier}.nii.gz", np.moveaxis(image[order], 0, -1), affine)
         write_volume(folder / "labelsTr" / f"{identifier}.nii.gz", values, affine)
     else:
-        names = {"brats2021": "_{}", "brats2023": "-{}"}[layout]
-        suffixes = dict(zip(MODALITIES, MODALITIES if layout == "brats2021" else ("t1n", "t1c", "t2w", "t2f"), strict=True))
+        names = {"brats2021": "_{}", "brats2023": "-{}", "named": ".{}"}[format]
+        suffixes = dict(zip(MODALITIES, ("t1n", "t1c", "t2w", "t2f") if format == "brats2023" else MODALITIES, strict=True))
         for modality, volume in zip(MODALITIES, image, strict=True):
             name = identifier + names.format(suffixes[modality])
             write_volume(folder / identifier / f"{name}.nii.gz", volume, affine)
         write_volume(folder / identifier / f"{identifier}{names.format('seg')}.nii.gz", values, affine)
-    return next(case for case in discover(folder, layout) if case.identifier == identifier)
+    return next(case for case in discover(folder, format) if case.identifier == identifier)

@@ -11,18 +11,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from helpers.data.cases import LAYOUTS, layout_key
-from helpers.evaluation.cohort import (
-    LabelFile,
-    empty_scores,
-    pair_folders,
-    score_files,
-)
+from helpers.data.cases import fault_of
+from helpers.evaluation.cohort import LabelFile, empty_scores, pair_folders, score_files
 from helpers.evaluation.statistics import summarise
-from helpers.regions import REGIONS
-from helpers.workspace import DataError
+from helpers.regions import CONVENTIONS, REGIONS
+from helpers.workspace import DataError, write_atomically
 
-LABELS = ("auto", *LAYOUTS)
+LABELS = ("auto", *CONVENTIONS)
 
 
 @dataclass
@@ -33,14 +28,17 @@ class Evaluation:
     faults: list[str] = field(default_factory=list)
     without_reference: list[str] = field(default_factory=list)
     without_prediction: list[str] = field(default_factory=list)
+    labels: list[tuple[str, str]] = field(default_factory=list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    numbers = "numbers in the files; auto: of the cohort's layout, else 4 means brats2021 and 3 brats2023 (name msd yourself)"
+    numbers = "numbers in the files; auto: those of the cohort, else 4 means brats2021 and 3 brats2023 (name others yourself)"
     parser.add_argument("prediction", type=Path, metavar="PREDICTION", help="label map, or folder of label maps")
     parser.add_argument("reference", type=Path, metavar="REFERENCE", help="label map, folder of label maps, or cohort folder")
-    parser.add_argument("--layout", default="auto", help="layout of the reference cohort, such as brats2021, brats2023 or msd")
+    parser.add_argument(
+        "--format", default="auto", help="dataset format of the reference cohort, such as brats2021, brats2023 or msd"
+    )
     parser.add_argument("--prediction-labels", choices=LABELS, default="auto", help=numbers)
     parser.add_argument("--reference-labels", choices=LABELS, default="auto", help=numbers)
     parser.add_argument("--csv", type=Path, help="write one row for each case and region here")
@@ -58,43 +56,42 @@ def run(arguments: argparse.Namespace) -> int:
     summary = summarise(evaluation.scores)
     _print(evaluation, summary)
     if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        evaluation.scores.to_csv(arguments.csv, index=False)
+        with write_atomically(arguments.csv) as temporary:
+            evaluation.scores.to_csv(temporary, index=False, errors="backslashreplace")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(_record(evaluation, summary), indent=2) + "\n")
+        with write_atomically(arguments.json) as temporary:
+            temporary.write_text(json.dumps(_record(evaluation, summary), indent=2) + "\n")
     return 1 if evaluation.faults or evaluation.scores.empty else 0
 
 
 def _evaluate_files(arguments: argparse.Namespace) -> Evaluation:
-    reference_labels = arguments.reference_labels
-    if reference_labels == "auto" and arguments.layout != "auto":
-        reference_labels = layout_key(arguments.layout)
     prediction = LabelFile(arguments.prediction, arguments.prediction_labels)
-    scores = score_files(prediction, LabelFile(arguments.reference, reference_labels))
+    scores = score_files(prediction, LabelFile(arguments.reference, arguments.reference_labels))
     scores.insert(0, "case", arguments.prediction.name.split(".nii")[0])
-    return Evaluation(scores)
+    return Evaluation(scores, labels=[scores.attrs["labels"]])
 
 
 def _evaluate_folders(arguments: argparse.Namespace) -> Evaluation:
     pairing = pair_folders(
         arguments.prediction,
         arguments.reference,
-        layout=arguments.layout,
+        format=arguments.format,
         prediction_labels=arguments.prediction_labels,
         reference_labels=arguments.reference_labels,
     )
-    tables, faults = [], list(pairing.faults)
+    tables, labels, faults = [], {}, list(pairing.faults)
     for identifier, pair in tqdm(pairing.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
         try:
             table = score_files(*pair)
-        except DataError as error:
-            faults.append(f"case {identifier}: {error}")
+        except Exception as error:  # of whatever kind: one bad pair stops no other
+            faults.append(f"case {fault_of(identifier, error)}")
             continue
+        labels[table.attrs.pop("labels")] = None
         table.insert(0, "case", identifier)
         tables.append(table)
     scores = pd.concat(tables, ignore_index=True) if tables else empty_scores()
-    return Evaluation(scores, faults, [str(path) for path in pairing.without_reference], list(pairing.without_prediction))
+    unpaired = [str(path) for path in pairing.without_reference]
+    return Evaluation(scores, faults, unpaired, list(pairing.without_prediction), list(labels))
 
 
 def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
@@ -104,6 +101,9 @@ def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
         if scores["case"].nunique() > 1:
             print(f"\nOver {scores['case'].nunique()} cases, with the 95 % bootstrap interval of the mean over cases:")
             print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="too few"))
+        for predicted, expected in evaluation.labels:
+            print(f"\nPredictions are read with the numbers of {CONVENTIONS[predicted]}")
+            print(f"References are read with the numbers of {CONVENTIONS[expected]}")
         print("\nEmpty regions: both empty is Dice 1 and HD95 0, exactly one empty is Dice 0 and HD95 373.13 mm (BraTS).")
     for title, lines in (
         ("Not scored", evaluation.faults),

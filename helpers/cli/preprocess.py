@@ -8,6 +8,7 @@ from pathlib import Path
 
 from helpers.data.cases import discover
 from helpers.data.preprocess import PreprocessSettings, estimate_size, prepare_cohort
+from helpers.regions import CONVENTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = PreprocessSettings()
     parser.add_argument("cohort", type=Path, help="folder that holds the cases")
     parser.add_argument("--out", type=Path, required=True, help="folder for the prepared cases")
-    parser.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
+    parser.add_argument("--format", default="auto", help="dataset format, such as brats2021, brats2023 or msd")
+    parser.add_argument(
+        "--labels", default="auto", help="numbers of the references, such as brats2024; auto: as the cohort says"
+    )
     parser.add_argument("--spacing", type=float, nargs="+", default=[1.0], help="voxel edge in mm, or three of them")
     parser.add_argument("--normalise", choices=("zscore", "minmax"), default=defaults.normalise, help="scale of intensities")
     parser.add_argument("--margin", type=int, default=defaults.margin, help="voxels kept around the brain")
@@ -31,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = PreprocessSettings(
         tuple(spacing), normalise=arguments.normalise, margin=arguments.margin, correct_bias=arguments.correct_bias
     )
-    cases = discover(arguments.cohort, arguments.layout)
+    cases = discover(arguments.cohort, arguments.format, labels=arguments.labels)
+    for key in dict.fromkeys(case.labels for case in cases if case.label):
+        print(f"references are read with the numbers of {CONVENTIONS[key]}")
     print(f"{len(cases)} cases, about {estimate_size(cases, settings) / 1e6:.0f} MB when prepared")
     result = prepare_cohort(cases, arguments.out, settings, workers=arguments.workers, prune=arguments.prune)
     size = sum(path.stat().st_size for path in result.paths.values())

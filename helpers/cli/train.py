@@ -125,7 +125,7 @@ def open_cohort(
         Prepared files of the cases outside the test part.
     """
     work = work or arguments.out
-    cases = discover(arguments.cohort, arguments.layout)
+    cases = discover(arguments.cohort, arguments.format)
     report = check_cohort(cases, workers=settings.workers or None)
     for fault in report.faults:
         print(f"{fault.severity}: {fault}")

@@ -24,7 +24,7 @@ from helpers.data.cases import Case
 from helpers.regions import CLASSES, MODALITIES, REGION_CLASSES
 from helpers.workspace import DataError, write_atomically
 
-VERSION = 1
+VERSION = 2
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
 
 TABLE = 4096
@@ -182,11 +182,29 @@ def save_prepared(path: Path, prepared: Prepared) -> Path:
         "native_affine": np.asarray(prepared.native_affine).tolist(),
         "settings": asdict(prepared.settings),
         "volumes_ml": volumes,
+        "checksum": _checksum(tensors),
     }
     with write_atomically(path) as temporary:
         save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in facts.items()})
         temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
     return path
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a prepared file is there and holds what was written: an empty or damaged one is prepared again."""
+    try:
+        handle = _open(path)
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (a handle is no mapping)
+        return json.loads(handle.metadata()["checksum"]) == _checksum(tensors)
+    except (DataError, SafetensorError):
+        return False
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(tensors):
+        digest.update(tensors[name].numpy())
+    return digest.hexdigest()
 
 
 def _open(path: Path) -> Any:
@@ -234,7 +252,7 @@ def prepared_path(case: Case, folder: Path, settings: PreprocessSettings) -> Pat
     """Where the prepared file of a case is or will be; reads the files of the case to hash them, raises `DataError`."""
     digest = hashlib.blake2b(digest_size=6)
     sources = [(modality, case.images[modality].channel) for modality in MODALITIES if modality in case.images]
-    recipe = [VERSION, case.layout, case.identifier, sources, case.label is not None, asdict(settings)]
+    recipe = [VERSION, case.labels, case.identifier, sources, case.label is not None, asdict(settings)]
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     for path in case.files:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
@@ -18,25 +18,20 @@ import torch
 from scipy.interpolate import BSpline
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, open_volume, read_classes, read_modalities, same_affine
+from helpers.data.cases import Case, fault_of, missing_faults, open_volume, raise_first, read_classes
+from helpers.data.checks import read_session
 from helpers.data.prepared import (
     Prepared,
     PreparedFile,
     PreprocessSettings,
+    is_intact,
     prepared_path,
     prune_prepared,
     save_prepared,
 )
-from helpers.data.resample import (
-    coincide,
-    cropped_affine,
-    ras_grid,
-    regrid,
-    regrid_classes,
-    spacing_of,
-)
+from helpers.data.resample import coincide, cropped_affine, ras_grid, regrid, regrid_classes, spacing_of
 from helpers.regions import MODALITIES
-from helpers.workspace import DataError
+from helpers.workspace import DataError, require_writable
 
 BLOCK_MM = 6.0
 """Edge of the blocks whose averages the field is fitted to."""
@@ -231,17 +226,11 @@ def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prep
     Raises
     ------
     DataError
-        If a file is missing or damaged, the grids of its files differ, or the image is empty.
+        If a file is missing or damaged, or `helpers.data.checks.read_session` refuses the images.
     """
-    image, affine = read_modalities(case)
-    classes = None
-    if case.label is not None:
-        classes, label_affine = read_classes(case)
-        if classes.shape != image[0].shape or not same_affine(label_affine, affine):
-            raise DataError(
-                f"case {case.identifier}: {case.label.name} has another grid than the images", "resample it to theirs"
-            )
-    return preprocess_image(image, affine, settings, classes=classes, identifier=case.identifier)
+    session = read_session(case)
+    classes = read_classes(case)[0] if case.label is not None else None
+    return preprocess_image(session.image, session.affine, settings, classes=classes, identifier=case.identifier)
 
 
 def preprocess_image(
@@ -351,8 +340,7 @@ def prepare_cohort(
     progress : bool
         Show a progress bar.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = require_writable(folder)
     count = max(1, joblib.cpu_count() if workers is None else workers)
     paths, faults, made = {}, {}, set()
     threads = torch.get_num_threads()
@@ -363,8 +351,8 @@ def prepare_cohort(
                 try:
                     paths[futures[future]], fresh = future.result()
                     made |= {futures[future]} if fresh else set()
-                except (DataError, OSError) as error:
-                    faults[futures[future]] = str(error)
+                except Exception as error:  # a bad case never stops the others
+                    faults[futures[future]] = str(fault_of(futures[future], error))
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
@@ -384,20 +372,16 @@ def estimate_size(cases: Sequence[Case], settings: PreprocessSettings = DEFAULTS
             header = open_volume(case.images[MODALITIES[0]].path)
             boxes.append(np.prod(header.shape[:3]) * np.prod(spacing_of(header.affine)))
             if share is None:
-                first = preprocess_image(*read_modalities(case), settings)
-                share = first.image[0].size / boxes[-1]
-        except (DataError, KeyError):
+                share = preprocess_case(replace(case, label=None), settings).image[0].size / boxes[-1]
+        except Exception:  # an estimate goes on without a bad case, which the preparation itself reports
             continue
     return round(sum(boxes) * (share or 0) * (2 * len(MODALITIES) + 1))
 
 
 def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Path, bool]:
     """Prepare one case unless its file exists; returns the file and whether it was made now."""
-    if case.missing:
-        raise DataError(
-            f"case {case.identifier} has no {' and no '.join(case.missing)} file", "leave the case out or add the file"
-        )
+    raise_first(case.identifier, (*missing_faults(case), *case.faults))
     path = prepared_path(case, folder, settings)
-    if path.is_file():
+    if is_intact(path):
         return path, False
     return save_prepared(path, preprocess_case(case, settings)), True

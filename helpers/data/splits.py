@@ -33,8 +33,8 @@ class SplitManifest:
 
     Attributes
     ----------
-    layout : str
-        Layout of the cohort.
+    format : str
+        Dataset format of the cohort.
     seed : int
         Seed of the division.
     test : tuple of str
@@ -45,7 +45,7 @@ class SplitManifest:
         Patient of every identifier.
     """
 
-    layout: str
+    format: str
     seed: int
     test: tuple[str, ...]
     folds: tuple[tuple[str, ...], ...]
@@ -70,7 +70,7 @@ class SplitManifest:
 
     def _content(self) -> dict:
         return {
-            "layout": self.layout,
+            "format": self.format,
             "seed": self.seed,
             "test": list(self.test),
             "folds": [list(fold) for fold in self.folds],
@@ -111,7 +111,7 @@ def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: 
     def identifiers(chosen: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(name for name, patient in patients.items() if patient in set(chosen)))
 
-    return SplitManifest(cases[0].layout, seed, identifiers(test), tuple(map(identifiers, folds)), patients)
+    return SplitManifest(cases[0].format, seed, identifiers(test), tuple(map(identifiers, folds)), patients)
 
 
 def _folds(strata: pd.Series, seed: int) -> list[list[str]]:
@@ -141,7 +141,7 @@ def load_splits(path: Path) -> SplitManifest:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         manifest = SplitManifest(
-            layout=record["layout"],
+            format=record["format"],
             seed=record["seed"],
             test=tuple(record["test"]),
             folds=tuple(tuple(fold) for fold in record["folds"]),

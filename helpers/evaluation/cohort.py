@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from helpers.data.cases import LAYOUTS, Case, discover, read_classes, read_label_values, same_affine
+from helpers.data.cases import Case, discover, onto_grid, read_classes, read_label_values, to_numbered_classes
 from helpers.data.resample import spacing_of
 from helpers.data.splits import SplitManifest
 from helpers.evaluation.metrics import METRICS, dice, score_case
@@ -26,7 +26,7 @@ from helpers.evaluation.postprocess import PostProcessing, postprocess
 from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble
-from helpers.regions import classes_to_regions, to_classes
+from helpers.regions import CONVENTIONS, REGIONS, classes_to_regions, to_classes
 from helpers.workspace import DataError
 
 _ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
@@ -46,12 +46,13 @@ class LabelFile:
     ----------
     path : Path
         NIfTI file.
-    layout : str
-        Key of `LAYOUTS` whose numbers the file uses, or "auto" to tell from its values (`read_label_file`).
+    labels : str
+        Key of `helpers.regions.CONVENTIONS` whose numbers the file uses, or "auto" to tell from its values
+        (`read_label_file`).
     """
 
     path: Path
-    layout: str = "auto"
+    labels: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -67,52 +68,86 @@ class Pairing:
 def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
     """Read a label map as classes 0 to 3, uint8 (X, Y, Z), with its affine.
 
-    With layout "auto" a 4 means BraTS 2018-2021 and a 3 BraTS 2023 and later; with neither, the two agree. MSD Task01 swaps 1
-    and 2, which no value gives away: it is recognised by its folder ``labelsTr`` only, and must be named otherwise.
+    With labels "auto" a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither, the two agree. MSD Task01 and nnU-Net swap 1
+    and 2, which no value gives away: MSD is recognised by its folder ``labelsTr`` only, and must be named otherwise.
 
     Raises
     ------
     DataError
-        If the file cannot be read or holds a number that its layout does not have.
+        If the file cannot be read or holds a number that its convention does not have.
     """
     values, affine = read_label_values(label.path)
-    layout = label.layout
-    if layout == "auto":
-        layout = "msd" if label.path.parent.name == "labelsTr" else "brats2023" if (values == 3).any() else "brats2021"
-    try:
-        return to_classes(values, LAYOUTS[layout].convention), affine
-    except ValueError as error:
-        raise DataError(f"{label.path}: {error}", "name the convention that its labels follow") from error
+    return to_numbered_classes(values, CONVENTIONS[labels_in(label, values)], label.path), affine
+
+
+def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str:
+    """Whose numbers the values of a file are: those it says, else the `likely` ones if they have all of its values."""
+    if label.labels != "auto":
+        return label.labels
+    if label.path.parent.name == "labelsTr":
+        return "msd"
+    if likely != "auto" and np.isin(values, list(CONVENTIONS[likely].numbers)).all():
+        return likely
+    return "brats2023" if (values == 3).any() else "brats2021"
 
 
 def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     """Score one file against another; returns the table of `helpers.evaluation.metrics.score_case`.
 
+    Its ``attrs["labels"]`` say whose numbers were read in the prediction and in the reference. A prediction that says nothing
+    is read with the reference's numbers, if it fits them.
+
     Raises
     ------
     DataError
-        If a file cannot be read, or the two are not in one grid.
+        If a file cannot be read, the two are not in one grid, or the prediction, which says nothing, fits the reference much
+        better in the numbers of another convention.
     """
-    predicted, affine = read_label_file(prediction)
-    expected, expected_affine = read_label_file(reference)
-    if predicted.shape != expected.shape:
-        raise DataError(
-            f"{prediction.path} has shape {predicted.shape}, {reference.path} has {expected.shape}",
-            "resample the prediction to the grid of the reference with nearest neighbour",
-        )
-    if not same_affine(affine, expected_affine):
-        raise DataError(
-            f"{prediction.path} has another affine than {reference.path}, so its voxels lie elsewhere in the patient",
-            "write predictions with the affine of the images they were made from",
-        )
-    return score_case(predicted, expected, spacing_of(expected_affine))
+    expected_values, expected_affine = read_label_values(reference.path)
+    values, affine = read_label_values(prediction.path)
+    grid = (reference.path.name, expected_values.shape, expected_affine)
+    values, fault = onto_grid(values, affine, grid, "", str(prediction.path))
+    if values is None:
+        raise DataError(fault.problem, "write it in the grid of the images, or resample it there with nearest neighbour")
+    expected_labels = labels_in(reference, expected_values)
+    labels = labels_in(prediction, values, reference.labels)
+    expected = to_numbered_classes(expected_values, CONVENTIONS[expected_labels], reference.path)
+    predicted = to_numbered_classes(values, CONVENTIONS[labels], prediction.path)
+    if prediction.labels == "auto":
+        _refuse_other_numbers(prediction.path, values, expected, labels)
+    scores = score_case(predicted, expected, spacing_of(expected_affine))
+    scores.attrs["labels"] = (labels, expected_labels)
+    return scores
+
+
+def _refuse_other_numbers(path: Path, values: np.ndarray, expected: np.ndarray, labels: str) -> None:
+    """Raise `DataError` if a label map, whose numbers were guessed, fits its reference much better in others."""
+    found = np.unique(values)
+    scores = {}
+    for key, convention in CONVENTIONS.items():
+        if np.isin(found, list(convention.numbers)).all():
+            pairs = zip(classes_to_regions(to_classes(values, convention)), classes_to_regions(expected), strict=True)
+            scores[key] = np.array([dice(*pair) for pair in pairs])
+    for key, found in scores.items():
+        gain = found - scores[labels]
+        if gain.min() > -1e-6 and gain.max() > UNLIKELY:
+            region = REGIONS[int(gain.argmax())]
+            problem = (
+                f"{path} reaches a Dice of {found[gain.argmax()]:.3f} for {region} in the numbers of "
+                f"{key}, and {scores[labels][gain.argmax()]:.3f} in those of {labels}"
+            )
+            raise DataError(problem, f"say whose numbers they are: --prediction-labels {key} or {labels}")
+
+
+UNLIKELY = 0.1
+"""Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely."""
 
 
 def pair_folders(
     predictions: Path,
     references: Path,
     *,
-    layout: str = "auto",
+    format: str = "auto",
     prediction_labels: str = "auto",
     reference_labels: str = "auto",
 ) -> Pairing:
@@ -121,11 +156,11 @@ def pair_folders(
     Parameters
     ----------
     predictions, references : Path
-        Cohort folders (any layout of `helpers.data.cases`), or folders of plain label maps with the identifier in the name.
-    layout : str
-        Layout of the reference cohort, or "auto".
+        Cohort folders (any format of `helpers.data.cases`), or folders of plain label maps with the identifier in the name.
+    format : str
+        Dataset format of the reference cohort, or "auto".
     prediction_labels, reference_labels : str
-        Key of `LAYOUTS` whose numbers the files use, or "auto": those of the cohort's layout, else told from the values.
+        Key of `helpers.regions.CONVENTIONS`, or "auto": those of the cohort, else told from the values.
 
     Raises
     ------
@@ -133,7 +168,7 @@ def pair_folders(
         If a folder does not exist or has no label map in it.
     """
     found = _label_maps(Path(predictions), "auto", prediction_labels)
-    expected = _label_maps(Path(references), layout, reference_labels)
+    expected = _label_maps(Path(references), format, reference_labels)
     matches: dict[str, list[LabelFile]] = {}
     unmatched = []
     for name, label in found.items():
@@ -166,19 +201,19 @@ def empty_scores() -> pd.DataFrame:
     return pd.DataFrame(columns=["case", "region", *METRICS])
 
 
-def _label_maps(folder: Path, layout: str, labels: str) -> dict[str, LabelFile]:
+def _label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFile]:
     """Label maps of a folder by identifier: those of its cases where it is a cohort, else every NIfTI file."""
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist", "give a folder of label maps or a cohort")
     try:
-        cases = discover(folder, layout)
+        cases = discover(folder, format)
     except DataError:
-        if layout != "auto":
+        if format != "auto":
             raise
         cases = []
     if cases:
         maps = {
-            case.identifier: LabelFile(case.label, case.layout if labels == "auto" else labels) for case in cases if case.label
+            case.identifier: LabelFile(case.label, case.labels if labels == "auto" else labels) for case in cases if case.label
         }
     else:
         paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]
@@ -226,7 +261,7 @@ def score_cohort(
     cases : iterable of Case
         With references.
     folder : Path
-        Gets one ``<identifier>.nii.gz`` a case, in BraTS 2021 numbers.
+        Gets one ``<identifier>.nii.gz`` a case, in the numbers of its cohort.
     tta : bool
         As in `helpers.evaluation.predict.predict_prepared`.
 
@@ -241,7 +276,7 @@ def score_cohort(
             raise DataError(f"case {case.identifier} has no reference label map", "a test set needs one for every case")
         prediction = predict_case(network, card, case, tta=tta)
         path = files[case.identifier] = write_prediction(Path(folder) / f"{case.identifier}.nii.gz", prediction)
-        table = score_files(LabelFile(path, "brats2021"), LabelFile(case.label, case.layout))
+        table = score_files(LabelFile(path, case.labels), LabelFile(case.label, case.labels))
         brain = (prediction.image != 0).any(0)
         reliability = reliability_table(prediction.probabilities, classes_to_regions(read_classes(case)[0]), brain)
         table = table.merge(calibration_scores(reliability), on="region").assign(checkpoint=card.weights_sha256)
@@ -332,7 +367,7 @@ def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) 
     Parameters
     ----------
     files : mapping from identifier to Path
-        Label maps in BraTS 2021 numbers, not post-processed: validation data, never the test part.
+        Label maps in the numbers of their cases, not post-processed: validation data, never the test part.
     cases : mapping from identifier to Case
         With references.
 
@@ -345,7 +380,7 @@ def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) 
     limits = [PostProcessing(*pair) for pair in itertools.product(TUMOUR_ML, ENHANCING_ML)]
     totals = dict.fromkeys(limits, 0.0)
     for name, path in files.items():
-        predicted, affine = read_label_file(LabelFile(path, "brats2021"))
+        predicted, affine = read_label_file(LabelFile(path, cases[name].labels))
         truth, spacing = classes_to_regions(read_classes(cases[name])[0]), spacing_of(affine)
         for setting in limits:
             regions = classes_to_regions(postprocess(predicted, spacing, setting))

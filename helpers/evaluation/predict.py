@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.cases import Case, Source, open_volume, read_image, write_volume
+from helpers.data.cases import Case, Fault, fault_of, open_volume, refuse_to_overwrite, write_volume
+from helpers.data.checks import read_session
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import channels_last, input_multiple
-from helpers.regions import BRATS2021, MODALITIES, from_classes
-from helpers.workspace import DataError
+from helpers.regions import CONVENTIONS, MODALITIES, from_classes
 
 WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
@@ -49,7 +49,11 @@ class Prediction:
     probabilities : float32 array (3, X, Y, Z)
         0 to 1, order TC, WT, ET.
     image : array (4, X, Y, Z)
-        The images as the files hold them, 0 outside the brain.
+        The images, 0 outside the brain.
+    labels : str
+        Key of the label convention (`helpers.regions.CONVENTIONS`) in which the label map is written.
+    warnings : tuple of str
+        What is odd about the images.
     """
 
     identifier: str
@@ -58,6 +62,8 @@ class Prediction:
     like: Path
     probabilities: np.ndarray
     image: np.ndarray
+    labels: str
+    warnings: tuple[str, ...]
 
 
 def window_size(shape: Sequence[int], patch: Sequence[int], multiple: int) -> tuple[int, int, int]:
@@ -168,36 +174,31 @@ def predict_case(network: nn.Module, card: ModelCard, case: Case, *, tta: bool =
     Raises
     ------
     DataError
-        If a modality is missing or unreadable, or the modalities do not share one grid.
+        As `helpers.data.checks.read_session`; what is only odd becomes a warning of the prediction.
     """
-    image, affine = read_image(case, threads=joblib.cpu_count())
+    session = read_session(case, threads=joblib.cpu_count())
+    image, affine = np.stack(session.image), session.affine
     probabilities = predict_native(network, card, image, affine, identifier=case.identifier, tta=tta)
     classes = label_map(probabilities, image, spacing_of(affine), PostProcessing(**card.postprocessing))
-    return Prediction(case.identifier, classes, affine, case.images[MODALITIES[0]].path, probabilities, image)
+    like = case.images[MODALITIES[0]].path
+    return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, session.warnings)
 
 
 def write_prediction(path: Path, prediction: Prediction) -> Path:
-    """Write a label map in BraTS 2021 numbers (1 NCR, 2 ED, 4 ET) with the header of the first image file."""
-    return write_volume(path, from_classes(prediction.classes, BRATS2021), prediction.affine, like=open_volume(prediction.like))
-
-
-def case_of_files(files: Mapping[str, Path]) -> Case:
-    """Make a case from one file for each modality; raises `DataError` naming the modalities without a file."""
-    missing = [modality for modality in MODALITIES if not files.get(modality)]
-    if missing:
-        raise DataError(f"no file was given for {' and '.join(missing)}", f"all of {', '.join(MODALITIES)} are needed")
-    images = {modality: Source(Path(files[modality])) for modality in MODALITIES}
-    name = images[MODALITIES[0]].path.name.split(".nii")[0]
-    return Case(name, name, "brats2021", images, None)
+    """Write a label map in the numbers of its cohort, on the grid of the first image file."""
+    numbers = from_classes(prediction.classes, CONVENTIONS[prediction.labels])
+    return write_volume(path, numbers, prediction.affine, like=open_volume(prediction.like))
 
 
 def predict_cases(
     network: nn.Module, card: ModelCard, cases: Iterable[Case], *, folder: Path, tta: bool = False
-) -> Iterable[tuple[Case, Path | DataError]]:
-    """Segment cases one by one into ``<folder>/<identifier>.nii.gz``; a bad case yields its error and the others go on."""
+) -> Iterable[tuple[Case, Prediction | Fault]]:
+    """Segment cases one by one into ``<folder>/<identifier>.nii.gz``; a bad case yields its fault and the others go on."""
     for case in cases:
         try:
             prediction = predict_case(network, card, case, tta=tta)
-            yield case, write_prediction(Path(folder) / f"{case.identifier}.nii.gz", prediction)
-        except DataError as error:
-            yield case, error
+            write_prediction(refuse_to_overwrite(Path(folder) / f"{case.identifier}.nii.gz", [case]), prediction)
+        except Exception as error:  # of whatever kind: one bad case stops no other
+            yield case, fault_of(case.identifier, error)
+        else:
+            yield case, prediction

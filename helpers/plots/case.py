@@ -164,7 +164,7 @@ class Comparison:
     def read(cls, case: Case, prediction: Path, *, title: str) -> Comparison:
         """Read a case with a reference, and its prediction as this package writes it; raises `DataError`."""
         image, affine = read_image(case)
-        predicted, _ = read_label_file(LabelFile(prediction, "brats2021"))
+        predicted, _ = read_label_file(LabelFile(prediction, case.labels))
         return cls(image, affine, read_classes(case)[0], predicted, title)
 
 

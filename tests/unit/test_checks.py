@@ -10,7 +10,7 @@ import pytest
 
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
-from helpers.data.cases import LAYOUTS, Source, discover, read_image, write_volume
+from helpers.data.cases import FORMATS, Source, discover, read_image, write_volume
 from helpers.data.checks import (
     ERROR,
     WARNING,
@@ -150,8 +150,8 @@ FAULTS = [
     (complex_numbers, "t2", "holds complex64, not plain numbers", "one grey value a voxel"),
     (no_voxel_size, "t2", "affine that gives its voxels no size", "sform"),
     (damaged, "t2", "is truncated or damaged", "download it again"),
-    (stacked, "t2", "one 3-D volume was expected", "choose the right layout"),
-    (unknown_label, "seg", "labels [3] do not exist in BraTS 2018-2021", "layout"),
+    (stacked, "t2", "one 3-D volume was expected", "choose the right dataset format"),
+    (unknown_label, "seg", "labels [3] do not exist in BraTS 2018-2021", "--labels"),
     (fractional_label, "seg", "is not a label map", "nearest neighbour"),
     (damaged_label, "seg", "is truncated or damaged", "download it again"),
     (label_shape, "seg", "has shape (23, 28, 20)", "resample"),
@@ -177,10 +177,10 @@ def test_every_error_names_case_file_problem_and_remedy(tmp_path, case, spoil, f
     assert not check.usable
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_a_right_case_has_no_fault_and_its_volumes(tmp_path, layout):
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_a_right_case_has_no_fault_and_its_volumes(tmp_path, format):
     affine = np.diag([-1.0, -2.0, 1.5, 1.0])
-    check = check_case(write_case(tmp_path, "Case-001", layout, affine=affine))
+    check = check_case(write_case(tmp_path, "Case-001", format, affine=affine))
     assert check.faults == ()
     assert check.usable
     facts = check.facts
@@ -239,7 +239,7 @@ def test_one_bad_case_stops_no_other(tmp_path):
     assert [check.case.identifier for check in report.checks] == [case.identifier for case in cases]
     assert report.usable == [cases[0], cases[3]]
     assert [fault.case for fault in report.faults] == ["Case_001", "Case_002"]
-    assert "the check itself failed" in report.faults[1].problem
+    assert "it cannot be read" in report.faults[1].problem
     assert report.facts["Case_003"].has_et
 
 
@@ -333,5 +333,5 @@ def test_the_verb_on_a_single_case_and_on_nothing(tmp_path, capsys):
     assert "1 of 1 cases are usable" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "nowhere")]) == 1
     assert "does not exist; give the folder" in capsys.readouterr().err
-    assert main(["check", str(tmp_path), "--layout", "msd"]) == 1
+    assert main(["check", str(tmp_path), "--format", "msd"]) == 1
     assert "holds no case in MSD Task01" in capsys.readouterr().err

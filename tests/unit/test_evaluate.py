@@ -80,7 +80,7 @@ def test_a_differing_grid_is_one_clear_sentence(tmp_path, capsys):
     reference = write_prediction(tmp_path, "reference", classes)
     smaller = write_prediction(tmp_path, "smaller", classes[:-1])
     assert main(["evaluate", str(smaller), str(reference)]) == 1
-    assert "resample the prediction" in capsys.readouterr().err
+    assert "resample it there with nearest neighbour" in capsys.readouterr().err
     moved = write_prediction(tmp_path, "moved", classes, affine=LPS + np.array([[0, 0, 0, 4.0]] + [[0] * 4] * 3))
     assert main(["evaluate", str(moved), str(reference)]) == 1
     assert "another affine" in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_numbers_are_told_from_values_only_where_they_say_it(tmp_path):
     assert not np.array_equal(read_label_file(LabelFile(msd))[0], classes)  # read as BraTS 2023: nothing in the file tells
     assert np.array_equal(read_label_file(LabelFile(msd, "msd"))[0], classes)
     assert np.array_equal(read_label_file(LabelFile(in_msd_folder))[0], classes)
-    with pytest.raises(DataError, match="BraTS 2023"):
+    with pytest.raises(DataError, match="brats2023"):
         read_label_file(LabelFile(msd, "brats2021"))
     reference = write_prediction(tmp_path, "reference", classes)
     assert (score_files(LabelFile(msd, "msd"), LabelFile(reference))["dice"] == 1).all()

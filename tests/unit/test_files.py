@@ -180,7 +180,7 @@ def test_missing_files_and_other_formats_are_one_sentence(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_volume(tmp_path / "none.nii.gz")
     nib.MGHImage(VOLUME.astype(np.float32), LPS).to_filename(tmp_path / "a.mgz")
-    with pytest.raises(DataError, match="MGHImage, not NIfTI; convert it"):
+    with pytest.raises(DataError, match="not a NIfTI file by its name; convert it: mri_convert"):
         open_volume(tmp_path / "a.mgz")
 
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.cases import read_classes, write_volume
+from helpers.data.cases import case_of_files, read_classes, write_volume
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import (
-    case_of_files,
     predict_case,
     predict_image,
     predict_prepared,
@@ -50,12 +49,12 @@ def make_card(spacing=(1.0, 1.0, 1.0), patch=(32, 32, 32)) -> ModelCard:
     return ModelCard(network="oracle", arguments={}, preprocessing=asdict(PreprocessSettings(spacing=spacing)), patch=patch)
 
 
-def known_case(folder, identifier="Case_001", *, shape=(24, 28, 20), affine=LPS, layout="brats2021"):
+def known_case(folder, identifier="Case_001", *, shape=(24, 28, 20), affine=LPS, format="brats2021"):
     """A case of which the second to fourth contrast show the regions outright."""
     image, classes = case_arrays(shape)
     shown = np.where(image[:1] != 0, 100 + 900 * classes_to_regions(classes).astype(np.int16), 0)
     return write_case(
-        folder, identifier, layout, image=np.concatenate([image[:1], shown]).astype(np.int16), classes=classes, affine=affine
+        folder, identifier, format, image=np.concatenate([image[:1], shown]).astype(np.int16), classes=classes, affine=affine
     )
 
 
@@ -100,7 +99,7 @@ def test_a_network_of_2_mm_serves_other_grids(tmp_path, oracle, affine, shape):
 
 
 def test_msd_files_with_four_channels_give_a_3d_label_map(tmp_path, oracle):
-    case = known_case(tmp_path, layout="msd")
+    case = known_case(tmp_path, format="msd")
     path = write_prediction(tmp_path / "seg.nii.gz", predict_case(oracle, make_card(), case))
     assert nib.load(path).shape == (24, 28, 20)
     np.testing.assert_array_equal(np.unique(np.asarray(nib.load(path).dataobj)), [0, 1, 2, 4])

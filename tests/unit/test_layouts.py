@@ -1,4 +1,4 @@
-"""Cases are found in every layout as it is published, with its oddities, and read with the right channels and labels."""
+"""Cases are found in every format as it is published, with its oddities, and read with the right channels and labels."""
 
 import json
 import shutil
@@ -6,22 +6,22 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers.data.cases import ALIASES, LAYOUTS, discover, layout_key, read_classes, read_image, write_volume
+from helpers.data.cases import ALIASES, FORMATS, discover, format_key, read_classes, read_image, write_volume
 from helpers.regions import MODALITIES
 from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case
 
-each_layout = pytest.mark.parametrize("layout", list(LAYOUTS))
+each_format = pytest.mark.parametrize("format", list(FORMATS))
 
 
-@each_layout
+@each_format
 @pytest.mark.parametrize("wanted", ["auto", None])
-def test_every_layout_is_found_and_read_the_same(tmp_path, layout, wanted):
+def test_every_format_is_found_and_read_the_same(tmp_path, format, wanted):
     image, classes = case_arrays(seed=3)
-    name = "BraTS-GLI-00003-000"
-    write_case(tmp_path, name, layout, image=image, classes=classes)
-    (case,) = discover(tmp_path, wanted or layout)
-    assert (case.identifier, case.layout, case.missing) == (name, layout, ())
+    name = "Case-003"
+    write_case(tmp_path, name, format, image=image, classes=classes)
+    (case,) = discover(tmp_path, wanted or format)
+    assert (case.identifier, case.format, case.missing) == (name, format, ())
     found, affine = read_image(case)
     assert np.array_equal(found, image)
     assert np.allclose(affine, LPS)
@@ -32,8 +32,8 @@ def test_every_layout_is_found_and_read_the_same(tmp_path, layout, wanted):
 
 
 @pytest.mark.parametrize("alias", [*ALIASES, "BraTS2020", "MSD"])
-def test_other_names_of_a_layout(alias):
-    assert layout_key(alias) in LAYOUTS
+def test_other_names_of_a_format(alias):
+    assert format_key(alias) in FORMATS
 
 
 def test_brats_2018_keeps_its_cases_below_hgg_and_lgg(tmp_path):
@@ -85,8 +85,10 @@ def test_msd_channels_follow_its_description(tmp_path, order):
 def test_msd_labels_are_oedema_core_enhancing(tmp_path):
     """MONAI's own BraTS notebook takes 2 for the enhancing tumour; dataset.json says 3."""
     case = write_case(tmp_path, "BRATS_001", "msd")
-    write_volume(case.label, np.array([0, 1, 2, 3], np.uint8).reshape(4, 1, 1), LPS)
-    assert read_classes(case)[0].ravel().tolist() == [0, 2, 1, 3]
+    values = np.zeros((24, 28, 20), np.uint8)
+    values[:4, 0, 0] = [0, 1, 2, 3]
+    write_volume(case.label, values, LPS)
+    assert read_classes(case)[0][:4, 0, 0].tolist() == [0, 2, 1, 3]
 
 
 def test_msd_test_images_have_no_labels_and_resource_forks_are_no_cases(tmp_path):
@@ -120,16 +122,16 @@ def test_resource_forks_are_no_cases_in_brats_either(tmp_path):
     assert [found.identifier for found in discover(tmp_path)] == [case.identifier]
 
 
-@pytest.mark.parametrize("layout", ["brats2021", "brats2023"])
-def test_incomplete_cases_are_found_and_say_what_is_missing(tmp_path, layout):
-    case = write_case(tmp_path, layout=layout)
+@pytest.mark.parametrize("format", ["brats2021", "brats2023"])
+def test_incomplete_cases_are_found_and_say_what_is_missing(tmp_path, format):
+    case = write_case(tmp_path, format=format)
     case.images["t1"].path.unlink()
     case.images["t2"].path.unlink()
     case.label.unlink()
     (found,) = discover(tmp_path)
     assert found.missing == ("t1", "t2")
     assert found.label is None
-    with pytest.raises(DataError, match="case Case_001 has no t1 and no t2 file; leave the case out or add the file"):
+    with pytest.raises(DataError, match="case Case_001: T1 is missing; leave the case out or add the file"):
         read_image(found)
 
 
@@ -147,28 +149,32 @@ def test_a_single_case_is_found_from_its_own_folder(tmp_path):
     assert [case.identifier for case in discover(tmp_path / "Case_002")] == ["Case_002"]
 
 
-def test_compressed_and_plain_copies_are_one_case(tmp_path):
+def test_of_two_files_for_one_modality_neither_is_taken(tmp_path):
     case = write_case(tmp_path)
-    write_volume(case.images["t1"].path.with_suffix(""), read_image(case)[0][0], LPS)
+    write_volume(case.images["t1"].path.with_suffix(""), read_image(case)[0][3], LPS)
     (found,) = discover(tmp_path)
-    assert found.missing == ()
+    with pytest.raises(DataError, match=r"Case_001_t1.nii and Case_001_t1.nii.gz are both its t1; remove or rename"):
+        read_image(found)
 
 
-def test_two_cases_of_one_name_are_refused(tmp_path):
+def test_only_the_case_that_is_there_twice_is_left_out(tmp_path):
     write_case(tmp_path / "HGG", "Case_001")
     write_case(tmp_path / "LGG", "Case_001")
-    with pytest.raises(DataError, match=r"Case_001 .*rename or remove one"):
-        discover(tmp_path)
+    write_case(tmp_path / "LGG", "Case_002", seed=1)
+    twice, once = discover(tmp_path)
+    assert read_image(once)[0].any()
+    with pytest.raises(DataError, match=r"there are 2 cases of this name, in .*HGG.* and .*LGG"):
+        read_image(twice)
 
 
-def test_folders_and_layouts_that_do_not_exist_are_one_sentence(tmp_path):
-    with pytest.raises(DataError, match="there is no layout 'dicom'; choose one of brats2021"):
+def test_folders_and_formats_that_do_not_exist_are_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="there is no dataset format 'dicom'; choose one of brats2021"):
         discover(tmp_path, "dicom")
     with pytest.raises(DataError, match="does not exist; give the folder that holds the cases"):
         discover(tmp_path / "nowhere")
-    for layout in ("auto", *LAYOUTS):
-        with pytest.raises(DataError, match=r"holds no case in .*known layouts are brats2021, brats2023, msd"):
-            discover(tmp_path, layout)
+    for format in ("auto", *FORMATS):
+        with pytest.raises(DataError, match=r"holds no case in .*: it is empty; give the folder"):
+            discover(tmp_path, format)
 
 
 def test_modalities_on_other_grids_are_not_stacked(tmp_path):
@@ -187,5 +193,7 @@ def test_modalities_on_other_grids_are_not_stacked(tmp_path):
 def test_labels_of_another_source_name_the_file(tmp_path):
     case = write_case(tmp_path)
     write_volume(case.label, case_arrays()[1], LPS)
-    with pytest.raises(DataError, match=r"Case_001_seg\.nii\.gz: labels \[3\] do not exist .*use layout brats2023"):
+    with pytest.raises(
+        DataError, match=r"Case_001_seg\.nii\.gz: labels \[3\] do not exist .*3 is enhancing tumour in brats2023"
+    ):
         read_classes(case)

@@ -275,7 +275,7 @@ def test_bad_cases_are_reported_and_the_others_go_on(tmp_path, capsys):
     (tmp_path / "other" / "C" / "C_seg.nii.gz").replace(cohort / "C" / "C_seg.nii.gz")
     result = prepare_cohort(discover(cohort), out, progress=False)
     assert list(result.paths) == ["D"] and list(result.faults) == ["A", "B", "C"]
-    for name, wanted in {"A": "no t2", "B": "B_flair.nii.gz is truncated", "C": "C_seg.nii.gz has another grid"}.items():
+    for name, wanted in {"A": "T2 is missing", "B": "B_flair.nii.gz is truncated", "C": "C_seg.nii.gz has shape"}.items():
         assert wanted in result.faults[name]
     assert [path for path in out.iterdir() if path.name.startswith(".")] == []
     assert main(["preprocess", str(cohort), "--out", str(out), "--workers", "1"]) == 1

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from helpers.regions import (
     BRATS2021,
     BRATS2023,
+    CONVENTIONS,
     ED,
     ET,
     MSD,
@@ -17,13 +18,13 @@ from helpers.regions import (
     REGION_CLASSES,
     REGIONS,
     classes_to_regions,
+    convention_by_name,
     from_classes,
     regions_to_classes,
     to_classes,
 )
 
-CONVENTIONS = [BRATS2021, BRATS2023, MSD]
-each_convention = pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda convention: convention.name)
+each_convention = pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=lambda convention: convention.name)
 each_kind = pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)
 CLASSES = hnp.arrays(np.uint8, SHAPES, elements=st.integers(0, 3))
@@ -34,6 +35,35 @@ def test_published_numbers_of_each_source():
     assert to_classes(np.array([0, 1, 2, 4]), BRATS2021).tolist() == [0, NCR, ED, ET]
     assert to_classes(np.array([0, 1, 2, 3]), BRATS2023).tolist() == [0, NCR, ED, ET]
     assert to_classes(np.array([0, 1, 2, 3]), MSD).tolist() == [0, ED, NCR, ET]
+
+
+def test_numbers_beyond_the_three_classes_are_read_as_their_data_set_means_them():
+    """The resection cavity belongs to no region; the cyst of paediatric gliomas belongs to the core."""
+    assert to_classes(np.arange(5), CONVENTIONS["brats2024"]).tolist() == [0, NCR, ED, ET, 0]
+    assert to_classes(np.arange(5), CONVENTIONS["brats-peds"]).tolist() == [0, ET, NCR, NCR, ED]
+    assert "4 resection cavity (read as background)" in str(CONVENTIONS["brats2024"])
+
+
+@pytest.mark.parametrize(
+    ("name", "convention"),
+    [
+        ("BraTS2021_00001", "brats2021"),
+        ("BraTS20_Training_001", "brats2021"),
+        ("BraTS-GLI-00005-001", "brats2023"),
+        ("BraTS-GLI-02060-100", "brats2024"),
+        ("BraTS-PED-00001-000", "brats-peds"),
+        ("BraTS-SSA-00001-000", "brats-africa"),
+        ("my-case", "msd"),
+    ],
+)
+def test_a_name_says_whose_numbers_its_reference_has(name, convention):
+    assert convention_by_name(name, "msd") == convention
+
+
+def test_hundreds_of_unknown_labels_are_one_short_line():
+    with pytest.raises(ValueError, match=r"labels \[3, 5, 6, 7, 8\] and 291 more") as caught:
+        to_classes(np.arange(300), BRATS2021)
+    assert len(str(caught.value)) < 300
 
 
 @each_convention
@@ -50,18 +80,22 @@ def test_classes_survive_the_way_through_a_file(convention, kind, classes, dtype
 @each_convention
 @given(values=hnp.arrays(np.int16, SHAPES, elements=st.integers(-2, 9)))
 def test_every_other_number_is_refused_by_name(convention, values):
-    unknown = sorted(set(values.ravel().tolist()) - set(convention.values))
+    unknown = sorted(set(values.ravel().tolist()) - set(convention.numbers))
     if not unknown:
         assert to_classes(values, convention).shape == values.shape
         return
     with pytest.raises(ValueError, match="do not exist in") as caught:
         to_classes(values, convention)
-    assert f"labels {unknown} do not exist in {convention.name}, which has {list(convention.values)}" in str(caught.value)
+    assert f"which has {sorted(convention.numbers)}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("convention", "value", "hint"),
-    [(BRATS2021, 3, "use layout brats2023"), (BRATS2023, 4, "layout brats2021"), (BRATS2023, 4, "resection cavity")],
+    [
+        (BRATS2021, 3, "3 is enhancing tumour in brats2023"),
+        (BRATS2023, 4, "4 is enhancing tumour in brats2021"),
+        (BRATS2023, 4, "4 is resection cavity in brats2024"),
+    ],
 )
 def test_numbers_of_another_source_come_with_a_hint(convention, value, hint):
     with pytest.raises(ValueError, match=hint):

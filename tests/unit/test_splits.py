@@ -86,7 +86,7 @@ def test_a_patient_in_two_parts_is_refused_even_with_a_right_checksum(tmp_path):
     manifest = make_splits(*cohort(12), seed=3)
     case, other = manifest.test[0], manifest.folds[0][0]
     mixed = type(manifest)(
-        manifest.layout, 3, manifest.test, manifest.folds, {**manifest.patients, case: manifest.patients[other]}
+        manifest.format, 3, manifest.test, manifest.folds, {**manifest.patients, case: manifest.patients[other]}
     )
     with pytest.raises(DataError, match="in two parts"):
         load_splits(save_splits(tmp_path / "splits.json", mixed))
