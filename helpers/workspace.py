@@ -35,10 +35,15 @@ class DataError(ValueError):
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem, remedy)
-        self.problem, self.remedy = problem, remedy
+        self.problem, self.remedy = printable(problem), printable(remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.remedy}"
+
+
+def printable(text: str) -> str:
+    """Replace what came from a file name that is not UTF-8 by its bytes as %e4, so that the text can be printed and saved."""
+    return "".join(f"%{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else sign for sign in text)
 
 
 @contextmanager

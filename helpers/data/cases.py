@@ -26,7 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from helpers.data.resample import turn_to_grid
 from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, convention_by_name, to_classes
-from helpers.workspace import DataError, write_atomically
+from helpers.workspace import DataError, printable, write_atomically
 
 ENDINGS = (".nii.gz", ".nii")
 ERROR, WARNING = "error", "warning"
@@ -59,7 +59,7 @@ class Fault:
     severity: str = ERROR
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.problem}; {self.remedy}"
+        return printable(f"{self.case}: {self.problem}; {self.remedy}")
 
 
 @dataclass(frozen=True)
@@ -537,7 +537,7 @@ def _find_named(folder: Path) -> list[Case]:
     beside = Counter(parent for (parent, _), roles in groups.items() if set(roles) & set(MODALITIES))
     for (parent, stem), roles in groups.items():
         if set(roles) & set(MODALITIES):
-            case = _named_case(stem or parent.resolve().name or "case", roles)
+            case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
             if case.label is None:
                 others = [
                     (name, paths["seg"]) for (place, name), paths in groups.items() if place == parent and set(paths) == {"seg"}

@@ -53,6 +53,8 @@ NEARLY_BLANK = 0.01
 """A modality with signal in less than this share of the brain is blank but for a few voxels."""
 MOST_SPREAD = 4.0
 """Share of the variance of all others together that a single voxel may have before normalisation flattens the others."""
+LARGEST_VALUE = 1e30
+"""Nothing that is measured exceeds it, and its square would exceed float32 many times."""
 SAMPLE, FEWEST = 200_000, 10_000
 """Brain voxels whose contrast is looked at (more change nothing), and below which nothing can be said."""
 
@@ -275,17 +277,17 @@ def _rim(t1: np.ndarray, brain: np.ndarray, spacing: np.ndarray) -> float:
 def _extreme(volume: np.ndarray, count: int) -> str:
     """Words for a value so far from all others that it alone would set the scale of the image; empty if there is none."""
     low, high = float(volume.min()), float(volume.max())
-    values = volume.ravel(order="K")[:: max(1, volume.size // SAMPLE)]
-    values = values[values != 0].astype(np.float64)
-    if max(abs(low), abs(high)) > 1e30:
-        values = values[:0]
-    elif len(values) < 100:
-        return ""
-    bounds = np.percentile(values, (0.1, 50, 99.9)) if len(values) else (0.0, 0.0, 0.0)
-    variance = np.clip(values, bounds[0], bounds[2]).var() if len(values) else 0.0
-    farthest = low if bounds[1] - low > high - bounds[1] else high
-    if (farthest - bounds[1]) ** 2 <= MOST_SPREAD * variance * count and len(values):
-        return ""
+    farthest = max(low, high, key=abs)
+    if abs(farthest) < LARGEST_VALUE:
+        values = volume.ravel(order="K")[:: max(1, volume.size // SAMPLE)]
+        values = values[values != 0].astype(np.float64)
+        if len(values) < 100:
+            return ""
+        bottom, middle, top = np.percentile(values, (0.1, 50, 99.9))
+        low = low if low < 0 else bottom  # 0 is background
+        farthest = low if middle - low > high - middle else high
+        if (farthest - middle) ** 2 <= MOST_SPREAD * np.clip(values, bottom, top).var() * count:
+            return ""
     return f"has a voxel of {farthest:.3g}, far beyond all others, which would flatten the image"
 
 

@@ -102,7 +102,7 @@ def test_msd_files_with_four_channels_give_a_3d_label_map(tmp_path, oracle):
     case = known_case(tmp_path, format="msd")
     path = write_prediction(tmp_path / "seg.nii.gz", predict_case(oracle, make_card(), case))
     assert nib.load(path).shape == (24, 28, 20)
-    np.testing.assert_array_equal(np.unique(np.asarray(nib.load(path).dataobj)), [0, 1, 2, 4])
+    np.testing.assert_array_equal(np.unique(np.asarray(nib.load(path).dataobj)), [0, 1, 2, 3])
 
 
 def test_windows_cover_what_fits():
@@ -156,7 +156,7 @@ def test_command_with_a_cohort_goes_on_after_a_bad_case(tmp_path, capsys):
     words = ["predict", str(tmp_path / "cohort"), "--checkpoint", checkpoint(tmp_path), "--out"]
     assert main([*words, str(tmp_path / "out")]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Case_001.nii.gz", "Case_003.nii.gz"]
-    assert "Case_002 has no t2 file" in capsys.readouterr().out
+    assert "Case_002: T2 is missing" in capsys.readouterr().out
     assert main([*words, str(tmp_path / "one.nii.gz")]) == 1
     assert "3 cases" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from helpers.evaluation.predict import predict_case
 from helpers.evaluation.statistics import calibration_scores, reliability_table
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
-from helpers.regions import BRATS2021, classes_to_regions, to_classes
+from helpers.regions import CONVENTIONS, classes_to_regions, to_classes
 from helpers.workspace import DataError
 from tests.cases import write_case
 
@@ -35,7 +35,7 @@ def test_scores_are_those_of_the_files(tmp_path, network, layout):
     assert scores["case"].tolist() == ["Case_001"] * 3 + ["Case_002"] * 3
     assert set(files) == {"Case_001", "Case_002"}
     for case in cases:
-        predicted = to_classes(read_label_values(files[case.identifier])[0], BRATS2021)
+        predicted = to_classes(read_label_values(files[case.identifier])[0], CONVENTIONS[case.labels])
         expected = score_case(predicted, read_classes(case)[0], (1.0, 1.0, 1.0))
         mine = scores.loc[scores["case"] == case.identifier, list(METRICS)]
         np.testing.assert_allclose(mine.astype(float), expected[list(METRICS)].astype(float))
