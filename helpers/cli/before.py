@@ -80,7 +80,7 @@ def add_cohort_and_settings(parser: argparse.ArgumentParser) -> None:
         help="folder for the split, prepared cases and, below models/<network>, the model; on SageMaker SM_MODEL_DIR, for "
         "the model alone",
     )
-    group.add_argument("--layout", default="auto", help="layout of the cohort, such as brats2021, brats2023 or msd")
+    group.add_argument("--format", default="auto", help="dataset format, such as brats2021, brats2023 or msd")
     group.add_argument("--spacing", type=float, default=2.0, help="spacing in mm of the grid to train on")
     for title, texts in HELP.items():
         _add_settings(parser.add_argument_group(title), texts)

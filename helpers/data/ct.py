@@ -17,7 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from helpers.data.cases import read_label_values, read_volume, same_affine
+from helpers.data.cases import onto_grid, read_label_values, read_volume
 from helpers.workspace import DataError
 
 ORGANS: tuple[str, ...] = (
@@ -160,7 +160,8 @@ def _organ_volumes(scan: Scan, organs: Sequence[str], shape: tuple[int, ...], af
         return {}
     values, own = read_label_values(scan.label)
     name = scan.label.name
-    if values.shape != shape or not same_affine(own, affine):
+    values, _ = onto_grid(values, own, (scan.image.name, shape, affine), scan.identifier, name)
+    if values is None:
         raise DataError(f"{name} lies in another grid than {scan.image.name}", "resample it with nearest neighbour")
     numbers, counts = np.unique(values, return_counts=True)
     found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
