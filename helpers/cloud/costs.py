@@ -1,6 +1,6 @@
 """Look up what instances cost an hour, and work out what a run did cost.
 
-The dated table beside this file is refreshed through AWS's Pricing API by whoever may ask it. Taxes, data transfer and free
+The dated table beside this file can be refreshed through AWS's Pricing API. Taxes, data transfer and free
 tiers are left out.
 """
 

@@ -6,6 +6,7 @@ import re
 
 import boto3
 import botocore.session
+import nbformat
 import pytest
 from botocore import xform_name
 from botocore.exceptions import ClientError
@@ -190,7 +191,7 @@ def test_the_place_of_a_run_is_read_off_its_calls():
 
 SERVICES = ("s3", "sagemaker", "sagemaker-runtime", "logs", "application-autoscaling", "cloudwatch", "iam", "pricing", "sts")
 TRANSFERS = {"upload_file": "s3:PutObject", "download_file": "s3:GetObject"}
-ONLY_REHEARSED = {"iam:CreateRole", "iam:GetRole"}
+ONLY_REHEARSED = {"iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy"}
 
 
 def operations():
@@ -205,12 +206,19 @@ def operations():
     return found
 
 
-def test_whatever_the_package_calls_is_allowed():
-    """Every method of a client that is named in the package, as code or as the word for a paginator."""
+def code_of(notebook):
+    cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    return "\n".join(source for source in cells if not source.startswith("%%"))
+
+
+def test_whatever_package_and_notebook_call_is_allowed():
+    """Every method of a client that is named, as code or as the word for a paginator or a waiter."""
     known = operations()
     granted = {action for name in ("caller", "execution-role") for action in actions(load_policy(name, PLACE))} | ONLY_REHEARSED
-    for path in (REPOSITORY / "helpers" / "cloud").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "helpers" / "cloud").glob("*.py")}
+    sources["notebook 05"] = code_of(REPOSITORY / "notebooks" / "05_deploy_sagemaker.ipynb")
+    for name, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
             word = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
             if isinstance(word, str) and "_" in word and word in known:
-                assert known[word] & granted, f"{path.name} calls {word}: {known[word]} is in no policy"
+                assert known[word] & granted, f"{name} calls {word}: {known[word]} is in no policy"

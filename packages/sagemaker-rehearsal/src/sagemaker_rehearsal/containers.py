@@ -1,9 +1,9 @@
-"""A container of a job is a process with an ``/opt/ml`` of its own.
+"""Run the container of a job as a process with an ``/opt/ml`` of its own.
 
-Where the system allows (Linux, as root or with user namespaces), it has a private mount and process namespace: ``/opt/ml`` is
-its folder, the machines of the job find each other by name, and with its first process everything it started is gone.
-Elsewhere the folder stands in for ``/opt/ml`` in variables, arguments and the scripts of the SDK, and files with a fixed
-path outside them are not found.
+If the system allows it (Linux, as root or with user namespaces), it has a private mount and process namespace: ``/opt/ml`` is
+its folder, the machines of the job find each other by name, and everything it started ends with its first process.
+Otherwise the folder replaces ``/opt/ml`` in variables, arguments and the scripts of the SDK, and files with a fixed path
+outside them are not found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INSIDE = "/opt/ml"
 PRIVATE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
 MOUNTS = 'mount --bind "$1" /opt/ml && { mount --bind "$2" /etc/hosts || true; } && shift 2 && exec "$@"'
 KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED")
-"""Variables of the machine that a container sees; no other one, so that a secret in them stays out."""
+"""Variables of the machine that a container sees; all others, and secrets in them, stay out."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Container:
     ----------
     machine : Machine
     root : Path
-        Stands for ``/opt/ml``; made where it is missing.
+        Used as ``/opt/ml``; made if it is missing.
     command : sequence of str
     environment : mapping
         Variables of the job.
@@ -117,7 +117,7 @@ class Container:
 
     @property
     def running(self) -> bool:
-        """Whether its first process lives."""
+        """Tell whether its first process is alive."""
         return self.process.poll() is None
 
     @property
@@ -179,7 +179,7 @@ def write_programs(folder: Path, serve: str) -> Path:
 
 
 def namespaces_work(command: Sequence[str]) -> bool:
-    """Whether a process can be started with `command` before it."""
+    """Tell whether a process can be started with `command` before it."""
     if shutil.which(command[0]) is None:
         return False
     return subprocess.run([*command, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0

@@ -1,7 +1,7 @@
-"""SageMaker's control plane: requests to records, and jobs and endpoints started as they come.
+"""Answer the calls of SageMaker's control plane: keep requests, and start jobs and endpoints.
 
-moto answers for S3, IAM, STS, CloudWatch, autoscaling and what else there is of SageMaker. The calls about jobs, models and
-endpoints are answered here, because in moto a job is over as soon as it is made, and drops what it cannot do.
+moto answers for S3, IAM, STS, CloudWatch, autoscaling and the rest of SageMaker. The calls about jobs, models and endpoints
+are answered here, because in moto a job is over as soon as it is made.
 """
 
 from __future__ import annotations

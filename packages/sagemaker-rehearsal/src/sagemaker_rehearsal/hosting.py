@@ -1,4 +1,4 @@
-"""The serving process of a model: its archive unpacked, ``serve`` started, and ready when it says so."""
+"""Start the serving process of a model: unpack its archive, start ``serve``, and wait until it answers ``/ping``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Server:
     port: int
 
     def invoke(self, body: bytes, headers: Mapping[str, str], *, seconds: float) -> requests.Response:
-        """Its answer to one request; raises `requests.RequestException` where there is none in time."""
+        """Send one request and return the answer; raises `requests.RequestException` if none comes in time."""
         sent = {name: value for name, value in headers.items() if value}
         with requests.Session() as session:
             session.trust_env = False

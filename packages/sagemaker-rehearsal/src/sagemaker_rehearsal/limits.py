@@ -1,4 +1,4 @@
-"""Limits that AWS enforces and a stand-in easily forgets, with the answers that AWS gives when one is broken.
+"""Check the limits that AWS enforces, and answer as AWS does when one is broken.
 
 Source: "Amazon SageMaker AI endpoints and quotas" and the API reference, as of November 2026.
 """

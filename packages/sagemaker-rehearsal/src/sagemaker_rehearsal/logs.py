@@ -1,4 +1,4 @@
-"""What a container says: lines to CloudWatch logs, and the metrics found in them by regular expression."""
+"""Send the output of a container to CloudWatch logs, and find metrics in it by regular expression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the data plane does with S3: fetch channels, bring results, keep a folder in step with a prefix."""
+"""Move files between S3 and folders: fetch channels, upload results, mirror checkpoints."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Objects:
         return [(head["prefix"] + name, name) for name in names]
 
     def fetch(self, source: dict, folder: Path, *, host: int = 0, hosts: int = 1) -> int:
-        """Bring what an ``S3DataSource`` or ``S3Input`` names into `folder`; returns the number of files.
+        """Download what an ``S3DataSource`` or ``S3Input`` names into `folder`; returns the number of files.
 
         Parameters
         ----------
         source : dict
             ``S3Uri``, ``S3DataType`` (S3Prefix or ManifestFile) and ``S3DataDistributionType``.
         folder : Path
-            Made where it is missing.
+            Made if it is missing.
         host, hosts : int
             Which of how many machines asks: sharded by key, each gets every `hosts`-th object.
         """
@@ -91,7 +91,7 @@ class Objects:
         self.client.put_object(Bucket=bucket, Key=key, Body=content, **more)
 
     def bring(self, folder: Path, uri: str) -> int:
-        """Every file of a folder, below `uri`; returns their number."""
+        """Upload every file of a folder; returns their number."""
         bucket, prefix = split_uri(uri.rstrip("/") + "/")
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         for path in files:
@@ -99,7 +99,7 @@ class Objects:
         return len(files)
 
     def pack(self, folders: Iterable[Path], uri: str) -> bool:
-        """A tar.gz of what several folders hold, as one object; False, and nothing, where they hold nothing."""
+        """Upload what several folders hold as one tar.gz; returns False, and uploads nothing, if they are empty."""
         buffer = io.BytesIO()
         empty = True
         with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
@@ -134,7 +134,7 @@ def extract(content: bytes, folder: Path) -> None:
 
 
 class Mirror:
-    """Keeps a prefix in step with a folder, as SageMaker does with checkpoints: what is new or changed goes up."""
+    """Mirror a folder to a prefix, as SageMaker does with checkpoints: what is new or changed is uploaded."""
 
     def __init__(self, objects: Objects, folder: Path, uri: str) -> None:
         self.objects, self.folder, self.uri = objects, folder, uri.rstrip("/")
@@ -147,7 +147,7 @@ class Mirror:
         return count
 
     def up(self) -> int:
-        """Bring what has changed; returns the number of files. A file that vanishes meanwhile is passed over."""
+        """Upload what has changed; returns the number of files. A file that vanishes meanwhile is skipped."""
         sent = 0
         for path in sorted(self.folder.rglob("*")):
             try:
@@ -162,7 +162,7 @@ class Mirror:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """Tells two contents of a file apart without reading it."""
+    """Tell two contents of a file apart without reading it."""
     state = path.stat()
     return state.st_mtime_ns, state.st_size, state.st_ino
 

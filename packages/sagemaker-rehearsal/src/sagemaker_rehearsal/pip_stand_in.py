@@ -1,7 +1,7 @@
 """What ``python -m pip install`` is inside a rehearsal: a look at what is there, never an installation.
 
-The image of a rehearsal is the environment at hand, which no job may change. Whatever is asked for and missing fails the job,
-as it would where a package cannot be had; another version than the one asked for is said and passed.
+The image of a rehearsal is the environment at hand, which no job may change. A missing package fails the job; another version
+than the one asked for is reported and accepted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processing jobs: inputs from S3, one container a machine, outputs back to S3 at the end or as they come."""
+"""Run processing jobs: inputs from S3, one container a machine, outputs back to S3 at the end or as they come."""
 
 from __future__ import annotations
 

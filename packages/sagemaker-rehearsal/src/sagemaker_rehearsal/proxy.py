@@ -1,4 +1,4 @@
-"""The road of calls that ignore ``AWS_ENDPOINT_URL``: an HTTPS proxy that plays every host of AWS and refuses all others.
+"""Catch the calls that ignore ``AWS_ENDPOINT_URL``: an HTTPS proxy answers for every host of AWS and refuses all others.
 
 The certificates are made anew for each rehearsal and trusted only by programs that have its variables; the keys lie in its
 folder and go with it.
@@ -26,7 +26,7 @@ REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nX-Reason: a rehearsal
 
 
 def is_aws(host: str) -> bool:
-    """Whether a host belongs to AWS, in any of its partitions."""
+    """Tell whether a host belongs to AWS, in any of its partitions."""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".sagemaker.aws"))
 
 
@@ -53,7 +53,7 @@ class Authority:
         self._lock = threading.Lock()
 
     def context(self, host: str) -> ssl.SSLContext:
-        """What a server needs that is to pass for `host`."""
+        """Make the TLS context of a server that stands in for `host`."""
         with self._lock:
             if host not in self._contexts:
                 self._contexts[host] = self._issue(host)
@@ -91,7 +91,7 @@ class Authority:
 
 
 def serve_proxy(authority: Authority, port: int) -> int:
-    """Serve on loopback until the process ends; returns the proxy's port. What comes goes to the port `port` of loopback."""
+    """Serve on loopback until the process ends, and pass what comes on to `port` of loopback; returns the proxy's own port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
@@ -127,7 +127,7 @@ def _handle(client: socket.socket, authority: Authority, port: int) -> None:
 
 
 def _relay(secure: ssl.SSLSocket, server: socket.socket) -> None:
-    """Pass on what comes from either side until one of them ends. One thread: an SSL socket is not for two."""
+    """Pass on what comes from either side until one of them ends, in one thread: an SSL socket is not for two."""
     other = {secure: server, server: secure}
     with contextlib.suppress(OSError):
         while True:

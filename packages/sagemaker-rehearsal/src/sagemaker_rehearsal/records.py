@@ -1,4 +1,4 @@
-"""What the SageMaker of a rehearsal knows: the requests for jobs, models and endpoints, and what became of them."""
+"""Keep the requests for jobs, models and endpoints, and what became of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Kind:
     shown : tuple of str
         Fields of a summary besides name, ARN and creation time.
     missing : str
-        Code of the answer where there is none of a name.
+        Error code if there is none of that name.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Record:
     created: float = field(default_factory=time.time)
 
     def update(self, **facts: object) -> None:
-        """Note facts and the time; one that is None is forgotten."""
+        """Note facts and the time; a fact that is None is removed."""
         now = {**self.facts, **facts, "LastModifiedTime": time.time()}
         self.facts = {name: value for name, value in now.items() if value is not None}
 
@@ -141,7 +141,7 @@ class Records:
         self._all: dict[tuple[str, str], Record] = {}
 
     def create(self, kind: str, request: Mapping, **facts: object) -> Record:
-        """Take up a new one; `AwsError` where the name cannot be or is taken."""
+        """Add a new one; raises `AwsError` if its name is invalid or taken."""
         what = KINDS[kind]
         name = request[what.key]
         check_name(name)
@@ -155,7 +155,7 @@ class Records:
         return record
 
     def get(self, kind: str, name: str) -> Record:
-        """The one of that name; `AwsError` where there is none."""
+        """Find the one of that name; raises `AwsError` if there is none."""
         record = self._all.get((kind, name))
         if record is None:
             what = KINDS[kind]

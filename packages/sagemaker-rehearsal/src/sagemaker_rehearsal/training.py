@@ -1,4 +1,4 @@
-"""Training jobs: real processes with SageMaker's ``/opt/ml`` contract, and spot machines that can be taken away."""
+"""Run training jobs: real processes with SageMaker's ``/opt/ml`` contract, on spot machines that can be taken away."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Host:
 
 @dataclass
 class Course:
-    """What has been heard and measured over all attempts."""
+    """Output, metrics and times over all attempts."""
 
     record: Record
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=1000))

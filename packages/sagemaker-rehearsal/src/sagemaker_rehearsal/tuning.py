@@ -1,4 +1,4 @@
-"""Tuning jobs: training jobs with hyperparameters drawn at random or from a grid, several at a time, and the best of them."""
+"""Run tuning jobs: training jobs with hyperparameters drawn at random or from a grid, several at a time."""
 
 from __future__ import annotations
 

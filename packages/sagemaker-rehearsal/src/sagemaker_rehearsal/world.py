@@ -1,4 +1,4 @@
-"""What the parts of a rehearsal share: records, machine, clients, and the interruptions that were asked for."""
+"""Hold what the parts of a rehearsal share: records, machine, clients, and the interruptions that were asked for."""
 
 from __future__ import annotations
 
