@@ -237,6 +237,8 @@ def _passed_on(headers: dict[str, str], prediction: object) -> dict[str, str]:
     """What the caller gave to recognise the answer by, and the volumes, in the one header that SageMaker hands through."""
     volumes = getattr(prediction, "volumes", {})
     parts = [headers.get(ATTRIBUTES, ""), *(f"{name}_ml={volume:g}" for name, volume in volumes.items())]
+    if isinstance(prediction, handler.Answer) and prediction.request.warnings:
+        parts.append(f"warnings={len(prediction.request.warnings)}")
     attributes = ";".join(part for part in parts if part)
     found = {ATTRIBUTES: attributes if len(attributes) <= 1024 else headers[ATTRIBUTES], INFERENCE: headers.get(INFERENCE, "")}
     return {name: value for name, value in found.items() if value}

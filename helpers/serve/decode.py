@@ -26,7 +26,8 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
-from helpers.data.cases import discover, open_volume, read_image
+from helpers.data.cases import discover, open_volume
+from helpers.data.checks import Session, check_session, read_session
 from helpers.data.resample import spacing_of
 from helpers.regions import MODALITIES
 from helpers.workspace import DataError
@@ -110,9 +111,13 @@ class Volumes:
     identifier : str
         Name of the case, for the errors.
     image : array (4, X, Y, Z)
-        Finite, in the order of `helpers.regions.MODALITIES`.
+        Checked by `helpers.data.checks`, in the order of `helpers.regions.MODALITIES`, 0 outside the brain.
     affine : array (4, 4)
         From voxel indices to millimetres in RAS+.
+    warnings : tuple of str
+        What is odd about the images but usable.
+    labels : str
+        Key of the label convention (`helpers.regions.CONVENTIONS`) in which to answer.
     like : Nifti1Image or None
         Header of the first image file, if there is one; its voxels are gone.
     """
@@ -120,6 +125,8 @@ class Volumes:
     identifier: str
     image: np.ndarray
     affine: np.ndarray
+    warnings: tuple[str, ...] = ()
+    labels: str = "brats2021"
     like: nib.Nifti1Image | None = None
 
 
@@ -168,7 +175,7 @@ def read_archive(stream: BinaryIO, folder: Path, limits: Limits) -> Volumes:
 
 
 def read_folder(folder: Path, limits: Limits) -> Volumes:
-    """Read the one case in a folder of NIfTI files, each checked by its header before its voxels are read."""
+    """Read and check the one case in a folder of NIfTI files, each by its header before its voxels are read."""
     if not any(folder.iterdir()):
         examples = ", ".join(f"{modality}.nii.gz" for modality in MODALITIES)
         raise BadRequest(422, f"the request holds no NIfTI file; send four, such as {examples}")
@@ -179,10 +186,9 @@ def read_folder(folder: Path, limits: Limits) -> Volumes:
     case = cases[0]
     for path in case.channels:
         _check_header(path, limits)
-    image, affine = read_image(case)
-    for modality, volume in zip(MODALITIES, image, strict=True):
-        check_values(f"{case.identifier}, {modality},", volume)
-    return Volumes(case.identifier, image, affine, open_volume(case.images[MODALITIES[0]].path))
+    session = read_session(case)
+    check_affine(session.affine, limits)
+    return _checked(session, case.labels, open_volume(case.images[MODALITIES[0]].path))
 
 
 def read_npz(stream: BinaryIO, folder: Path, limits: Limits) -> Volumes:
@@ -200,7 +206,13 @@ def read_npz(stream: BinaryIO, folder: Path, limits: Limits) -> Volumes:
     shapes = {volume.shape for volume in volumes}
     if len(shapes) > 1:
         raise BadRequest(422, f"the volumes differ in shape ({', '.join(map(str, sorted(shapes)))}); resample them to one grid")
-    return Volumes("the request", np.stack(volumes), arrays["affine"].astype(np.float64))
+    affine = arrays["affine"].astype(np.float64)
+    check_affine(affine, limits)
+    return _checked(check_session(volumes, affine, "request"))
+
+
+def _checked(session: Session, labels: str = "brats2021", like: nib.Nifti1Image | None = None) -> Volumes:
+    return Volumes(session.identifier, np.stack(session.image), session.affine, session.warnings, labels, like)
 
 
 DECODERS: dict[str, Callable[[BinaryIO, Path, Limits], Volumes]] = {
@@ -232,34 +244,20 @@ def check_volume(name: str, dtype: np.dtype, shape: Sequence[int], limits: Limit
         raise BadRequest(422, f"{name} holds {dtype}; send volumes of int16, or of another integer or float type")
 
 
-def check_values(name: str, volume: np.ndarray) -> None:
-    """Refuse a volume with NaN or infinite voxels."""
-    if volume.dtype.kind == "f" and not np.isfinite(volume).all():
-        count = int(volume.size - np.isfinite(volume).sum())
-        raise BadRequest(422, f"{name} has {count} voxels that are NaN or infinite; replace them, by 0 outside the brain")
-
-
-def check_affine(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float], limits: Limits) -> None:
-    """Refuse a grid that is none, or that would be too large after resampling.
-
-    Parameters
-    ----------
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    shape : sequence of 3 int
-        Of the volume.
-    spacing : sequence of 3 float
-        In mm, to which the network's preparation resamples.
-    limits : Limits
-    """
+def check_affine(affine: np.ndarray, limits: Limits) -> None:
+    """Refuse an affine (4, 4) that does not map voxels of a scan to millimetres."""
     edges = spacing_of(affine) if np.isfinite(affine).all() else np.zeros(3)
     low, high = limits.spacing
     if not all(low <= edge <= high for edge in edges) or not np.abs(affine).max() < 1e5:
-        raise BadRequest(
-            422, f"the affine has voxel edges {_edges(edges)} mm; from {low:g} to {high:g} mm are possible, so check the affine"
-        )
+        allowed = f"from {low:g} to {high:g} mm are possible, so check the affine"
+        raise BadRequest(422, f"the affine has voxel edges {_edges(edges)} mm; {allowed}")
     if abs(np.linalg.det(affine[:3, :3])) < SHEAR * np.prod(edges) or np.abs(affine[3] - [0, 0, 0, 1]).max() > 1e-6:
         raise BadRequest(422, "the affine does not map voxels to millimetres: two axes coincide or its last row is not 0 0 0 1")
+
+
+def check_size(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float], limits: Limits) -> None:
+    """Refuse a volume that would be too large on the grid of the network, whose voxels have the edges `spacing` in mm."""
+    edges = spacing_of(affine)
     resampled = np.prod(np.asarray(shape) * np.maximum(edges / np.min(spacing), 1))
     if resampled > 4 * limits.voxels:
         size = f"the volume measures {_edges(np.asarray(shape) * edges)} mm, too much at {np.min(spacing):g} mm"
@@ -456,9 +454,7 @@ def _read_array(member: BinaryIO, name: str, size: int, limits: Limits) -> np.nd
         raise BadRequest(422, f"the array {name} is shorter than its header says; save and send it again")
     content = member.read(count)
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    array = array.astype(dtype.newbyteorder("="), copy=False)
-    check_values(f"the volume {name}" if name != "affine" else "the affine", array)
-    return array
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _edges(lengths: np.ndarray) -> str:

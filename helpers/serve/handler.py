@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import nn
@@ -23,8 +22,8 @@ from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_native
 from helpers.models.checkpoints import ModelCard, load_checkpoint
-from helpers.regions import BRATS2021, REGIONS, classes_to_regions, from_classes
-from helpers.serve.decode import BadRequest, Limits, Volumes, check_affine, decode, limits_from
+from helpers.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
+from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode, limits_from
 from helpers.workspace import DataError
 
 NIFTI, JSON = ANSWERS = ("application/x-nifti", "application/json")
@@ -46,27 +45,23 @@ class Answer:
 
     Attributes
     ----------
-    identifier : str
     classes : uint8 array (X, Y, Z)
         In the caller's grid.
-    affine : array (4, 4)
-    like : Nifti1Image or None
-        Header to take over.
+    request : Volumes
+        What was asked: its header, label convention and warnings go into the answer.
     checkpoint : str
         SHA-256 of the weights that gave it.
     """
 
-    identifier: str
     classes: np.ndarray
-    affine: np.ndarray
-    like: nib.Nifti1Image | None
+    request: Volumes
     checkpoint: str
 
     @property
     def volumes(self) -> dict[str, float]:
         """Volume of each region in ml."""
         counts = classes_to_regions(self.classes).sum((1, 2, 3))
-        voxel = float(np.prod(spacing_of(self.affine))) / 1000
+        voxel = float(np.prod(spacing_of(self.request.affine))) / 1000
         return {name: round(int(count) * voxel, 3) for name, count in zip(REGIONS, counts, strict=True)}
 
 
@@ -96,29 +91,31 @@ def input_fn(body: bytes | BinaryIO, content_type: str) -> Volumes:
 def predict_fn(data: Volumes, model: Model) -> Answer:
     """Segment the volumes of a case; raises `BadRequest` if they are no usable case."""
     card = model.card
-    check_affine(data.affine, data.image.shape[1:], card.spacing, model.limits)
+    check_size(data.image.shape[1:], data.affine, card.spacing, model.limits)
     try:
         native = predict_native(model.network, card, data.image, data.affine, identifier=data.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
     classes = label_map(native, data.image, spacing_of(data.affine), PostProcessing(**card.postprocessing))
-    return Answer(data.identifier, classes, data.affine, data.like, card.weights_sha256)
+    return Answer(classes, data, card.weights_sha256)
 
 
 def output_fn(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
-    """Encode a segmentation as NIfTI or its volumes as JSON; returns the bytes and their content type."""
+    """Encode a segmentation as NIfTI, or its volumes and warnings as JSON; returns the bytes and their content type."""
     kind = answer_type(accept)
     if kind == JSON:
         content = {
-            "case": prediction.identifier,
+            "case": prediction.request.identifier,
             "volumes_ml": prediction.volumes,
             "shape": list(prediction.classes.shape),
+            "warnings": list(prediction.request.warnings),
             "checkpoint_sha256": prediction.checkpoint,
         }
         return (json.dumps(content) + "\n").encode(), kind
-    labels = from_classes(prediction.classes, BRATS2021)
+    asked = prediction.request
+    labels = from_classes(prediction.classes, CONVENTIONS[asked.labels])
     with tempfile.TemporaryDirectory(prefix="answer-") as folder:
-        path = write_volume(Path(folder) / "labels.nii.gz", labels, prediction.affine, like=prediction.like)
+        path = write_volume(Path(folder) / "labels.nii.gz", labels, asked.affine, like=asked.like)
         return path.read_bytes(), kind
 
 

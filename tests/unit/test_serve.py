@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
 from helpers.regions import MODALITIES, REGIONS, classes_to_regions
 from helpers.serve import app, handler
@@ -127,7 +128,10 @@ def test_plain_names_and_float_volumes_and_other_names_of_the_year_2023(client, 
     for body, kind in ((zip_of(files), ZIP), (tar_of({**newer, "a/notes.txt": b"x", "a/._b.nii": b"x"}), GZIP), (floats, NPZ)):
         answer = ask(client, body, kind)
         assert answer.status_code == 200, answer.text
-        same_labels(answer.content, expected)
+        labels, wanted = np.asarray(image_of(answer.content).dataobj), np.asarray(expected.dataobj)
+        if kind == GZIP:  # the convention of 2023 has other numbers, as `predict` would write
+            wanted = np.where(wanted == 4, 3, wanted)
+        np.testing.assert_array_equal(labels, wanted)
 
 
 def renamed(case, pattern):
@@ -169,6 +173,21 @@ def test_names_as_windows_and_people_write_them(client, case, expected, pattern,
     assert ask(client, tar_of(renamed(case, pattern)), GZIP, accept=JSON).json()["case"] == name
 
 
+def test_the_images_are_checked_as_a_set(client, case):
+    """The same image twice is refused; exchanged contrasts are answered with a warning."""
+    files, arrays = files_of(case), arrays_of(case)
+    one = next(iter(files.values()))
+    refused(ask(client, zip_of(dict.fromkeys(files, one)), ZIP), 422, "the same image")
+    refused(ask(client, npz_of({**arrays, "t2": arrays["flair"]})), 422, "the same image")
+    phantom = make_phantom(0, PhantomSettings(spacing=4.0))
+    swapped = dict(zip(("t1", "t1ce", "flair", "t2"), phantom.image, strict=True))
+    answer = ask(client, npz_of({**swapped, "affine": phantom.affine}), NPZ, accept=JSON)
+    (warning,) = answer.json()["warnings"]
+    assert "seem exchanged" in warning
+    assert answer.headers[app.ATTRIBUTES].endswith("warnings=1")
+    assert ask(client, bodies_of(case)[ZIP], ZIP, accept=JSON).json()["warnings"] == []
+
+
 def changed(case, **arrays):
     return npz_of({**arrays_of(case), **arrays})
 
@@ -204,7 +223,7 @@ def test_bad_arrays_are_refused(client, case):
     refused(ask(client, b""), 400, "no body")
     refused(ask(client, npz_of(without(arrays, "t2"))), 422, "no array t2")
     refused(ask(client, npz_of(without(arrays, "affine"))), 422, "affine")
-    refused(ask(client, changed(case, t1=nan)), 422, "t1", "1 voxels that are NaN")
+    refused(ask(client, changed(case, t1=nan)), 422, "T1 has 1 voxels that are not numbers")
     refused(ask(client, changed(case, t2=t1[:-1])), 422, "differ in shape")
     refused(ask(client, changed(case, t1=t1[None, None])), 422, "3-D")
     refused(ask(client, changed(case, t1=np.zeros((2000, 1, 1), np.int16))), 422, "1024")
@@ -213,7 +232,7 @@ def test_bad_arrays_are_refused(client, case):
     refused(ask(client, pickled), 400)
     refused(ask(client, pickle.dumps(print)), 400, "not a zip archive")
     refused(ask(client, npz_of(arrays)[:-100]), 400, "truncated")
-    refused(ask(client, changed(case, **{m: np.zeros((4, 4, 4), np.int16) for m in MODALITIES})), 422, "different from 0")
+    refused(ask(client, changed(case, **{m: np.zeros((4, 4, 4), np.int16) for m in MODALITIES})), 422, "T1 is blank")
     for affine in (np.zeros((4, 4)), np.diag([1, 1, 500, 1.0]), np.diag([1, 1, np.nan, 1]), np.eye(3), np.ones((4, 4))):
         refused(ask(client, changed(case, affine=affine)), 422, "affine")
     far = np.eye(4)
