@@ -45,7 +45,10 @@ def phantom_scores(network: nn.Module, card: ModelCard, count: int, *, randomise
 
 
 def markdown(scores: pd.DataFrame, *, each: bool) -> str:
-    """Dice and HD95 by region, in a line for each case if wanted and one for the mean with its interval."""
+    """Dice and HD95 by region, a line for each case if wanted and one for the mean with its interval.
+
+    By the rule of BraTS a case without enhancing tumour scores ET 1 or 0; the last line gives ET without such cases.
+    """
     heads = [f"Dice {region}" for region in REGIONS] + [f"HD95 {region}, mm" for region in REGIONS]
     lines = ["| Case | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
     wide = scores.pivot(index="case", columns="region", values=["dice", "hd95"])
@@ -54,14 +57,21 @@ def markdown(scores: pd.DataFrame, *, each: bool) -> str:
         for case, row in wide.iterrows():
             cells = [f"{row[key]:.{3 if key[0] == 'dice' else 1}f}" for key in order]
             lines.append(f"| {case} | " + " | ".join(cells) + " |")
-    summary = summarise(scores).set_index(["metric", "region"])
-    cells = []
+    present = scores[(scores["region"] == "ET") & (scores["reference_ml"] > 0)]
+    lines.append(f"| mean of {scores['case'].nunique()} [95 %] | " + " | ".join(_means(scores, order)) + " |")
+    dice, hd95 = _means(present, [("dice", "ET"), ("hd95", "ET")])
+    lines.append(f"| of {len(present)} with enhancing tumour | | | {dice} | | | {hd95} |")
+    return "\n".join(lines)
+
+
+def _means(scores: pd.DataFrame, order: list[tuple[str, str]]) -> list[str]:
+    """Mean with its interval for each metric and region."""
+    summary, cells = summarise(scores).set_index(["metric", "region"]), []
     for key in order:
         row, digits = summary.loc[key], 3 if key[0] == "dice" else 1
         interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if pd.notna(row["low"]) else ""
         cells.append(f"{row['mean']:.{digits}f}{interval}")
-    lines.append(f"| mean of {scores['case'].nunique()} [95 %] | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return cells
 
 
 def main() -> None:

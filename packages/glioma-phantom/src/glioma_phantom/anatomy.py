@@ -23,6 +23,15 @@ CHANNELS = ("grey", "white", "brain", "depth", "ventricles", "detail")
 closeness to the ventricles (0-1), and what T1 shows beyond the tissue classes."""
 
 
+MIDDLE = (118.0, 128.0, 70.0)
+"""Voxel of a 1 mm BraTS volume in which the brain's middle lies (median of the development cases)."""
+COARSE = 4
+"""Spacing in mm at which displacements are computed; they are smooth, so nothing is lost, and it is 64 times less work."""
+COARSE_SHAPE = (61, 61, 40)
+FIELD_OF_VIEW = (240, 240, 155)
+"""Millimetres covered by a BraTS volume."""
+
+
 @dataclass(frozen=True)
 class Template:
     """Maps on the template's 1 mm grid, RAS.
@@ -89,15 +98,6 @@ def _ventricles(fluid: np.ndarray, depth: np.ndarray) -> np.ndarray:
 def _resize(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     tensor = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
     return F.interpolate(tensor, size=tuple(shape), mode="trilinear", align_corners=False)[0, 0].numpy()
-
-
-MIDDLE = (118.0, 128.0, 70.0)
-"""Voxel of a 1 mm BraTS volume in which the brain's middle lies (median of the development cases)."""
-COARSE = 4
-"""Spacing in mm at which displacements are computed; they are smooth, so nothing is lost, and it is 64 times less work."""
-COARSE_SHAPE = (61, 61, 40)
-FIELD_OF_VIEW = (240, 240, 155)
-"""Millimetres covered by a BraTS volume."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from glioma_phantom.anatomy import Anatomy
-from glioma_phantom.contrast import Stuff, draw_vessels, rician
+from glioma_phantom.contrast import Overlay, draw_vessels, rician
 from glioma_phantom.draws import Box, Draws, Range
 
 GLANDS = ((-14.0, -4.0, 4.0), (22.0, -34.0, 2.5), (-38.0, -2.0, 3.0))
@@ -60,7 +60,7 @@ def strip_skull(draws: Draws, anatomy: Anatomy, box: Box, ranges: MimicRanges) -
     return replace(anatomy, brain=kept, fluid=fluid, grey=anatomy.grey * inner, white=anatomy.white * inner), shell
 
 
-def draw_mimics(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, ranges: MimicRanges) -> list[Stuff]:
+def draw_mimics(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, ranges: MimicRanges) -> list[Overlay]:
     """Draw everything this module knows, in the order in which it covers what was there."""
     return [
         *_lesions(draws, anatomy, box, ranges),
@@ -69,7 +69,7 @@ def draw_mimics(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, r
     ]
 
 
-def _lesions(draws: Draws, anatomy: Anatomy, box: Box, ranges: MimicRanges) -> list[Stuff]:
+def _lesions(draws: Draws, anatomy: Anatomy, box: Box, ranges: MimicRanges) -> list[Overlay]:
     uniform = draws.uniform
     look = {"t1": uniform(0.75, 0.98), "t2": uniform(1.3, 2.2), "flair": uniform(1.2, 1.8)}
     look["t1ce"] = look["t1"] + draws.normal(0, 0.02)
@@ -77,10 +77,10 @@ def _lesions(draws: Draws, anatomy: Anatomy, box: Box, ranges: MimicRanges) -> l
     if draws.chance(ranges.lesions):
         spots = draws.field(box, uniform(4.5, 9.0))[0] - draws.within(ranges.lesion_threshold)
         caps = torch.maximum(caps, torch.sigmoid(spots * 5) * anatomy.white * (anatomy.depth > 0.6))
-    return [Stuff(caps, look)]
+    return [Overlay(caps, look)]
 
 
-def _enhancing(draws: Draws, anatomy: Anatomy, box: Box) -> list[Stuff]:
+def _enhancing(draws: Draws, anatomy: Anatomy, box: Box) -> list[Overlay]:
     uniform = draws.uniform
     vessels, sinus, choroid = draw_vessels(draws, anatomy, box)
     dark, bright = uniform(0.3, 1.1), uniform(1.2, 2.8)
@@ -88,11 +88,11 @@ def _enhancing(draws: Draws, anatomy: Anatomy, box: Box) -> list[Stuff]:
     plexus = {"t1": uniform(0.6, 1.0), "t1ce": uniform(1.0, 2.0), "t2": uniform(1.3, 3.0), "flair": uniform(0.7, 1.8)}
     dura = {"t1": uniform(0.5, 1.0), "t1ce": uniform(0.8, 2.2), "t2": uniform(0.4, 1.6), "flair": uniform(0.6, 1.6)}
     return [
-        Stuff(choroid.clamp(max=1), plexus),
-        Stuff((vessels * uniform(0.3, 1.5)).clamp_(max=1), blood),
-        Stuff((sinus * uniform(0.5, 1.5)).clamp_(max=1), blood),
-        Stuff(_folds(draws, anatomy, box), dura),
-        Stuff(_glands(draws, anatomy), {**blood, "t2": uniform(0.8, 2.0), "flair": uniform(0.8, 1.6)}),
+        Overlay(choroid.clamp(max=1), plexus),
+        Overlay((vessels * uniform(0.3, 1.5)).clamp_(max=1), blood),
+        Overlay((sinus * uniform(0.5, 1.5)).clamp_(max=1), blood),
+        Overlay(_folds(draws, anatomy, box), dura),
+        Overlay(_glands(draws, anatomy), {**blood, "t2": uniform(0.8, 2.0), "flair": uniform(0.8, 1.6)}),
     ]
 
 
@@ -114,7 +114,7 @@ def _glands(draws: Draws, anatomy: Anatomy) -> torch.Tensor:
     return total.clamp_(max=1)
 
 
-def _remains(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, ranges: MimicRanges) -> list[Stuff]:
+def _remains(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, ranges: MimicRanges) -> list[Overlay]:
     """Bone and air, dark on everything, and fat, muscle and veins, of any brightness, in the shell outside the brain."""
     bone, soft = draws.field(box, 9.0, 2)
     bone = torch.sigmoid((bone - draws.within(ranges.remains)) * 4) * shell
@@ -123,7 +123,7 @@ def _remains(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, rang
     names = ("t1", "t1ce", "t2", "flair")
     brightest = 2.2 if draws.chance(0.6) else 4.5  # near the receive coil, or where air distorts the field
     any_brightness = {name: draws.uniform(0.2, brightest) for name in names}
-    return [Stuff(bone, dict.fromkeys(names, grey)), Stuff(soft, any_brightness)]
+    return [Overlay(bone, dict.fromkeys(names, grey)), Overlay(soft, any_brightness)]
 
 
 def _soften(mask: torch.Tensor, box: Box) -> torch.Tensor:

@@ -22,6 +22,15 @@ from glioma_phantom.tumour import ED, ET, NCR, NON_ENHANCING, Tumour
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 """Order of the channels of every image."""
+T1_WEIGHTED = ("t1", "t1ce")
+STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.3, 2.5)}
+"""By what the contrast of a tissue is multiplied where it is uneven. Oedema hardly ever holds as much water as a core."""
+MOTTLES: Range = (3.5, 9.0)
+"""Size in mm of places without contrast agent in what enhances."""
+ABRUPT: Range = (1.0, 5.0)
+"""How abruptly they begin: from shades to holes."""
+TAKEN_UP = 0.1
+"""By how much T1 must brighten with contrast agent, relative to white matter, to be told from blood, bright already before."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Stuff:
+class Overlay:
     """Something drawn over the image: its share of every voxel, and its intensity relative to white matter by modality."""
 
     share: torch.Tensor  # (X, Y, Z), 0 to 1
@@ -156,19 +165,6 @@ def _averaged(noise: torch.Tensor) -> torch.Tensor:
     return noise
 
 
-T1_WEIGHTED = ("t1", "t1ce")
-STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.3, 2.5)}
-"""By what the contrast of a tissue is multiplied where it is uneven. Oedema hardly ever holds as much water as a core."""
-
-
-MOTTLES: Range = (3.5, 9.0)
-"""Size in mm of places without contrast agent in what enhances."""
-ABRUPT: Range = (1.0, 5.0)
-"""How abruptly they begin: from shades to holes."""
-TAKEN_UP = 0.1
-"""By how much T1 must brighten with contrast agent, relative to white matter, to be told from blood, bright already before."""
-
-
 @dataclass(frozen=True)
 class CoreRanges:
     """How cores and oedema differ from their average.
@@ -230,7 +226,7 @@ def vary_looks(draws: Draws, looks: dict[str, Look], kind: int, ranges: CoreRang
     return looks
 
 
-def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: float, ranges: CoreRanges) -> list[Stuff]:
+def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: float, ranges: CoreRanges) -> list[Overlay]:
     """What differs from the average, as shares of every voxel of the tumour's part of the box."""
     necrosis, oedema, enhancing = tumour.shares
     box = Box((0, 0, 0), tuple(necrosis.shape), spacing)
@@ -238,21 +234,21 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
     for share, name in ((oedema, "oedema"), (enhancing, "enhancing")):
         if draws.chance(ranges.uneven):
             places = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(-0.5, 1.0)) * 4)
-            stuff.append(Stuff(places * share, _stronger(looks, name, draws.within(STRENGTH[name]))))
+            stuff.append(Overlay(places * share, _stronger(looks, name, draws.within(STRENGTH[name]))))
     before = {name: look.enhancing for name, look in looks.items()} | {"t1ce": looks["t1"].enhancing}
-    stuff.append(Stuff(draws.within(ranges.pale_edge) * _edge(enhancing) * enhancing, before))
+    stuff.append(Overlay(draws.within(ranges.pale_edge) * _edge(enhancing) * enhancing, before))
     if draws.chance(ranges.mottled):
         holes = torch.sigmoid((draws.field(box, draws.within(MOTTLES))[0] - draws.uniform(-0.3, 1.0)) * draws.within(ABRUPT))
         wet = draws.uniform(0.0, 1.0)
         inside = {name: value + wet * (looks[name].necrosis - value) for name, value in before.items()}
-        stuff.append(Stuff(draws.uniform(0.5, 1.0) * holes * enhancing, inside))
+        stuff.append(Overlay(draws.uniform(0.5, 1.0) * holes * enhancing, inside))
     if tumour.kind != NON_ENHANCING and draws.chance(ranges.mixed):
         scale = draws.within(ranges.patches)
         cyst, solid = (torch.sigmoid((field - draws.uniform(-0.3, 1.5)) * 5) * necrosis for field in draws.field(box, scale, 2))
-        stuff += [Stuff(solid, _solid(draws, looks)), Stuff(cyst, _cyst(draws, looks))]
+        stuff += [Overlay(solid, _solid(draws, looks)), Overlay(cyst, _cyst(draws, looks))]
     if draws.chance(ranges.bloody):
         clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(0.8, 1.8)) * 5)
-        stuff.append(Stuff(clots * (necrosis + enhancing), _blood(draws)))
+        stuff.append(Overlay(clots * (necrosis + enhancing), _blood(draws)))
     return stuff
 
 

@@ -21,7 +21,7 @@ from glioma_phantom.contrast import (
     T1_WEIGHTED,
     CoreRanges,
     Look,
-    Stuff,
+    Overlay,
     draw_core,
     draw_image,
     draw_looks,
@@ -31,6 +31,15 @@ from glioma_phantom.contrast import (
 )
 from glioma_phantom.draws import Box, Draws, Range
 from glioma_phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour, press_out
+
+CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
+"""Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
+FOLIA: Range = (0.0, 0.35)
+"""Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
+RANDOMISED_VERSION = 4
+"""Raised when the same ranges, seed and number draw another case."""
+SERIES = 1
+"""Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +110,17 @@ def make_phantom(index: int, settings: PhantomSettings = CALIBRATED, *, device: 
         gain = torch.tensor([draws.uniform(150, 900) for _ in range(4)], device=device).view(4, 1, 1, 1)
         # Inside the brain an intensity is at least 1, because 0 means background to every BraTS reader.
         image = image.mul_(gain).round_().clamp_(1, 32767).mul_(anatomy.brain).to(torch.int16)
-    spacing = settings.spacing
-    grid = tuple(math.ceil(length / spacing) for length in FIELD_OF_VIEW)
-    inner = warp.box.inside
-    full = np.zeros((4, *grid), dtype=np.int16)
-    full[(slice(None), *inner)] = image.cpu().numpy()
-    classes = np.zeros(grid, dtype=np.uint8)
-    classes[inner][tumour.part] = tumour.classes.cpu().numpy()
-    return Phantom(full, classes, brats_affine(spacing))
+    return _whole(image, tumour, warp.box)
+
+
+def _whole(image: torch.Tensor, tumour: Tumour, box: Box) -> Phantom:
+    """Put what was drawn in a box into the field of view of a BraTS volume."""
+    grid = tuple(math.ceil(length / box.spacing) for length in FIELD_OF_VIEW)
+    drawn = image.cpu().numpy()
+    full, classes = np.zeros((4, *grid), drawn.dtype), np.zeros(grid, np.uint8)
+    full[(slice(None), *box.inside)] = drawn
+    classes[box.inside][tumour.part] = tumour.classes.cpu().numpy()
+    return Phantom(full, classes, brats_affine(box.spacing))
 
 
 def brats_affine(spacing: float) -> np.ndarray:
@@ -117,16 +129,6 @@ def brats_affine(spacing: float) -> np.ndarray:
     affine = np.diag([-spacing, -spacing, spacing, 1.0])
     affine[:3, 3] = [-half, 239 - half, half]
     return affine
-
-
-CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
-"""Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
-FOLIA: Range = (0.0, 0.35)
-"""Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
-RANDOMISED_VERSION = 4
-"""Raised when the same ranges, seed and number draw another case."""
-SERIES = 1
-"""Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
 
 
 @dataclass(frozen=True)
@@ -252,17 +254,11 @@ def draw_random_phantom(
         mimics = draw_mimics(draws, anatomy, shell, warp.box, ranges.mimics)
         image, tumour = draw_random_image(draws, anatomy, tumour, mimics, warp.box, ranges)
         image = image.clamp_(min=1e-3).mul_(anatomy.brain)
-    grid = tuple(math.ceil(length / spacing) for length in FIELD_OF_VIEW)
-    inner = warp.box.inside
-    full = torch.zeros(4, *grid)
-    full[(slice(None), *inner)] = image.cpu()
-    classes = torch.zeros(grid, dtype=torch.uint8)
-    classes[inner][tumour.part] = tumour.classes.cpu()
-    return Phantom(full.numpy(), classes.numpy(), brats_affine(spacing))
+    return _whole(image, tumour, warp.box)
 
 
 def draw_random_image(
-    draws: Draws, anatomy: Anatomy, tumour: Tumour, mimics: list[Stuff], box: Box, ranges: Randomisation
+    draws: Draws, anatomy: Anatomy, tumour: Tumour, mimics: list[Overlay], box: Box, ranges: Randomisation
 ) -> tuple[torch.Tensor, Tumour]:
     """Render the four modalities, float32 (4, X, Y, Z), relative to white matter, and label the tumour as it looks there."""
     looks = vary_looks(draws, draw_random_looks(draws, tumour.kind, ranges.contrast), tumour.kind, ranges.core)

@@ -1,10 +1,10 @@
-"""What each part of the randomised phantom brings on patients: ``python benchmarks/phantom_ladder.py --cases FOLDER``.
+"""What each part of the randomised phantom brings on patients: ``python -m benchmarks.phantom_ablation --cases FOLDER``.
 
-One small U-Net is trained for the same number of steps on each rung, with everything else equal, and scored on the real cases
-of a folder, none of which it ever saw. Each rung adds to the one before it.
+One small U-Net is trained for the same number of updates at each step of the ablation, with everything else equal, and scored
+on the real cases of a folder, none of which it ever saw. Each step adds to the one before it.
 
-`phantom_ladder.csv` beside this file holds what was measured while the released model was made, on a busy machine and with
-unequal numbers of updates, mean Dice of the five BraTS 2021 development cases (ET of the four that have it): not this ladder.
+`phantom_ablation.csv` beside this file holds what was measured while the released model was made, on a busy machine and with
+unequal numbers of updates, mean Dice of the five BraTS 2021 development cases (ET of the four that have it): not this ablation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from helpers.training.before.train import train
 PLAIN_CONTRAST = ContrastRanges(
     free=0.0,
     looseness=(1.0, 1.0),
-    uptake=(1.0, 1.0),
+    enhancement=(1.0, 1.0),
     swelling=(1.0, 1.0),
     through=(0.15, 0.15),
     texture=(0.012, 0.012),
@@ -51,10 +51,10 @@ PLAIN_SCANNER = ScannerRanges(
 )
 
 
-def rungs() -> dict[str, Randomisation]:
-    """Settings of every rung, from the ranges of the calibrated cohort to those of the released model."""
+def ablation() -> dict[str, Randomisation]:
+    """Ranges of every step, from the ranges of the calibrated cohort to those of the released model."""
     full = Randomisation()
-    ladder = {
+    steps = {
         "calibrated": Randomisation(AnatomyRanges(), TumourRanges(), PLAIN_CONTRAST, PLAIN_CORE, PLAIN_MIMICS, PLAIN_SCANNER)
     }
     for name, field in (
@@ -65,12 +65,14 @@ def rungs() -> dict[str, Randomisation]:
         ("+ any scanner", "scanner"),
     ):
         changed = {field: getattr(full, field)} | ({"tumour": full.tumour} if field == "anatomy" else {})
-        ladder[name] = replace(list(ladder.values())[-1], **changed)
-    return ladder
+        steps[name] = replace(list(steps.values())[-1], **changed)
+    return steps
 
 
-def climb(ranges: Randomisation, settings: TrainSettings, arguments: argparse.Namespace, folder: Path) -> pd.DataFrame:
-    """Train on one rung and score every case: the scores of `score_cohort`."""
+def train_and_score(
+    ranges: Randomisation, settings: TrainSettings, arguments: argparse.Namespace, folder: Path
+) -> pd.DataFrame:
+    """Train on one step's phantoms and score every case: the scores of `score_cohort`."""
     stream = PhantomStream(
         StreamSettings(seed=settings.seed, patches_per_case=8, tumour_share=settings.tumour_share, ranges=ranges),
         patch=settings.patch,
@@ -85,7 +87,7 @@ def climb(ranges: Randomisation, settings: TrainSettings, arguments: argparse.Na
 
 
 def main() -> None:
-    """Climb and print the table."""
+    """Train, score and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=Path, required=True, help="folder of real cases with references")
     parser.add_argument("--steps", type=int, default=500)
@@ -93,13 +95,13 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = TrainSettings(steps=arguments.steps, validate_every=arguments.steps, tumour_share=0.6)
     rows = []
-    for name, ranges in rungs().items():
+    for name, ranges in ablation().items():
         with tempfile.TemporaryDirectory() as folder:
-            scores = climb(ranges, settings, arguments, Path(folder))
+            scores = train_and_score(ranges, settings, arguments, Path(folder))
         # By the BraTS rule a case without enhancing tumour scores 1 or 0, which would hide how well it is outlined.
         scores.loc[(scores["region"] == "ET") & (scores["reference_ml"] == 0), "dice"] = np.nan
         means = scores.groupby("region")["dice"].mean()
-        rows.append({"rung": name, "steps": arguments.steps, **{region: round(means[region], 3) for region in REGIONS}})
+        rows.append({"step": name, "updates": arguments.steps, **{region: round(means[region], 3) for region in REGIONS}})
         print(pd.DataFrame(rows).to_string(index=False), flush=True)
         if arguments.out:
             pd.DataFrame(rows).to_csv(arguments.out, index=False)
