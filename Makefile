@@ -25,6 +25,8 @@ RUN = $(BIN)/python -m helpers run $(NOTEBOOKS) $(call option,--cohort,COHORT) $
 	$(call option,--out,OUT) $(if $(EXTRAS),--extras) $(call option,-p,PARAMS)
 # MPLBACKEND=Agg, which clusters set, would leave every figure out of JupyterLab.
 unexport MPLBACKEND
+# torch.profiler writes lines of its own otherwise.
+export KINETO_LOG_LEVEL := 99
 
 # An environment belongs to the folder that it was set up for: in a copied or renamed clone it is set up again.
 HERE := $(shell pwd -P)

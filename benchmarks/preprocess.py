@@ -17,6 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import torch
 
 from glioma_phantom import PhantomSettings
@@ -24,7 +26,6 @@ from helpers.data.cases import Case, discover, read_volume
 from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.profiling.preparation import read_plainly
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -32,6 +33,11 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def read_plainly(path: Path) -> np.ndarray:
+    """The voxels of a file as nibabel reads them, decompressed by zlib."""
+    return np.asanyarray(nib.load(path).dataobj)
 
 
 def read_all(cases: list[Case], workers: int, read: Callable[[Path], object]) -> None:

@@ -1,92 +1,128 @@
-"""``python -m helpers profile``: where the time of a network's training goes, as a report."""
+"""``python -m helpers profile``: where the time of a network's training step goes."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import shutil
-import sys
-from pathlib import Path
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch.profiler prints lines of its own
+
+import numpy as np
+import pandas as pd
 import torch
+from monai.losses import DiceLoss
+from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.cli.before import mapping, whole_numbers
-from helpers.models.networks import NETWORKS
-from helpers.profiling.report import profile_network
-from helpers.profiling.settings import ProfileSettings
+from helpers.cli.options import Target, pick_device
+from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch, checkpoint_activations
+from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import DataError
 
-NSIGHT = "nsys profile --trace=cuda,nvtx,cudnn,cublas --output={out}/nsight python -m helpers {words}"
-"""The phases are NVTX ranges, so that Nsight Systems shows them above the kernels."""
+TOP = 12
+"""Operations that are printed; operations.csv has all."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
-    parser.add_argument("--network", choices=tuple(NETWORKS), default="unet", help="which network")
-    parser.add_argument(
-        "--arguments", type=mapping, default="{}", help="arguments of the network as JSON, such as '{\"feature_size\": 24}'"
-    )
-    parser.add_argument("--patch", type=whole_numbers, default="64", help="edges of a patch in voxels, such as 96 or 64,96,64")
-    parser.add_argument("--batch", type=int, default=2, help="patches a step")
-    parser.add_argument("--steps", type=int, default=5, help="measured steps")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read patches ahead")
-    parser.add_argument("--bf16", action="store_true", help="compute the forward pass in bfloat16")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure the peak memory too")
-    parser.add_argument(
-        "--ladder",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="try bf16, prefetching, random changes in the loader or on the device, gradient checkpointing",
-    )
-    parser.add_argument("--compile", action="store_true", help="try torch.compile too, which takes minutes on a CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, or a CUDA device")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU; 0 leaves its choice")
-    parser.add_argument("--prepared", type=Path, help="folder of prepared cases to draw patches from; else noise")
-    parser.add_argument("--out", type=Path, required=True, help="folder for report.md, report.json, CSV files and trace.json")
+def run(
+    *,
+    out: Target,
+    network: Literal[*NETWORKS] = "unet",
+    arguments: Mapping[str, Any] = {},
+    patch: tuple[int, int, int] = (64, 64, 64),
+    batch: int = 2,
+    steps: int = 10,
+    bf16: bool = False,
+    checkpointing: bool = False,
+    compile: bool = False,
+    device: str = "auto",
+    threads: int = 0,
+) -> int:
+    """Count, time and profile training steps on random patches.
 
+    Parameters
+    ----------
+    out
+        Folder for trace.json (open it at https://ui.perfetto.dev), operations.csv and summary.json.
+    network
+        Which network.
+    arguments
+        Of the network, as JSON such as '{"feature_size": 24}'.
+    patch
+        Edges of a patch in voxels.
+    batch
+        Patches a step.
+    steps
+        Measured steps, after two that warm up.
+    bf16
+        Compute the forward pass in bfloat16.
+    checkpointing
+        Compute the inside of blocks again in the backward pass, to save memory.
+    compile
+        Compile the network first, which takes minutes on a CPU.
+    device
+        auto, cpu, cuda or cuda:1.
+    threads
+        Of PyTorch on the CPU; 0 leaves its choice.
+    """
+    if min(batch, steps) < 1:
+        raise DataError(f"--batch is {batch} and --steps is {steps}", "give at least 1 for both")
+    check_patch(patch, network, **arguments)
+    device = pick_device(device)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    model = build_network(network, **arguments).to(device).train()
+    model = checkpoint_activations(model) if checkpointing else model
+    model = torch.compile(model) if compile else model
+    loss, optimiser = DiceLoss(sigmoid=True), torch.optim.AdamW(model.parameters(), fused=True)
+    image = channels_last(torch.randn(batch, arguments.get("in_channels", len(MODALITIES)), *patch, device=device))
+    regions = (torch.rand(batch, arguments.get("out_channels", len(REGIONS)), *patch, device=device) > 0.9).float()
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, write and print the report; 0."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    settings = ProfileSettings(
-        network=arguments.network,
-        arguments=arguments.arguments,
-        patch=tuple(arguments.patch * 3 if len(arguments.patch) == 1 else arguments.patch),
-        batch=_positive("--batch", arguments.batch),
-        steps=_positive("--steps", arguments.steps),
-        workers=arguments.workers,
-        bf16=arguments.bf16,
-        device=_device(arguments.device),
-        ladder=arguments.ladder,
-        compiled=arguments.compile,
-    )
-    report = profile_network(settings, arguments.out, prepared=_prepared(arguments.prepared), memory=arguments.memory)
-    path = report.write(arguments.out)
-    print(report.markdown())
-    print(f"written to {path.parent}: {', '.join(sorted(file.name for file in path.parent.iterdir() if file.is_file()))}")
-    if torch.device(arguments.device).type == "cuda":
-        where = "" if shutil.which("nsys") else " (nsys is not installed here)"
-        print(f"in Nsight Systems{where}: {NSIGHT.format(out=arguments.out, words=shlex.join(sys.argv[1:]))}")
+    def step() -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            logits = model(image)
+        loss(logits.float(), regions).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+
+    step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = [_clock(step) for _ in range(steps)]
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        step()
+    out.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(out / "trace.json"))
+    table = _operations(profiler, "device" if device.startswith("cuda") else "cpu")
+    table.to_csv(out / "operations.csv")
+    gflop = counter.get_total_flops() / 1e9
+    summary = {
+        "seconds a step, median": float(np.median(seconds)),
+        "seconds a step, lowest": min(seconds),
+        "seconds a step, highest": max(seconds),
+        "GFLOP a step": gflop,
+        "GFLOP a second": gflop / float(np.median(seconds)),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(pd.Series(summary).map("{:,.4g}".format).to_string())
+    print(f"\nThe {TOP} most costly operations by themselves, of {len(table)}; take shares from here, seconds from above:")
+    print(table.head(TOP).to_string(float_format="{:.3f}".format))
+    print(f"\n{out / 'trace.json'}")
     return 0
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise DataError(f"{name} is {value}", "it must be at least 1")
-    return value
+def _clock(step: Any) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
-def _device(name: str) -> str:
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"--device is {name}, but there is no CUDA GPU here", "take cpu")
-    return name
-
-
-def _prepared(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise DataError(f"{folder} holds no prepared case", "make them with: python -m helpers preprocess")
-    return paths
+def _operations(profiler: torch.profiler.profile, where: str) -> pd.DataFrame:
+    """Share of the time and number of calls of every operation, the most costly first."""
+    events = [event for event in profiler.key_averages() if event.key != "[memory]"]
+    rows = [(event.key, getattr(event, f"self_{where}_time_total"), event.count) for event in events]
+    table = pd.DataFrame(rows, columns=["operation", "share", "calls"]).set_index("operation")
+    return table.assign(share=table["share"] / table["share"].sum()).sort_values("share", ascending=False)

@@ -47,6 +47,7 @@ class Kernel(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """How the kernel is started."""
         environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": _python_path()}
+        environment["KINETO_LOG_LEVEL"] = "99"  # else torch.profiler writes lines of its own into the notebook
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
 
