@@ -35,7 +35,7 @@ ifneq ($(shell cat $(READY) 2> /dev/null),$(HERE))
 endif
 
 .NOTPARALLEL:
-.PHONY: help run lab test quick lint unit slow notebooks browser chromium figures outputs lock clean
+.PHONY: help run lab test quick lint all unit slow notebooks browser chromium figures outputs lock clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -49,7 +49,7 @@ run: $(READY) ## execute the notebooks in order; results and an index page go to
 lab: $(READY) ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab notebooks
 
-test: lint unit slow notebooks browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
+test: lint all browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
 
 quick: lint unit ## lint and unit tests
 
@@ -58,6 +58,11 @@ lint: $(READY) ## style of code and notebooks, spelling
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m codespell_lib
 	@echo "lint: no complaints"
+
+# One session for all that takes long, so that no core waits; each file stays with one worker, the longest begin first.
+all: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/notebooks tests/slow tests/unit \
+		$(addsuffix /tests,$(PACKAGES))
 
 unit: $(READY) ## unit tests, and those of the packages
 	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit $(addsuffix /tests,$(PACKAGES))

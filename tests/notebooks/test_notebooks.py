@@ -29,7 +29,7 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 OWN: dict[str, dict[str, str]] = {
     "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "ABLATION_STEPS": "2", "ABLATION_FOLDS": "1"},
     "04_train_swin_unetr": {"MINUTES": "0.05", "NETWORK_STEPS": "2"},
-    "06_profile_gpu": {"PATCH": "32", "SWIN_PATCH": "[32, 32, 64]", "ROUNDS": "1", "COMPILE": "no"},
+    "06_profile_gpu": {"PATCH": "32", "ROUNDS": "2", "COMPILE": "no"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
 
@@ -71,8 +71,6 @@ def series(tmp_path_factory):
         find_notebooks([], REPOSITORY / "notebooks"),
         workspace.root / "run",
         parameters=tiny_parameters(folder),
-        report=lambda progress: None,
-        finished=lambda run: None,
     )
     sources = {path.stem: path.parent for path in NOTEBOOKS}
     index = write_pages(runs, workspace, workspace.root / "run", sources=sources)
