@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from glioma_phantom import PhantomSettings
-from helpers.cloud.costs import load_prices, per_thousand
+from helpers.cloud.costs import load_prices
 from helpers.data.cases import discover
 from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings
@@ -127,8 +127,8 @@ def main() -> None:
         model_dir = arguments.model_dir or make_model(folder / "model", arguments.spacing)
         seconds = measure(model_dir, bodies, repeats=arguments.repeats, clients=arguments.clients, threads=arguments.threads)
     if arguments.instance:
-        basis = {arguments.instance: "measured here"}
-        print(f"\n{per_thousand({arguments.instance: seconds}, load_prices(), basis=basis).to_string()}")
+        usd = 1000 * seconds / 3600 * load_prices().hourly(arguments.instance)
+        print(f"\n1,000 cases one after the other on {arguments.instance}, as measured here: {usd:.2f} USD")
 
 
 if __name__ == "__main__":

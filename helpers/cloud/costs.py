@@ -120,30 +120,6 @@ def bill(descriptions: Iterable[Mapping[str, Any]], prices: Prices) -> pd.DataFr
     return table.astype({"USD": float, "USD saved by spot": float})
 
 
-def per_thousand(seconds: Mapping[str, float], prices: Prices, *, basis: Mapping[str, str]) -> pd.DataFrame:
-    """Work out the cost of 1,000 volumes by instance type.
-
-    Parameters
-    ----------
-    seconds : mapping from str to float
-        Seconds that an instance takes for a volume, one after the other.
-    prices : Prices
-    basis : mapping from str to str
-        For each instance where its seconds come from: measured on what, or assumed why. It is shown beside the number.
-    """
-    rows = [
-        {
-            "instance": instance,
-            "seconds a volume": each,
-            "basis": basis[instance],
-            "USD per hour": prices.hourly(instance),
-            "USD per 1,000 volumes": 1000 * each / HOUR * prices.hourly(instance),
-        }
-        for instance, each in seconds.items()
-    ]
-    return pd.DataFrame(rows).set_index("instance").sort_values("USD per 1,000 volumes")
-
-
 def _hourly(products: list[dict]) -> list[float]:
     """Find the hourly on-demand prices in a list of products as the Pricing API gives them."""
     return [

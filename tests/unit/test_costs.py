@@ -48,12 +48,6 @@ def test_a_bill_is_what_the_jobs_say():
     assert costs.bill([], PRICES)["USD"].tolist() == [0]
 
 
-def test_a_thousand_volumes_by_instance():
-    table = costs.per_thousand({"ml.b": 3.6, "ml.a": 36}, PRICES, basis={"ml.a": "measured", "ml.b": "assumed"})
-    assert table["USD per 1,000 volumes"].to_dict() == pytest.approx({"ml.b": 10, "ml.a": 20})
-    assert table.loc["ml.b", "basis"] == "assumed"
-
-
 def product(instance, component, usd, unit="Hrs"):
     """An entry of the price list, shortened to the fields around those that are read."""
     dimension = {"unit": unit, "endRange": "Inf", "pricePerUnit": {"USD": f"{usd:.10f}"}, "appliesTo": []}
