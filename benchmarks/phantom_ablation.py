@@ -74,7 +74,7 @@ def train_and_score(
 ) -> pd.DataFrame:
     """Train on one step's phantoms and score every case: the scores of `score_cohort`."""
     stream = PhantomStream(
-        StreamSettings(seed=settings.seed, patches_per_case=8, tumour_share=settings.tumour_share, ranges=ranges),
+        StreamSettings(seed=settings.seed, patches_per_case=8, foreground_probability=settings.tumour_share, ranges=ranges),
         patch=settings.patch,
         count=settings.batch * settings.steps,
         batch=settings.batch,

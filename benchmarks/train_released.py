@@ -65,7 +65,7 @@ def phantom_streams(arguments: argparse.Namespace, rank: int) -> tuple[PhantomSt
         return PhantomStream(StreamSettings(seed=seed, **settings), patch=patch, count=10**9, batch=batch, transforms=changes)
 
     return (
-        stream(seed, (arguments.patch,) * 3, 2, patches_per_case=12, tumour_share=0.6),
+        stream(seed, (arguments.patch,) * 3, 2, patches_per_case=12, foreground_probability=0.6),
         stream(seed + 1, WHOLE, 1, patches_per_case=PER_BRAIN),
     )
 

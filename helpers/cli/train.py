@@ -177,7 +177,7 @@ def _open_stream(
     """Phantoms that are made while the network learns, and others that it never sees to validate on."""
     spacing = int(arguments.spacing) if float(arguments.spacing).is_integer() else arguments.spacing
     stream = PhantomStream(
-        StreamSettings(spacing=spacing, seed=settings.seed, tumour_share=settings.tumour_share),
+        StreamSettings(spacing=spacing, seed=settings.seed, foreground_probability=settings.tumour_share),
         patch=settings.patch,
         count=settings.batch * settings.steps,
         batch=settings.batch,

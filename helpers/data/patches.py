@@ -44,7 +44,7 @@ def draw_patch(
     generator: np.random.Generator,
     *,
     patch: Sequence[int],
-    tumour_share: float,
+    foreground_probability: float,
     transforms: Callable | None = None,
 ) -> dict[str, torch.Tensor]:
     """Draw one patch of a case.
@@ -56,7 +56,7 @@ def draw_patch(
         Decides the place and the changes.
     patch : sequence of 3 int
         Edges in voxels.
-    tumour_share : float
+    foreground_probability : float
         As in `draw_centre`.
     transforms : callable, optional
         From sample to sample as in `helpers.data.patches`, with a method ``set_random_state(seed=)``. None changes nothing.
@@ -66,7 +66,7 @@ def draw_patch(
     dict
         ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
     """
-    slices = patch_slices(case.shape, draw_centre(case, generator, tumour_share), patch)
+    slices = patch_slices(case.shape, draw_centre(case, generator, foreground_probability), patch)
     image = pad_patch(case.image_patch(slices), patch)
     classes = pad_patch(case.classes_patch(slices)[None], patch)
     sample = {"image": torch.from_numpy(image.astype(np.float32)), "label": torch.from_numpy(classes)}
@@ -78,13 +78,13 @@ def draw_patch(
     return {"image": image, "regions": classes_to_regions(classes[0])}
 
 
-def draw_centre(case: PatchCase, generator: np.random.Generator, tumour_share: float) -> tuple[int, int, int]:
+def draw_centre(case: PatchCase, generator: np.random.Generator, foreground_probability: float) -> tuple[int, int, int]:
     """Draw the voxel that a patch is to lie around.
 
-    With probability `tumour_share` it is one of TC, WT or ET, each equally often (of those that the case has), so that the
-    small enhancing tumour is not drowned by oedema; otherwise any voxel of the brain.
+    With probability `foreground_probability` it is one of TC, WT or ET, each equally often (of those that the case has), so
+    that the small enhancing tumour is not drowned by oedema; otherwise any voxel of the brain.
     """
-    if generator.random() < tumour_share:
+    if generator.random() < foreground_probability:
         present = [region for region in REGIONS if case.voxel_count(region)]
         if present:
             region = present[generator.integers(len(present))]

@@ -68,9 +68,9 @@ class StreamSettings:
     pool : int
         Phantoms that take turns, so that the patches of one step come from different cases.
     lanes : int
-        Steps that follow each other take their phantoms from as many separate pools in turn. Each of several DataLoader
-        workers whose number divides this makes phantoms that no other worker needs.
-    tumour_share : float
+        Steps that follow each other take their phantoms from as many separate pools in turn. If the number of DataLoader
+        workers divides it, no two workers make the same phantom.
+    foreground_probability : float
         As in `helpers.data.patches.draw_centre`.
     ranges : Randomisation
         What is drawn at random, and how widely.
@@ -81,7 +81,7 @@ class StreamSettings:
     patches_per_case: int = 4
     pool: int = 2
     lanes: int = 8
-    tumour_share: float = 2 / 3
+    foreground_probability: float = 2 / 3
     ranges: Randomisation = WIDE
 
     def __post_init__(self) -> None:
@@ -95,7 +95,9 @@ class StreamSettings:
 
 
 class PhantomStream(Dataset):
-    """Patches of phantoms that exist only while they are looked at.
+    """Serve patches of phantoms that exist only while they are looked at.
+
+    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
 
     Parameters
     ----------
@@ -108,20 +110,6 @@ class PhantomStream(Dataset):
         Patches a step.
     transforms : callable, optional
         As in `helpers.data.patches.draw_patch`.
-    device : str
-        Where phantoms are made: "cpu", or a CUDA device for a loader without workers.
-
-    Attributes
-    ----------
-    fingerprint : str
-        SHA-256 of everything that decides the patches; of two equal ones all patches are equal. Of the random changes it
-        knows the kinds and the mirrored axes, not the strengths.
-    spacing : tuple of 3 float
-        Of the patches, in mm.
-    preprocessing : mapping
-        Settings that the phantoms are prepared with, for the model card.
-
-    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
     """
 
     def __init__(
@@ -132,24 +120,25 @@ class PhantomStream(Dataset):
         count: int,
         batch: int = 2,
         transforms: Callable | None = None,
-        device: str = "cpu",
     ) -> None:
         self.settings, self.patch, self.count, self.batch = settings, tuple(patch), count, batch
-        self.transforms, self.device = transforms, device
+        self.transforms = transforms
         self._cases: OrderedDict[int, _CaseInMemory] = OrderedDict()
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of what decides the patches; of the transforms it knows the kinds and the flipped axes, not the strengths."""
         facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changes": _names(self.transforms)}
-        facts["version"] = RANDOMISED_VERSION
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(facts | {"version": RANDOMISED_VERSION}, sort_keys=True).encode()).hexdigest()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
+        """Voxel edges in mm."""
         return (float(self.settings.spacing),) * 3
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
+        """Settings that the phantoms are prepared with, for the model card."""
         return asdict(_preprocessing(self.settings.spacing))
 
     def __len__(self) -> int:
@@ -158,12 +147,11 @@ class PhantomStream(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        settings = self.settings
         return draw_patch(
             self._case(self.case_of(index)),
-            np.random.default_rng((settings.seed, PATCH, index)),
+            np.random.default_rng((self.settings.seed, PATCH, index)),
             patch=self.patch,
-            tumour_share=settings.tumour_share,
+            foreground_probability=self.settings.foreground_probability,
             transforms=self.transforms,
         )
 
@@ -185,45 +173,34 @@ class PhantomStream(Dataset):
         if number not in self._cases:
             while len(self._cases) >= self.settings.pool * self.settings.lanes:
                 self._cases.popitem(last=False)
-            self._cases[number] = _CaseInMemory(prepare_phantom(number, self.settings, device=self.device))
+            prepared = prepare_phantom(self.settings.seed, number, spacing=self.settings.spacing, ranges=self.settings.ranges)
+            self._cases[number] = _CaseInMemory(prepared)
         self._cases.move_to_end(number)
         return self._cases[number]
 
 
-def prepare_phantom(index: int, settings: StreamSettings, *, device: str = "cpu") -> Prepared:
-    """Make phantom number `index` of a stream and prepare it as prediction prepares a patient's images."""
-    return _prepare(settings.seed, index, settings.spacing, settings.ranges, device)
-
-
 def held_out_phantoms(
-    folder: Path,
-    count: int,
-    *,
-    spacing: int = 2,
-    first: int = 0,
-    ranges: Randomisation = WIDE,
-    device: str = "cpu",
+    folder: Path, count: int, *, spacing: int = 2, first: int = 0, ranges: Randomisation = WIDE
 ) -> list[Path]:
-    """Make and prepare phantoms that no stream ever shows; the same call writes the same files.
+    """Write prepared phantoms that no stream ever shows, numbers `first` to `first + count - 1`, and return their files.
 
-    Parameters
-    ----------
-    folder : Path
-        Gets one prepared file a phantom.
-    count, first : int
-        How many, from which number on. Those that choose a checkpoint must not be those that test it.
-    spacing : int
-        Voxel edge in mm: 1, 2 or 4.
-    ranges : Randomisation
-        As in `StreamSettings`.
-    device : str
-        Where they are made.
+    Those that choose a checkpoint must not be those that test it.
     """
-    paths = []
-    for index in range(first, first + count):
-        prepared = _prepare(HELD_OUT_SEED, index, spacing, ranges, device)
-        paths.append(save_prepared(Path(folder) / f"HeldOut-{index:05d}.safetensors", prepared))
-    return paths
+    made = (prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=ranges) for index in range(first, first + count))
+    return [save_prepared(Path(folder) / f"{each.identifier}.safetensors", each) for each in made]
+
+
+def prepare_phantom(seed: int, index: int, *, spacing: int = 2, ranges: Randomisation = WIDE) -> Prepared:
+    """Draw a randomised phantom and prepare it as prediction prepares a patient's images."""
+    name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over a volume depend on the number of threads in their last digit
+    try:
+        phantom = draw_random_phantom(seed, index, spacing=spacing, ranges=ranges)
+        settings = _preprocessing(spacing)
+        return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _preprocessing(spacing: int) -> PreprocessSettings:
@@ -231,20 +208,8 @@ def _preprocessing(spacing: int) -> PreprocessSettings:
     return PreprocessSettings((float(spacing),) * 3, correct_bias=True)
 
 
-def _prepare(seed: int, index: int, spacing: int, ranges: Randomisation, device: str) -> Prepared:
-    settings = _preprocessing(spacing)
-    name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over a volume depend on the number of threads in their last digit
-    try:
-        phantom = draw_random_phantom(seed, index, spacing=spacing, device=device, ranges=ranges)
-        return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _names(change: Callable | None) -> list:
-    """The kinds of the random changes in a composition of them, with the axis of those that mirror."""
+    """The kinds of the transforms in a composition, with the axis of those that flip."""
     axis = getattr(getattr(change, "flipper", None), "spatial_axis", None)
     return [type(change).__name__, axis, [_names(each) for each in getattr(change, "transforms", ())]]
 

@@ -69,7 +69,7 @@ class PatchDataset(Dataset):
             self.files[order[position]],
             np.random.default_rng((self.seed, PATCH, index)),
             patch=self.patch,
-            tumour_share=self.foreground_probability,
+            foreground_probability=self.foreground_probability,
             transforms=self.transforms,
         )
 

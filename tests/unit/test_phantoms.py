@@ -107,7 +107,7 @@ def test_phantoms_are_prepared_as_files_are(monkeypatch):
     wanted = preprocess_image(
         phantom.image, phantom.affine, PreprocessSettings(4.0, correct_bias=True), classes=phantom.classes
     )
-    found = prepare_phantom(3, StreamSettings(spacing=4, seed=5))
+    found = prepare_phantom(5, 3, spacing=4)
     assert np.allclose(found.image, wanted.image, atol=2e-3) and np.array_equal(found.classes, wanted.classes)
     assert stream().preprocessing["spacing"] == (4.0, 4.0, 4.0) == stream().spacing
 

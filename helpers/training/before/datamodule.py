@@ -84,7 +84,7 @@ class PatchDataset(Dataset):
             self.files[self.path(index)],
             generator,
             patch=self.patch,
-            tumour_share=self.tumour_share,
+            foreground_probability=self.tumour_share,
             transforms=self.transforms,
         )
 
