@@ -1,120 +1,153 @@
 """``python -m helpers train``: check a cohort, split it, prepare it, train a network and report.
 
 The same command under ``torchrun`` trains in several processes, and is what SageMaker starts: the cohort is then
-SM_CHANNEL_TRAINING, ``best.safetensors`` and ``best.json`` go to SM_MODEL_DIR itself, and hyperparameters arrive as
-``--name value``. ``--checkpoints DIR`` is where the state of an interrupted training lies: started again, the command goes on
-from it. After SIGTERM it ends with status 75, its state written.
+SM_CHANNEL_TRAINING, and ``best.safetensors`` and ``best.json`` go to SM_MODEL_DIR itself. After SIGTERM it ends with status 75,
+its checkpoint written.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+from torch import distributed
 from tqdm import tqdm
 
-from helpers.cli.before import STREAM, add_cohort_and_settings, settings_of
+from helpers.cli.options import Target
 from helpers.data.cases import Case, discover
 from helpers.data.checks import check_cohort
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.data.splits import (
-    SplitManifest,
-    load_splits,
-    make_splits,
-    save_splits,
-)
-from helpers.training.before.processes import Processes, join_processes
-from helpers.training.before.settings import TrainSettings
-from helpers.training.before.source import PatchSource
-from helpers.training.before.train import TrainResult, train
-from helpers.training.before.trainer import on_gpu
+from helpers.data.splits import SplitManifest, load_splits, make_splits, save_splits
+from helpers.training.callbacks import DrawPredictions, PrintValidation
+from helpers.training.settings import TrainSettings, choose_device
+from helpers.training.train import train
 from helpers.workspace import DataError
 
-__all__ = ["add_arguments", "add_cohort_and_settings", "open_cohort", "run", "settings_of"]
+STREAM = "phantom-stream"
+"""In place of a cohort's folder: endless new phantoms."""
 
 SAGEMAKER_CHECKPOINTS = Path("/opt/ml/checkpoints")
 """Where SageMaker keeps up a copy in S3, if the job asks for it; the folder exists only then."""
 
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for the first one, which prepares the cohort."""
+
+
+@dataclass(frozen=True)
+class CohortOptions:
+    """Say which cases to train on.
+
+    Attributes
+    ----------
+    cohort : Path
+        Folder of the cohort, or phantom-stream for endless new phantoms; on SageMaker SM_CHANNEL_TRAINING.
+    format : str
+        Dataset format of the cohort, such as brats2021, brats2023 or msd.
+    labels : str
+        Whose numbers the references use; by default those of the cohort.
+    patients : Path
+        CSV with the columns case and patient, if names do not tell patients apart.
+    spacing : float
+        Spacing in mm of the grid to train on.
+    """
+
+    cohort: Path | None = None
+    format: str = "auto"
+    labels: str = "auto"
+    patients: Path | None = None
+    spacing: float = 2.0
+
+
+def run(
+    *,
+    source: CohortOptions,
+    out: Target | None = None,
+    fold: int = 0,
+    held_out: int = 12,
+    checkpoints: Path | None = None,
+    resume: Literal["auto", "never"] = "auto",
+    work: Path | None = None,
+    settings: TrainSettings,
+) -> int:
+    """Train a network and say how good it is on the validation part; the same command resumes after any interruption.
+
+    Parameters
+    ----------
+    source : CohortOptions
+        Cases to train on.
+    out : Path
+        Folder for the split, prepared cases and, below models/NETWORK, the model; on SageMaker SM_MODEL_DIR, for the model
+        alone.
+    fold : int
+        Which fold is the validation part.
+    held_out : int
+        Phantoms that validate a training on phantom-stream.
+    checkpoints : Path
+        Folder of the checkpoint to resume from; by default checkpoints beside the model, on SageMaker /opt/ml/checkpoints.
+    resume : str
+        auto resumes if there is a checkpoint; never starts afresh.
+    work : Path
+        Folder for split and prepared cases instead of out.
+    settings : TrainSettings
+        Of the training.
+    """
+    out = out or _from_environment("out", "SM_MODEL_DIR")
+    folders = choose_folders(out, settings.network, work=work, checkpoints=checkpoints)
+    with join_processes(gpu=choose_device(settings.device) == "cuda"):
+        if str(source.cohort) == STREAM:
+            training, validation, split_hash = _open_stream(source.spacing, held_out, settings, folders.work)
+        else:
+            _, manifest, prepared = from_first(lambda: open_cohort(source, settings, work=folders.work))
+            (training, validation), split_hash = parts_of(manifest, prepared, fold), manifest.sha256
+            say(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
+        result = train(
+            settings,
+            training,
+            validation,
+            out=folders.model,
+            checkpoints=folders.checkpoints,
+            split_hash=split_hash,
+            resume=resume,
+            callbacks=[PrintValidation(tqdm.write), DrawPredictions(_draw)],
+        )
+        say(f"{result.steps} steps in {result.seconds:.0f} s")
+        say(f"best mean validation Dice {result.best_dice:.4f} at step {result.best_step}: {result.checkpoint}")
+    return 0
+
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a training writes: split and prepared cases to `work`, the model to `model`, states to `checkpoints`."""
+    """Where a training writes: split and prepared cases to `work`, the model to `model`, checkpoints to `checkpoints`."""
 
     work: Path
     model: Path
     checkpoints: Path
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb: the cohort, the fold, the folders, and every field of `TrainSettings`."""
-    add_cohort_and_settings(parser)
-    group = parser.add_argument_group("part of the cohort")
-    group.add_argument("--fold", type=int, default=0, help="which fold is the validation part")
-    group.add_argument("--held-out", type=int, default=12, help=f"phantoms that validate a training on --cohort {STREAM}")
-    group = parser.add_argument_group("interruption")
-    group.add_argument(
-        "--checkpoints",
-        type=Path,
-        help="folder of the state to go on from; by default checkpoints beside the model, on SageMaker /opt/ml/checkpoints",
-    )
-    group.add_argument(
-        "--resume", default="auto", metavar="X", help="auto goes on where there is a state; never starts afresh; or a state.pt"
-    )
-    group.add_argument("--work", type=Path, help="folder for split and prepared cases instead of --out")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Train and say how good the network is on the validation part."""
-    settings = settings_of(arguments)
-    folders = folders_of(arguments, settings.network)
-    with join_processes(gpu=on_gpu(settings)) as processes:
-        open_parts = _open_stream if str(arguments.cohort) == STREAM else _open_parts
-        training, validation, split_hash = open_parts(arguments, settings, folders.work, processes)
-        result = train(
-            settings,
-            training,
-            validation=validation,
-            out=folders.model,
-            split_hash=split_hash,
-            report=tqdm.write,
-            resume=arguments.resume,
-            checkpoints=folders.checkpoints,
-            picture=_draw,
-        )
-        if processes.first:
-            _print(result)
-    return 0
-
-
-def folders_of(arguments: argparse.Namespace, network: str) -> Folders:
-    """The folders that the options and SageMaker's environment say."""
-    on_sagemaker = os.environ.get("SM_MODEL_DIR") == str(arguments.out)
-    if not on_sagemaker:
-        model = arguments.out / "models" / network
-        return Folders(arguments.work or arguments.out, model, arguments.checkpoints or model / "checkpoints")
-    work = arguments.work or Path(tempfile.gettempdir()) / "brain-tumour-segmentation"  # all of SM_MODEL_DIR is uploaded
+def choose_folders(out: Path, network: str, *, work: Path | None = None, checkpoints: Path | None = None) -> Folders:
+    """Return the folders that the options and SageMaker's environment say."""
+    if os.environ.get("SM_MODEL_DIR") != str(out):
+        model = out / "models" / network
+        return Folders(work or out, model, checkpoints or model / "checkpoints")
+    work = work or Path(tempfile.gettempdir()) / "brain-tumour-segmentation"  # all of SM_MODEL_DIR is uploaded
     kept = SAGEMAKER_CHECKPOINTS if SAGEMAKER_CHECKPOINTS.is_dir() else work / "checkpoints"
-    return Folders(work, arguments.out, arguments.checkpoints or kept)
+    return Folders(work, out, checkpoints or kept)
 
 
 def open_cohort(
-    arguments: argparse.Namespace, settings: TrainSettings, *, work: Path | None = None
+    source: CohortOptions, settings: TrainSettings, *, work: Path
 ) -> tuple[dict[str, Case], SplitManifest, dict[str, Path]]:
-    """Check the cohort that the options name, make or read its split, and prepare what is not its test part.
-
-    Parameters
-    ----------
-    arguments, settings
-        As the options say.
-    work : Path, optional
-        Folder for the split and the prepared cases; ``--out`` if left out.
+    """Check a cohort, make or read its split, and prepare what is not its test part.
 
     Returns
     -------
@@ -124,32 +157,82 @@ def open_cohort(
     prepared : dict from identifier to Path
         Prepared files of the cases outside the test part.
     """
-    work = work or arguments.out
-    cases = discover(arguments.cohort, arguments.format)
+    cohort = source.cohort or _from_environment("cohort", "SM_CHANNEL_TRAINING")
+    cases = discover(cohort, source.format, labels=source.labels, patients=source.patients)
     report = check_cohort(cases, workers=settings.workers or None)
-    for fault in report.faults:
-        print(f"{fault.severity}: {fault}")
-    usable = report.usable
-    if len(usable) < 3:
-        raise DataError(f"{arguments.cohort} has {len(usable)} usable cases with a label map", "a split needs at least 3")
-    path = work / "splits.json"
+    for line in (*(f"{fault.severity}: {fault}" for fault in report.faults), *report.notes):
+        print(line)
+    usable, path = report.usable, work / "splits.json"
     if path.is_file():
         manifest = load_splits(path)
-        _check_manifest(manifest, path, cases, usable, arguments.cohort)
+        _check_manifest(manifest, path, cases, usable, cohort)
     else:
         manifest = make_splits(usable, report.facts, seed=settings.seed)
         save_splits(path, manifest)
     outside = {name for fold in manifest.folds for name in fold}
     wanted = [case for case in usable if case.identifier in outside]
-    prepared = prepare_cohort(wanted, work / "prepared", PreprocessSettings(spacing=(arguments.spacing,) * 3))
+    prepared = prepare_cohort(wanted, work / "prepared", PreprocessSettings(spacing=(source.spacing,) * 3))
     for sentence in prepared.faults.values():
         print(f"not prepared: {sentence}")
     return {case.identifier: case for case in usable}, manifest, prepared.paths
 
 
-def _check_manifest(manifest: SplitManifest, path: Path, cases: Sequence[Case], usable: Sequence[Case], cohort: Path) -> None:
+def parts_of(manifest: SplitManifest, prepared: dict[str, Path], fold: int) -> tuple[list[Path], list[Path]]:
+    """Return the prepared files of the training and the validation part."""
+    if not 0 <= fold < len(manifest.folds):
+        raise DataError(f"there is no fold {fold}", f"this split has folds 0 to {len(manifest.folds) - 1}")
+    return tuple([prepared[name] for name in manifest.part(part, fold=fold) if name in prepared] for part in ("train", "val"))
+
+
+@contextlib.contextmanager
+def join_processes(*, gpu: bool) -> Iterator[None]:
+    """Meet the other processes that ``torchrun`` started, and leave them at the end."""
+    if not distributed.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield
+        return
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """Return what the first process gets from `function`; its `DataError` is everybody's.
+
+    The others do not call it, except the first of every machine, since it writes files that each machine needs.
+    """
+    if not distributed.is_initialized():
+        return function()
+    answer: list = [None, None]
+    if int(os.environ["LOCAL_RANK"]) == 0:
+        try:
+            answer[0] = function()
+        except DataError as error:
+            answer[1] = error
+    distributed.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def say(text: str) -> None:
+    """Print in the first process only."""
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        print(text)
+
+
+def _from_environment(option: str, name: str) -> Path:
+    if name not in os.environ:
+        raise DataError(f"--{option} was not given", f"give a folder; on SageMaker {name} names it")
+    return Path(os.environ[name])
+
+
+def _check_manifest(manifest: SplitManifest, path: Path, cases: list[Case], usable: list[Case], cohort: Path) -> None:
     """Raise `DataError` if a split was made for other cases than those of the cohort."""
-    there = {case.identifier: case.patient for case in cases}
+    there = {case.identifier: case.patient for case in (*cases, *usable)}  # the check may have merged patients
     foreign = [name for name, patient in manifest.patients.items() if there.get(name) != patient]
     unknown = [case.identifier for case in usable if case.identifier not in manifest.patients]
     if foreign or unknown:
@@ -157,46 +240,23 @@ def _check_manifest(manifest: SplitManifest, path: Path, cases: Sequence[Case], 
         raise DataError(f"the split {path} was not made for {cohort}: it {what}", "take another --out or remove the split")
 
 
-def _open_parts(
-    arguments: argparse.Namespace, settings: TrainSettings, work: Path, processes: Processes
-) -> tuple[list[Path], list[Path], str]:
-    """Training and validation files and the hash of the split; the first process prepares them for all."""
-    _, manifest, prepared = processes.from_first(lambda: open_cohort(arguments, settings, work=work), on_each_machine=True)
-    if not 0 <= arguments.fold < len(manifest.folds):
-        raise DataError(f"--fold is {arguments.fold}", f"the split of {work} has folds 0 to {len(manifest.folds) - 1}")
-    parts = [set(manifest.part(part, fold=arguments.fold)) for part in ("train", "val")]
-    if processes.first:
-        print(f"{len(parts[0])} training and {len(parts[1])} validation cases; the test part stays untouched")
-    training, validation = ([path for name, path in prepared.items() if name in part] for part in parts)
-    return training, validation, manifest.sha256
-
-
-def _open_stream(
-    arguments: argparse.Namespace, settings: TrainSettings, work: Path, processes: Processes
-) -> tuple[PatchSource, list[Path], str]:
-    """Phantoms that are made while the network learns, and others that it never sees to validate on."""
-    spacing = int(arguments.spacing) if float(arguments.spacing).is_integer() else arguments.spacing
+def _open_stream(spacing: float, held_out: int, settings: TrainSettings, work: Path) -> tuple[PhantomStream, list[Path], str]:
+    """Make phantoms while the network learns, and others that it never sees to validate on."""
+    if held_out < 1:
+        raise DataError(f"--held-out is {held_out}", "give 1 or more")
+    spacing = int(spacing) if float(spacing).is_integer() else spacing
     stream = PhantomStream(
-        StreamSettings(spacing=spacing, seed=settings.seed, foreground_probability=settings.tumour_share),
+        StreamSettings(spacing=spacing, seed=settings.seed, foreground_probability=settings.foreground_probability),
         patch=settings.patch,
         count=settings.batch * settings.steps,
         batch=settings.batch,
         transforms=training_transforms(settings.patch) if settings.augment else None,
     )
-    if processes.first:
-        print(f"Making {arguments.held_out} held-out phantoms ...")
-    make = partial(held_out_phantoms, work / "held_out", arguments.held_out, spacing=spacing)
-    return stream, processes.from_first(make, on_each_machine=True), ""
+    say(f"Making {held_out} held-out phantoms ...")
+    return stream, from_first(partial(held_out_phantoms, work / "held_out", held_out, spacing=spacing)), ""
 
 
 def _draw(path: Path, cases: list) -> None:
-    from helpers.plots.results import save_validation
+    from helpers.plots.results import save_validation  # matplotlib takes a second, and not every training has a best
 
     save_validation(path, cases)
-
-
-def _print(result: TrainResult) -> None:
-    print(
-        f"{result.steps} steps in {result.seconds:.0f} s ({result.seconds_per_step:.3f} s a step); best mean validation Dice "
-        f"{result.best_dice:.4f} at step {result.best_step}\n{result.checkpoint}"
-    )

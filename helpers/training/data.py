@@ -15,7 +15,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from helpers.data.patches import draw_patch
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile, open_prepared
 from helpers.regions import classes_to_regions
 from helpers.training.settings import TrainSettings
 from helpers.workspace import DataError
@@ -63,15 +63,18 @@ class PatchDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        turn, position = divmod(index, len(self.files))
-        order = np.random.default_rng((self.seed, ORDER, turn)).permutation(len(self.files))
         return draw_patch(
-            self.files[order[position]],
+            self.file(index),
             np.random.default_rng((self.seed, PATCH, index)),
             patch=self.patch,
             foreground_probability=self.foreground_probability,
             transforms=self.transforms,
         )
+
+    def file(self, index: int) -> PreparedFile:
+        """Return the case that patch number `index` comes from."""
+        turn, position = divmod(index, len(self.files))
+        return self.files[np.random.default_rng((self.seed, ORDER, turn)).permutation(len(self.files))[position]]
 
 
 class CaseDataset(Dataset):

@@ -1,7 +1,6 @@
 """Cross-validation: nobody is scored by a model that knew them, finished folds are kept, steps are measured, not assumed."""
 
 import json
-import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from helpers.cli import main
+from helpers.cli.crossvalidate import train_folds
 from helpers.data.cases import read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
@@ -33,15 +33,14 @@ from helpers.models.checkpoints import (
 )
 from helpers.models.networks import Ensemble, build_network
 from helpers.regions import BRATS2021, from_classes
-from helpers.training.before.folds import train_folds
-from helpers.training.before.settings import TrainSettings
+from helpers.training.settings import TrainSettings
 from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case
 
 NAMES = tuple(f"Case_{number:03d}" for number in range(5))
 MANIFEST = SplitManifest("brats2021", 0, NAMES[4:], (NAMES[:2], NAMES[2:4]), {name: f"patient of {name}" for name in NAMES})
 SETTINGS = TrainSettings(
-    arguments={"channels": [4, 8]}, patch=(16, 16, 16), steps=2, validate_every=2, device="cpu", clean_enhancing_ml=0.0
+    arguments={"channels": [4, 8]}, patch=(16, 16, 16), steps=2, validate_every=2, device="cpu", minimum_enhancing_ml=0.0
 )
 
 
@@ -56,7 +55,7 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(cohort, tmp_path_factory):
     out = tmp_path_factory.mktemp("models")
-    return out, train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
+    return out, train_folds(SETTINGS, MANIFEST, cohort[1], out=out, folds=(0, 1))
 
 
 def test_every_case_is_predicted_by_the_model_that_did_not_train_on_it(cohort, trained, tmp_path):
@@ -96,33 +95,15 @@ def test_another_session_of_a_training_patient_is_refused_too(trained, tmp_path)
         check_folds(paths, manifest)
 
 
-def test_finished_folds_are_kept_and_what_changed_is_trained_again(cohort, trained):
+def test_finished_folds_are_kept_and_lost_weights_come_back(cohort, trained, capsys):
     out, checkpoints = trained
-    times = [path.stat().st_mtime_ns for path in checkpoints]
-    lines = []
-    assert train_folds(SETTINGS, MANIFEST, cohort[1], out=out, report=lines.append) == checkpoints
-    assert [path.stat().st_mtime_ns for path in checkpoints] == times
-    assert all("finished before" in line for line in lines)
-    (checkpoints[0].parent / "fold.json").unlink()
-    train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
-    assert [path.stat().st_mtime_ns != time for path, time in zip(checkpoints, times, strict=True)] == [True, False]
-    lines.clear()
-    train_folds(replace(SETTINGS, steps=3, validate_every=3), MANIFEST, cohort[1], out=out, folds=[1], report=lines.append)
-    assert "training on 2 cases" in lines[0]
-    train_folds(SETTINGS, MANIFEST, cohort[1], out=out)
-
-
-def test_an_interrupted_fold_goes_on_from_its_state(cohort, trained, tmp_path):
-    out = tmp_path / "models"
-    shutil.copytree(trained[0], out)
-    record = out / "fold_0" / "fold.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "checkpoint": None}))  # as a crash after the last step
-    before = (out / "fold_0" / "checkpoints" / "state.pt").stat().st_mtime_ns
-    lines = []
-    train_folds(SETTINGS, MANIFEST, cohort[1], out=out, folds=[0], report=lines.append)
-    assert not [line for line in lines if line.startswith("step")], "no step may be made again"
-    assert (out / "fold_0" / "checkpoints" / "state.pt").stat().st_mtime_ns == before
-    assert json.loads(record.read_text())["checkpoint"] == load_card(trained[1][0]).weights_sha256
+    weights = [path.read_bytes() for path in checkpoints]
+    checkpoints[1].unlink()
+    assert train_folds(SETTINGS, MANIFEST, cohort[1], out=out, folds=(0, 1)) == checkpoints
+    assert [path.read_bytes() for path in checkpoints] == weights
+    assert "step " not in capsys.readouterr().out, "no step may be made again"
+    with pytest.raises(DataError, match="steps 2 there, 3 here"):
+        train_folds(replace(SETTINGS, steps=3, validate_every=3), MANIFEST, cohort[1], out=out, folds=[1])
 
 
 def test_an_ensemble_is_the_mean_of_its_members_probabilities(trained):
@@ -223,7 +204,6 @@ def test_the_command_from_files_to_the_table_of_gains(tmp_path, capsys):
     assert main([*words, "--only", "0"]) == 0
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert printed.count("finished before") == 1
     assert "+ ensemble" in printed
     out = tmp_path / "out" / "crossvalidation" / "unet"
     manifest, steps = load_splits(tmp_path / "out" / "splits.json"), pd.read_csv(out / "steps.csv")

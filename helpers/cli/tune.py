@@ -1,0 +1,78 @@
+"""``python -m helpers tune``: search the settings of a training, in several workers and across interruptions."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from helpers.cli.options import Target
+from helpers.cli.train import CohortOptions, open_cohort, parts_of
+from helpers.training.settings import TrainSettings
+from helpers.training.tune import SPACE, export_best, search
+from helpers.workspace import DataError
+
+
+def run(
+    *,
+    source: CohortOptions,
+    out: Target,
+    fold: int = 0,
+    trials: int = 20,
+    startup: int = 5,
+    search_workers: int = 1,
+    space: Mapping[str, Any] = SPACE,
+    settings: TrainSettings,
+) -> int:
+    """Search the settings of a training with Optuna; the same command goes on after any interruption.
+
+    Parameters
+    ----------
+    source : CohortOptions
+        Cases to train on.
+    out : Path
+        Folder for the split, the prepared cases, the study, its trials and the best model.
+    fold : int
+        Which fold is the validation part.
+    trials : int
+        Trials in all; more may be asked for later.
+    startup : int
+        Trials drawn at random before TPE learns from them.
+    search_workers : int
+        Processes that work on the study here.
+    space : mapping
+        Least and greatest value by setting, as JSON.
+    settings : TrainSettings
+        What is not searched.
+    """
+    for name, value in {"trials": trials, "startup": startup, "search_workers": search_workers}.items():
+        if value < 1:
+            raise DataError(f"{name} is {value}", "give 1 or more")
+    _, manifest, prepared = open_cohort(source, settings, work=out)
+    training, validation = parts_of(manifest, prepared, fold)
+    options = {"out": out, "trials": trials, "startup": startup, "split_hash": manifest.sha256}
+    options["space"] = {name: tuple(limits) for name, limits in space.items()}
+    context = multiprocessing.get_context("spawn")
+    words = (search_workers, settings, training, validation, options)
+    others = [context.Process(target=_work, args=(number, *words)) for number in range(1, search_workers)]
+    for process in others:
+        process.start()
+    study = _work(0, *words)
+    for process in others:
+        process.join()
+    best = export_best(study, out)
+    drawn = ", ".join(f"{name} {value:.3g}" for name, value in study.best_params.items())
+    print(f"best mean validation Dice {study.best_value:.4f} with {drawn}\n{best}")
+    failed = [f"worker {number} with status {process.exitcode}" for number, process in enumerate(others, 1) if process.exitcode]
+    if failed:
+        raise DataError(f"the search is complete, but {' and '.join(failed)} died on the way", "look at what it printed above")
+    return 0
+
+
+def _work(number: int, workers: int, settings: TrainSettings, training: list, validation: list, options: Mapping) -> Any:
+    """Work on the study; the threads of the machine are shared out among all workers."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    return search(settings, training, validation, worker=number, report=tqdm.write, **options)

@@ -1,0 +1,227 @@
+"""Search the settings of a training with Optuna, in several workers that may die at any moment.
+
+The study is one SQLite file. Optuna's heartbeat tells every worker which trials have lost theirs; such a trial is tried again
+with the same settings in the same folder, where its training resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from lightning import Callback
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from helpers.models.checkpoints import card_path
+from helpers.training.callbacks import History
+from helpers.training.module import NonFiniteError
+from helpers.training.settings import TrainSettings
+from helpers.training.train import train
+from helpers.workspace import DataError
+
+HEARTBEAT, GRACE = 10, 60
+"""Seconds between signs of life of a worker, and without any after which its trial is taken over."""
+
+RETRIES = 3
+"""How often a trial is tried again: its workers may die of the trial itself, such as of its memory."""
+
+SPACE: dict[str, tuple[float, float]] = {
+    "learning_rate": (1e-4, 3e-2),
+    "weight_decay": (1e-6, 1e-1),
+    "foreground_probability": (0.0, 1.0),
+}
+"""Ranges that are searched unless others are given."""
+
+
+class ReportTrial(Callback):
+    """Tell Optuna the Dice of every validation, and end a training that is far behind the others."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial, self.pruned = trial, False
+        self.known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        row = next(callback for callback in trainer.callbacks if isinstance(callback, History)).rows[-1]
+        if row["step"] not in self.known:  # else the worker before this one told it
+            self.trial.report(row["dice_mean"], row["step"])
+        self.pruned = self.trial.should_prune()
+        trainer.should_stop |= self.pruned
+
+
+def search(
+    settings: TrainSettings,
+    training: Sequence[Path],
+    validation: Sequence[Path],
+    *,
+    out: Path,
+    space: Mapping[str, tuple[float, float]] = SPACE,
+    trials: int = 20,
+    startup: int = 5,
+    worker: int = 0,
+    split_hash: str = "",
+    report: Callable[[str], None] | None = None,
+) -> optuna.Study:
+    """Work on the study of a folder until `trials` have ended; several processes may, and one may go on after another died.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        What is not searched.
+    training, validation : sequence of Path
+        Prepared files with labels.
+    out : Path
+        For ``study.db`` and a folder for every trial.
+    space : mapping from str to (float, float)
+        Least and greatest value by setting; a range from above 0 over more than a factor of 10 is searched on a logarithmic
+        scale.
+    trials, startup : int
+        Trials in all, pruned ones included; those of them that are drawn at random and not pruned, before TPE learns.
+    worker : int
+        Number of this worker, so that each draws other settings.
+    split_hash : str
+        As in `train`.
+    report : callable, optional
+        Called with a line of text after every trial, such as `print`.
+
+    Raises
+    ------
+    DataError
+        If the folder holds a study with other settings, or the space names what is no number of `TrainSettings`.
+    """
+    out = Path(out)
+    for name, limits in space.items():
+        if not isinstance(getattr(settings, name, None), float) or not len(limits) == 2 or not limits[0] < limits[1]:
+            raise DataError(
+                f"{name} cannot be searched over {limits}", f"give two numbers for settings such as {', '.join(SPACE)}"
+            )
+    with _quiet():
+        study = open_study(out, startup=startup)
+        _check_fixed(
+            study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out
+        )
+
+        begun = []
+
+        def objective(trial: Trial) -> float:
+            begun.append(trial.number)
+            drawn = {name: trial.suggest_float(name, *limits, log=_logarithmic(*limits)) for name, limits in space.items()}
+            watch, folder = ReportTrial(trial), trial_folder(out, trial.study.get_trials(deepcopy=False)[trial.number])
+            changed = replace(settings, **drawn)
+            try:
+                result = train(
+                    changed, training, validation, out=folder, split_hash=split_hash, resume="auto", callbacks=[watch]
+                )
+            except NonFiniteError as error:
+                trial.set_user_attr("reason", str(error))
+                raise optuna.TrialPruned from error
+            if watch.pruned:
+                raise optuna.TrialPruned
+            return result.best_dice
+
+        def conclude(study: optuna.Study, trial: FrozenTrial) -> None:
+            shutil.rmtree(trial_folder(out, trial) / "checkpoints", ignore_errors=True)
+            if report:
+                drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+                score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
+                report(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
+
+        while len(ended_trials(study)) < trials:
+            fail_stale_trials(study)
+            states = [trial.state for trial in study.get_trials(deepcopy=False)]
+            busy = sum(state in (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED) for state in states)
+            if busy < trials or TrialState.WAITING in states:
+                seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
+                study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+                try:
+                    study.optimize(objective, n_trials=1, callbacks=[conclude])
+                except BaseException:  # the trial has failed, and is to be tried again by whoever goes on
+                    _retry()(study, study.get_trials()[begun[-1]])
+                    raise
+            else:
+                time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
+    return study
+
+
+def open_study(folder: Path, *, startup: int = 5) -> optuna.Study:
+    """Open the study of a folder; it is made if there is none."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        storage = RDBStorage(
+            f"sqlite:///{(Path(folder) / 'study.db').absolute()}",
+            engine_kwargs={"connect_args": {"timeout": 60}},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=_retry(),
+        )
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=startup)
+        options = {"study_name": "search", "direction": "maximize", "pruner": pruner, "load_if_exists": True}
+        return optuna.create_study(storage=storage, **options)
+
+
+def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """List the trials that are complete or pruned, in the order in which they were first begun."""
+    return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)), key=origin)
+
+
+def origin(trial: FrozenTrial) -> int:
+    """Return the number of the trial that this one is, or that it tries again; it names the folder."""
+    return trial.system_attrs.get("failed_trial", trial.number)
+
+
+def trial_folder(folder: Path, trial: FrozenTrial) -> Path:
+    """Return the folder in which a trial keeps its weights."""
+    return Path(folder) / "trials" / f"{origin(trial):04d}"
+
+
+def export_best(study: optuna.Study, folder: Path) -> Path:
+    """Copy weights and card of the best trial to the folder of the search; returns the weights."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise DataError(f"no trial of {Path(folder) / 'study.db'} is complete", "let the search go on, with more trials")
+    source, target = trial_folder(folder, study.best_trial) / "best.safetensors", Path(folder) / "best.safetensors"
+    shutil.copyfile(source, target)
+    shutil.copyfile(card_path(source), card_path(target))
+    return target
+
+
+def _retry() -> RetryHeartbeatStaleTrialCallback:
+    """Return what queues a trial again that lost its worker."""
+    return RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
+
+
+def _logarithmic(low: float, high: float) -> bool:
+    return low > 0 and high > 10 * low
+
+
+def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a study whose trainings differ in more than what is drawn."""
+    wanted = json.loads(json.dumps(fixed))
+    found = study.user_attrs.get("fixed", wanted)
+    differing = [f"{name} {found.get(name)} there, {wanted[name]} here" for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        raise DataError(
+            f"{folder / 'study.db'} is a search with {'; '.join(differing)}", "give the settings of then, or another --out"
+        )
+    study.set_user_attr("fixed", wanted)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back Optuna's log and its notes on functions that may still change."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(level)

@@ -1,0 +1,195 @@
+"""A search: how many trials, which settings, what happens to trials that fail and to those whose workers die."""
+
+import json
+import multiprocessing
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from helpers.cli import main
+from helpers.models.checkpoints import load_checkpoint
+from helpers.training import tune
+from helpers.training.module import NonFiniteError
+from helpers.training.settings import TrainSettings
+from helpers.training.tune import ended_trials, export_best, open_study, origin, search, trial_folder
+from helpers.workspace import DataError
+from tests.cases import write_case
+
+SETTINGS = TrainSettings(seed=5)
+SPACE = {"learning_rate": (1e-4, 1e-1), "foreground_probability": (0.0, 1.0)}
+
+
+class Hill:
+    """A training whose Dice is best at a foreground probability of 0.2 and grows over three validations; dies at some calls."""
+
+    def __init__(self, dies=()):
+        self.dies, self.calls = dies, []
+
+    def __call__(self, settings, training, validation, *, out, callbacks, **options):
+        self.calls.append((settings, out))
+        number = len(self.calls)
+        out.mkdir(parents=True, exist_ok=True)
+        for step in (1, 2, 3):
+            dice = step / 3 - abs(settings.foreground_probability - 0.2)
+            history = SimpleNamespace(rows=[{"step": step, "dice_mean": dice}])
+            trainer = SimpleNamespace(callbacks=[history], should_stop=False)
+            if number in self.dies and step == 2:
+                raise RuntimeError("the machine is gone")
+            callbacks[0].on_validation_end(trainer, None)
+            if trainer.should_stop:
+                break
+        (out / "best.safetensors").write_text(str(settings.foreground_probability))
+        (out / "best.json").write_text("{}")
+        return SimpleNamespace(best_dice=dice)
+
+
+@pytest.fixture
+def hill(monkeypatch):
+    hill = Hill()
+    monkeypatch.setattr(tune, "train", hill)
+    monkeypatch.setattr(tune, "History", SimpleNamespace)
+    return hill
+
+
+def run(out, trials=8, **options):
+    return search(SETTINGS, [], [], out=out, space=SPACE, trials=trials, startup=3, **options)
+
+
+def table(study):
+    return [(trial.params, trial.value, trial.state, trial.intermediate_values) for trial in ended_trials(study)]
+
+
+def test_draws_lie_in_the_space_and_the_best_is_exported(hill, tmp_path):
+    lines = []
+    study = run(tmp_path, report=lines.append)
+    assert len(study.trials) == len(lines) == 8
+    for settings, _ in hill.calls:
+        assert all(low <= getattr(settings, name) <= high for name, (low, high) in SPACE.items())
+    assert {TrialState.COMPLETE, TrialState.PRUNED} == {trial.state for trial in study.trials}
+    path = export_best(study, tmp_path)
+    assert float(path.read_text()) == study.best_params["foreground_probability"]
+    assert json.loads(path.with_suffix(".json").read_text()) == {}
+
+
+def test_a_trial_that_fails_is_tried_again_in_its_folder_and_given_up_after_some_times(hill, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "RETRIES", 2)
+    hill.dies = (2, 4, 5, 6)
+    for _ in hill.dies:
+        with pytest.raises(RuntimeError):
+            run(tmp_path, trials=4)
+    study = run(tmp_path, trials=4)
+    assert [origin(trial) for trial in study.trials[1:3]] == [1, 1] and hill.calls[1] == hill.calls[2]
+    assert len({trial_folder(tmp_path, trial) for trial in study.trials}) == 5, "one was given up"
+    assert len(ended_trials(study)) == 4
+
+
+def test_more_trials_may_be_asked_for_and_a_complete_search_does_nothing(hill, tmp_path):
+    for trials, calls in ((3, 3), (3, 3), (5, 5)):
+        run(tmp_path, trials=trials)
+        assert len(hill.calls) == calls
+    assert len({tuple(trial.params.values()) for trial in open_study(tmp_path).trials}) == 5, "a draw came twice"
+
+
+def test_a_training_that_is_not_finite_ends_its_trial_only(tmp_path, monkeypatch):
+    def explode(*arguments, **options):
+        raise NonFiniteError("step 3: the loss is not finite", "lower the learning rate")
+
+    monkeypatch.setattr(tune, "train", explode)
+    study = run(tmp_path, trials=2)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    assert "not finite" in study.trials[0].user_attrs["reason"]
+    with pytest.raises(DataError, match="no trial of"):
+        export_best(study, tmp_path)
+
+
+def test_other_settings_and_spaces_that_cannot_be_are_refused(hill, tmp_path):
+    run(tmp_path, trials=1)
+    with pytest.raises(DataError, match="steps 600 there, 7 here"):
+        search(TrainSettings(seed=5, steps=7), [], [], out=tmp_path, space=SPACE, trials=1)
+    for space in ({"network": (0.0, 1.0)}, {"learning_rate": (1.0, 0.1)}, {"nonsense": (0.0, 1.0)}):
+        with pytest.raises(DataError, match="cannot be searched"):
+            search(SETTINGS, [], [], out=tmp_path / "other", space=space)
+
+
+def test_a_worker_that_is_slow_to_store_its_result_keeps_its_trial(hill, tmp_path, monkeypatch):
+    """Another worker once took a finished trial for dead before its result was stored, and trained it again."""
+    original = RDBStorage.set_trial_state_values
+
+    def slow(storage, trial_id, state, values=None):
+        if state == TrialState.COMPLETE:
+            time.sleep(1)
+        return original(storage, trial_id, state, values)
+
+    open_study(tmp_path)
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", slow)
+    failures = []
+
+    def work(number):
+        try:
+            run(tmp_path, trials=4, worker=number)
+        except Exception as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    trials = open_study(tmp_path).trials
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(hill.calls) == len(trials) <= 5, "no trial was trained twice"
+
+
+def test_a_trial_whose_worker_died_is_taken_over_by_heartbeat(hill, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "HEARTBEAT", 1)
+    monkeypatch.setattr(tune, "GRACE", 2)
+    worker = multiprocessing.get_context("fork").Process(target=_hang, args=(tmp_path,))
+    worker.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.1)
+    worker.kill()
+    worker.join()
+    time.sleep(3)
+    study = run(tmp_path, trials=1)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert origin(study.trials[1]) == 0 and study.trials[1].params == study.trials[0].params
+
+
+def _hang(folder):
+    def train(*arguments, **options):
+        (folder / "begun").touch()
+        time.sleep(60)
+
+    tune.train = train
+    run(folder, trials=1)
+
+
+def test_the_command_searches_with_real_trainings_and_tells_of_dead_workers(tmp_path, capsys, monkeypatch):
+    for number in range(4):
+        write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
+    words = ["tune", "--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--trials", "2", "--startup", "1"]
+    words += [
+        "--arguments",
+        '{"channels": [4, 8]}',
+        "--patch",
+        "16",
+        "--steps",
+        "2",
+        "--validate-every",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 0
+    assert "best mean validation Dice" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "out" / "best.safetensors")[1].training["steps"] == 2
+    dead = SimpleNamespace(start=lambda: None, join=lambda: None, exitcode=-9)
+    context = SimpleNamespace(Process=lambda target, args: dead)
+    monkeypatch.setattr("multiprocessing.get_context", lambda kind: context)
+    assert main([*words, "--search-workers", "2"]) == 1
+    assert "worker 1 with status -9 died" in capsys.readouterr().err
