@@ -312,7 +312,7 @@ def show_boxes(
         One modality of a prepared case (orientation RAS).
     affine : array (4, 4)
     boxes : sequence of three slices each
-        In voxels, as `helpers.training.before.datamodule.patch_slices` gives them.
+        In voxels, as `helpers.data.patches.patch_slices` gives them.
     classes : uint8 array (X, Y, Z), optional
         Label map to draw, which also chooses the slice.
     title : str
