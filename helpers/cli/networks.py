@@ -2,67 +2,142 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import multiprocessing
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import torch
+from monai.losses import DiceLoss
 
-from helpers.models.networks import NETWORKS, PUBLISHED, build_network, describe_network
-from helpers.training.before.memory import peak_training_memory
+from helpers.cli.options import pick_device
+from helpers.models.networks import NETWORKS, PUBLISHED, build_network, channels_last, check_patch, describe_network
+from helpers.regions import MODALITIES, REGIONS
+from helpers.workspace import DataError
 
-SETTINGS = ("laptop", "published")
 EDGES: dict[int, int] = {2: 256, 3: 128}
-"""Edge of the input for which operations are counted, by number of dimensions, where none is given."""
+"""Edge of the input for which operations are counted, by number of dimensions, unless one is given."""
+STEPS = 2
+"""Measured steps: the first allocates what the optimiser keeps, the second has it all at once."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
-    parser.add_argument("--spatial-dims", type=int, choices=(2, 3), default=3, help="dimensions of the images")
-    parser.add_argument("--network", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS), help="which networks")
-    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="the defaults, or as published")
-    parser.add_argument(
-        "--edge", type=int, help="voxels along the edge of the input that is counted; else 128 in 3-D, 256 in 2-D"
-    )
-    parser.add_argument("--measure", action="store_true", help="train each for two steps and report the peak memory")
-    parser.add_argument("--patch", type=int, default=64, help="voxels along the edge of the measured patches")
-    parser.add_argument("--batch", type=int, default=2, help="measured patches a step")
-    parser.add_argument("--device", default="cpu", help="cpu, or a CUDA device such as cuda:0, to measure on")
+def run(
+    *,
+    network: tuple[Literal[*NETWORKS], ...] = tuple(NETWORKS),
+    setting: tuple[Literal["laptop", "published"], ...] = ("laptop", "published"),
+    spatial_dims: Literal[2, 3] = 3,
+    edge: int = 0,
+    measure: bool = False,
+    patch: int = 64,
+    batch: int = 2,
+    device: str = "cpu",
+) -> int:
+    """Print parameters, operations and, if asked to, peak training memory of networks.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Count, measure if asked to, and print the table."""
-    edge = arguments.edge or EDGES[arguments.spatial_dims]
-    power = "²" if arguments.spatial_dims == 2 else "³"
+    Parameters
+    ----------
+    network
+        Which networks.
+    setting
+        The defaults, which suit a laptop, or as published.
+    spatial_dims
+        Dimensions of the images.
+    edge
+        Voxels along the edge of the input that is counted; 0 takes 128 in 3-D, 256 in 2-D.
+    measure
+        Train each for two steps and report the peak memory.
+    patch
+        Voxels along the edge of the measured patches.
+    batch
+        Measured patches a step.
+    device
+        cpu, or a CUDA device such as cuda:0, to measure on.
+    """
+    edge, power = edge or EDGES[spatial_dims], {2: "²", 3: "³"}[spatial_dims]
+    device = pick_device(device)
     rows = []
-    for name in arguments.network:
-        for setting in arguments.setting:
-            row = _row(arguments, name, edge, published=setting == "published")
-            rows.append({"network": name, "setting": setting, **row})
-    print(pd.DataFrame(rows).rename(columns={"GFLOP": f"GFLOP {edge}{power}"}).to_string(index=False))
+    for name in network:
+        for kind in setting:
+            arguments = _arguments(name, spatial_dims, edge, kind)
+            size = describe_network(build_network(name, **arguments), size=(edge,) * spatial_dims)
+            row = {"network": name, "setting": kind, "parameters M": f"{size.parameters / 1e6:.2f}"}
+            row[f"GFLOP {edge}{power}"] = f"{size.gflop:.1f}"
+            if measure:
+                arguments = _arguments(name, spatial_dims, patch, kind)
+                peak = peak_training_memory(
+                    name, patch=(patch,) * spatial_dims, batch=batch, arguments=arguments, device=device
+                )
+                row["peak GiB"] = f"{peak / 2**30:.2f}"
+            rows.append(row)
+    print(pd.DataFrame(rows).to_string(index=False))
     print("\nGFLOP: one forward pass, a multiplication and an addition counted as two.")
-    if arguments.measure:
+    if measure:
         how = "greatest resident memory of a fresh process, less that before the network was built"
-        if torch.device(arguments.device).type == "cuda":
-            how = f"torch.cuda.max_memory_allocated in bfloat16, {torch.cuda.get_device_name(arguments.device)}"
-        print(f"peak GiB: two training steps with {arguments.batch} patches of {arguments.patch}{power} by AdamW; {how}.")
+        if device != "cpu":
+            how = f"torch.cuda.max_memory_allocated in bfloat16, {torch.cuda.get_device_name(device)}"
+        print(f"peak GiB: {STEPS} training steps with {batch} patches of {patch}{power} by AdamW; {how}.")
     return 0
 
 
-def _row(arguments: argparse.Namespace, name: str, edge: int, *, published: bool) -> dict[str, str]:
-    dimensions = arguments.spatial_dims
-    settings = _arguments(name, dimensions, edge, published)
-    description = describe_network(build_network(name, **settings), size=(edge,) * dimensions)
-    row = {"parameters M": f"{description.parameters / 1e6:.2f}", "GFLOP": f"{description.gflop:.1f}"}
-    if arguments.measure:
-        settings = _arguments(name, dimensions, arguments.patch, published)
-        patch = (arguments.patch,) * dimensions
-        peak = peak_training_memory(name, patch=patch, batch=arguments.batch, arguments=settings, device=arguments.device)
-        row["peak GiB"] = f"{peak / 2**30:.2f}"
-    return row
-
-
-def _arguments(name: str, dimensions: int, edge: int, published: bool) -> dict[str, Any]:
+def _arguments(name: str, dimensions: int, edge: int, setting: str) -> dict[str, Any]:
     """Arguments of a network for square or cubic inputs of `edge` voxels."""
     size = {"img_size": edge} if NETWORKS[name].one_size else {}
-    return {"spatial_dims": dimensions, **(PUBLISHED[name] if published else {}), **size}
+    return {"spatial_dims": dimensions, **(PUBLISHED[name] if setting == "published" else {}), **size}
+
+
+def peak_training_memory(
+    network: str, *, patch: Sequence[int], batch: int, arguments: Mapping[str, Any], device: str = "cpu"
+) -> int:
+    """Measure the bytes that two steps of training add at their peak: weights, gradients, AdamW, activations, work space.
+
+    They are made in a fresh process. On a CPU its greatest resident memory is compared with that from before the network was
+    built, in 32 bit; on a GPU it is what torch allocated at most, in bfloat16.
+
+    Raises
+    ------
+    DataError
+        If the network cannot be built or does not take the patch, or the memory does not suffice.
+    """
+    check_patch(patch, network, **arguments)
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_train, network, tuple(patch), batch, dict(arguments), device).result()
+    except (BrokenProcessPool, torch.OutOfMemoryError) as error:
+        size = "x".join(map(str, patch))
+        raise DataError(
+            f"{network} could not be trained on {batch} patches of {size} voxels on {device}", "take less"
+        ) from error
+
+
+def _train(network: str, patch: tuple[int, ...], batch: int, arguments: dict[str, Any], device: str) -> int:
+    """Train in the process that `peak_training_memory` started, and return the peak."""
+    gpu, before = device != "cpu", _greatest_resident()
+    image = channels_last(torch.randn(batch, arguments.get("in_channels", len(MODALITIES)), *patch, device=device))
+    target = (torch.rand(batch, arguments.get("out_channels", len(REGIONS)), *patch, device=device) > 0.9).float()
+    model, loss = build_network(network, **arguments).to(device).train(), DiceLoss(sigmoid=True)
+    optimiser = torch.optim.AdamW(model.parameters())
+    for _ in range(STEPS):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=gpu):
+            logits = model(image)
+        logits = logits[0] if isinstance(logits, list) else logits
+        loss(logits.float(), target).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return torch.cuda.max_memory_allocated(device) if gpu else _greatest_resident() - before
+
+
+def _greatest_resident() -> int:
+    """Read the greatest resident memory of this process so far in bytes.
+
+    Linux hands the greatest of the parent down in `getrusage`, so there the process's own record is read.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

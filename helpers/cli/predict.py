@@ -2,73 +2,88 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
-import torch
+import tyro
 
-from helpers.data.cases import ENDINGS, Case, Fault, case_of_files, discover, refuse_to_overwrite
+from helpers.cli.options import Target, pick_device
+from helpers.data.cases import ENDINGS, Fault, case_of_files, discover, refuse_to_overwrite
 from helpers.evaluation.predict import Prediction, predict_case, predict_cases, write_prediction
 from helpers.models.checkpoints import load_ensemble, load_released
-from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES
-from helpers.workspace import DataError, require_writable
+from helpers.regions import CONVENTIONS
+from helpers.workspace import DataError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
-    parser.add_argument("case", nargs="?", type=Path, metavar="CASE", help="folder of one case, or of a cohort")
-    for modality in MODALITIES:
-        parser.add_argument(
-            f"--{modality}", type=Path, metavar="FILE", help=f"{MODALITY_NAMES[modality]} image, in place of CASE"
-        )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        nargs="+",
-        help="weights (.safetensors) with their card (.json) beside them, several for their mean; left out, "
-        "the model that comes with the package",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each"
-    )
-    parser.add_argument("--format", default="auto", help="dataset format, such as brats2021, brats2023 or msd")
-    parser.add_argument(
-        "--labels",
-        default="auto",
-        choices=("auto", *CONVENTIONS),
-        help="numbers to write; auto: those of the cohort, else brats2021",
-    )
-    parser.add_argument(
-        "--tta", action="store_true", help="test-time augmentation: mean over mirrored images, up to eight times as long"
-    )
-    parser.add_argument("--device", default="auto", help="auto takes a GPU where there is one; cpu, cuda, cuda:1")
+def run(
+    case: Annotated[Path | None, tyro.conf.arg(metavar="[CASE]")] = None,
+    /,
+    *,
+    out: Target,
+    t1: Path | None = None,
+    t1ce: Path | None = None,
+    t2: Path | None = None,
+    flair: Path | None = None,
+    checkpoint: tuple[Path, ...] = (),
+    format: str = "auto",
+    labels: Literal["auto", *CONVENTIONS] = "auto",
+    tta: bool = False,
+    device: str = "auto",
+) -> int:
+    """Segment one case, four files or a cohort, each in its own grid; status 1 if a case could not be segmented.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Predict and say where the label maps are; 0 when every case could be segmented, else 1."""
-    cases = _cases(arguments)
-    single = arguments.out.name.lower().endswith(ENDINGS)
-    if not single and arguments.out.suffix and not arguments.out.is_dir():
-        raise DataError(f"{arguments.out} is neither a .nii.gz file nor a folder", "give one of them to --out")
+    Parameters
+    ----------
+    case
+        Folder of one case, or of a cohort.
+    out
+        Label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each.
+    t1
+        T1 image, in place of CASE.
+    t1ce
+        T1ce image.
+    t2
+        T2 image.
+    flair
+        FLAIR image.
+    checkpoint
+        Weights (.safetensors) with their card (.json) beside them, several for their ensemble; else the released model.
+    format
+        Dataset format, such as brats2021, brats2023 or msd.
+    labels
+        Numbers to write; auto takes those of the cohort, else brats2021.
+    tta
+        Test-time augmentation: the mean over mirrored images, up to eight times as long.
+    device
+        auto takes a GPU if there is one; cpu, cuda, cuda:1.
+    """
+    files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    if any(files.values()) == bool(case):
+        raise DataError("there are both or neither of CASE and files", "give either CASE or --t1 --t1ce --t2 --flair")
+    if case:
+        cases = discover(case, format, labels=labels)
+    else:
+        cases = [case_of_files(files, labels="brats2021" if labels == "auto" else labels)]
+    single = out.name.lower().endswith(ENDINGS)
+    if not single and out.suffix and not out.is_dir():
+        raise DataError(f"{out} is neither a .nii.gz file nor a folder", "give one of them to --out")
     if single and len(cases) > 1:
-        raise DataError(f"{arguments.case} holds {len(cases)} cases", f"give a folder to --out, not the file {arguments.out}")
-    refuse_to_overwrite(arguments.out, cases)
-    require_writable(arguments.out.absolute().parent if single else arguments.out)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
-    checkpoints = arguments.checkpoint
-    network, card = load_ensemble(checkpoints, device=device) if checkpoints else load_released(device=device)
+        raise DataError(f"{case} holds {len(cases)} cases", f"give a folder to --out, not the file {out}")
+    refuse_to_overwrite(out, cases)
+    device = pick_device(device)
+    network, card = load_ensemble(checkpoint, device=device) if checkpoint else load_released(device=device)
     if single:
-        prediction = predict_case(network, card, cases[0], tta=arguments.tta)
-        write_prediction(arguments.out, prediction)
-        _say(prediction, arguments.out)
+        prediction = predict_case(network, card, cases[0], tta=tta)
+        write_prediction(out, prediction)
+        _say(prediction, out)
         return 0
     faults = []
-    for case, outcome in predict_cases(network, card, cases, folder=arguments.out, tta=arguments.tta):
+    for each, outcome in predict_cases(network, card, cases, folder=out, tta=tta):
         if isinstance(outcome, Fault):
             faults.append(str(outcome))
         else:
-            _say(outcome, arguments.out / f"{case.identifier}.nii.gz")
+            _say(outcome, out / f"{each.identifier}.nii.gz")
     if faults:
         print(f"\nNot segmented ({len(faults)} of {len(cases)}):", *faults, sep="\n  ")
     return 1 if faults else 0
@@ -78,12 +93,3 @@ def _say(prediction: Prediction, path: Path) -> None:
     for warning in prediction.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{path} ({CONVENTIONS[prediction.labels]})")
-
-
-def _cases(arguments: argparse.Namespace) -> list[Case]:
-    files = {modality: getattr(arguments, modality) for modality in MODALITIES}
-    if any(files.values()) == bool(arguments.case):
-        raise DataError("there are both or neither of CASE and files", "give either CASE or --t1 --t1ce --t2 --flair")
-    if arguments.case:
-        return discover(arguments.case, arguments.format, labels=arguments.labels)
-    return [case_of_files(files, labels="brats2021" if arguments.labels == "auto" else arguments.labels)]

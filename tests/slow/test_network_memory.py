@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.training.before.memory import peak_training_memory
+from helpers.cli.networks import peak_training_memory
 from helpers.workspace import DataError
 
 
