@@ -27,7 +27,7 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 """For every notebook that has the parameter."""
 
 OWN: dict[str, dict[str, str]] = {
-    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "ABLATION_STEPS": "2", "ABLATION_FOLDS": "1"},
+    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "SMALL_STEPS": "10", "FOLDS": "1"},
     "04_train_swin_unetr": {"MINUTES": "0.05", "NETWORK_STEPS": "2"},
     "06_profile_gpu": {"PATCH": "32", "ROUNDS": "2", "COMPILE": "no"},
 }
