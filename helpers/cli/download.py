@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Literal
 
+from helpers.cli.options import Target
 from helpers.data.cases import discover
 from helpers.data.download import download_brats2021, download_msd
 from helpers.data.slices import download_lgg, find_slices
@@ -16,21 +17,22 @@ COHORTS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
-    parser.add_argument("cohort", choices=list(COHORTS), help="brats2021 and lgg need a Kaggle token; msd is MSD Task01")
-    parser.add_argument("--out", type=Path, help="folder of the cohort; None means data/COHORT")
+def run(cohort: Literal["brats2021", "msd", "lgg"], /, *, out: Target | None = None) -> int:
+    """Fetch a cohort and say what is there.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Fetch the cohort and say what is there."""
-    download, licence = COHORTS[arguments.cohort]
-    folder = download(arguments.out or Path("data") / arguments.cohort)
-    if arguments.cohort == "lgg":
+    Parameters
+    ----------
+    cohort
+        brats2021 and lgg need a Kaggle token; msd is MSD Task01.
+    out
+        Folder of the cohort; data/COHORT by default.
+    """
+    download, licence = COHORTS[cohort]
+    folder = download(out or Path("data") / cohort)
+    if cohort == "lgg":
         print(f"{len(find_slices(folder))} patients of lgg in {folder} ({licence})")
         print(f"next: make run NOTEBOOKS=segment_2d COHORT=lgg DATA={folder}")
         return 0
-    cases = discover(folder, arguments.cohort)
-    print(f"{len(cases)} cases of {arguments.cohort} in {folder} ({licence})")
+    print(f"{len(discover(folder, cohort))} cases of {cohort} in {folder} ({licence})")
     print(f"next: python -m helpers check {folder}")
     return 0

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import dataclass, field
+from json import dumps, loads
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from helpers.data.cases import fault_of
-from helpers.evaluation.cohort import LabelFile, empty_scores, pair_folders, score_files
+from helpers.cli.options import Target
+from helpers.data.cases import fault_of, patients_of
+from helpers.evaluation.cohort import LabelFile, Pairing, empty_scores, pair_folders, score_files
 from helpers.evaluation.statistics import summarise
 from helpers.regions import CONVENTIONS, REGIONS
 from helpers.workspace import DataError, write_atomically
-
-LABELS = ("auto", *CONVENTIONS)
 
 
 @dataclass
@@ -31,54 +29,72 @@ class Evaluation:
     labels: list[tuple[str, str]] = field(default_factory=list)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
-    numbers = "numbers in the files; auto: those of the cohort, else 4 means brats2021 and 3 brats2023 (name others yourself)"
-    parser.add_argument("prediction", type=Path, metavar="PREDICTION", help="label map, or folder of label maps")
-    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="label map, folder of label maps, or cohort folder")
-    parser.add_argument(
-        "--format", default="auto", help="dataset format of the reference cohort, such as brats2021, brats2023 or msd"
-    )
-    parser.add_argument("--prediction-labels", choices=LABELS, default="auto", help=numbers)
-    parser.add_argument("--reference-labels", choices=LABELS, default="auto", help=numbers)
-    parser.add_argument("--csv", type=Path, help="write one row for each case and region here")
-    parser.add_argument("--json", type=Path, help="write cases, summary and faults here")
+def run(
+    prediction: Path,
+    reference: Path,
+    /,
+    *,
+    format: str = "auto",
+    prediction_labels: str = "auto",
+    reference_labels: str = "auto",
+    csv: Target | None = None,
+    json: Target | None = None,
+) -> int:
+    """Print Dice and 95 % Hausdorff distance by region; status 1 unless every pair could be scored.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Score, print and write; 0 when every pair could be scored, else 1."""
-    for path in (arguments.prediction, arguments.reference):
+    Parameters
+    ----------
+    prediction
+        Label map, or folder of label maps.
+    reference
+        Label map, folder of label maps, or cohort folder.
+    format
+        Dataset format of the reference cohort, such as brats2021, brats2023 or msd.
+    prediction_labels
+        Numbers in the predictions, such as brats2023 or nnunet; auto: those of the reference if they fit, else a 4 means
+        brats2021 and a 3 brats2023.
+    reference_labels
+        Numbers in the references; auto: those of the cohort, else as for predictions.
+    csv
+        Write one row for each case and region here.
+    json
+        Write cases, summary and faults here.
+    """
+    for path in (prediction, reference):
         if not path.exists():
             raise DataError(f"{path} does not exist", "give two label maps or two folders")
-    if arguments.prediction.is_dir() != arguments.reference.is_dir():
-        raise DataError(f"{arguments.prediction} and {arguments.reference} are a file and a folder", "give two of a kind")
-    evaluation = _evaluate_folders(arguments) if arguments.prediction.is_dir() else _evaluate_files(arguments)
+    for labels in (prediction_labels, reference_labels):
+        if labels not in ("auto", *CONVENTIONS):
+            raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
+    if prediction.is_dir() != reference.is_dir():
+        raise DataError(f"{prediction} and {reference} are a file and a folder", "give two of a kind")
+    if prediction.is_dir():
+        pairing = pair_folders(
+            prediction, reference, format=format, prediction_labels=prediction_labels, reference_labels=reference_labels
+        )
+        evaluation = _evaluate_folders(pairing)
+    else:
+        pair = LabelFile(prediction, prediction_labels), LabelFile(reference, reference_labels)
+        evaluation = _evaluate_files(*pair)
     summary = summarise(evaluation.scores)
     _print(evaluation, summary)
-    if arguments.csv:
-        with write_atomically(arguments.csv) as temporary:
+    if csv:
+        with write_atomically(csv) as temporary:
             evaluation.scores.to_csv(temporary, index=False, errors="backslashreplace")
-    if arguments.json:
-        with write_atomically(arguments.json) as temporary:
-            temporary.write_text(json.dumps(_record(evaluation, summary), indent=2) + "\n")
+    if json:
+        with write_atomically(json) as temporary:
+            temporary.write_text(dumps(_record(evaluation, summary), indent=2) + "\n")
     return 1 if evaluation.faults or evaluation.scores.empty else 0
 
 
-def _evaluate_files(arguments: argparse.Namespace) -> Evaluation:
-    prediction = LabelFile(arguments.prediction, arguments.prediction_labels)
-    scores = score_files(prediction, LabelFile(arguments.reference, arguments.reference_labels))
-    scores.insert(0, "case", arguments.prediction.name.split(".nii")[0])
+def _evaluate_files(prediction: LabelFile, reference: LabelFile) -> Evaluation:
+    scores = score_files(prediction, reference)
+    scores.insert(0, "case", prediction.path.name.split(".nii")[0])
     return Evaluation(scores, labels=[scores.attrs["labels"]])
 
 
-def _evaluate_folders(arguments: argparse.Namespace) -> Evaluation:
-    pairing = pair_folders(
-        arguments.prediction,
-        arguments.reference,
-        format=arguments.format,
-        prediction_labels=arguments.prediction_labels,
-        reference_labels=arguments.reference_labels,
-    )
+def _evaluate_folders(pairing: Pairing) -> Evaluation:
+    patients = patients_of(list(pairing.pairs))
     tables, labels, faults = [], {}, list(pairing.faults)
     for identifier, pair in tqdm(pairing.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
         try:
@@ -88,6 +104,7 @@ def _evaluate_folders(arguments: argparse.Namespace) -> Evaluation:
             continue
         labels[table.attrs.pop("labels")] = None
         table.insert(0, "case", identifier)
+        table.insert(1, "patient", patients[identifier])
         tables.append(table)
     scores = pd.concat(tables, ignore_index=True) if tables else empty_scores()
     unpaired = [str(path) for path in pairing.without_reference]
@@ -127,8 +144,8 @@ def _case_table(scores: pd.DataFrame) -> pd.DataFrame:
 def _record(evaluation: Evaluation, summary: pd.DataFrame) -> dict:
     """The evaluation as plain JSON, NaN as null."""
     return {
-        "cases": json.loads(evaluation.scores.to_json(orient="records", double_precision=10)),
-        "summary": json.loads(summary.to_json(orient="records", double_precision=10)),
+        "cases": loads(evaluation.scores.to_json(orient="records", double_precision=10)),
+        "summary": loads(summary.to_json(orient="records", double_precision=10)),
         "faults": evaluation.faults,
         "predictions_without_reference": evaluation.without_reference,
         "references_without_prediction": evaluation.without_prediction,
