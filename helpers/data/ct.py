@@ -81,7 +81,7 @@ class ScanFacts:
     warning: str
 
 
-def find_scans(folder: Path) -> tuple[list[Scan], tuple[str, ...]]:
+def find_scans(folder: Path | str) -> tuple[list[Scan], tuple[str, ...]]:
     """Find the scans of a folder in the order of their identifiers, and the organs' names for the labels 1, 2, ...
 
     Raises

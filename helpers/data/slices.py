@@ -64,7 +64,7 @@ class SliceFacts:
     missing: tuple[str, ...]
 
 
-def find_slices(folder: Path) -> dict[str, list[SliceFile]]:
+def find_slices(folder: Path | str) -> dict[str, list[SliceFile]]:
     """Find the slices of every patient, both in order.
 
     Parameters
