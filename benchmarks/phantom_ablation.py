@@ -29,8 +29,8 @@ from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phanto
 from helpers.evaluation.cohort import score_cohort
 from helpers.models.checkpoints import load_checkpoint
 from helpers.regions import REGIONS
-from helpers.training.before.settings import TrainSettings
-from helpers.training.before.train import train
+from helpers.training.settings import TrainSettings
+from helpers.training.train import train
 
 PLAIN_CONTRAST = ContrastRanges(
     free=0.0,
@@ -74,7 +74,9 @@ def train_and_score(
 ) -> pd.DataFrame:
     """Train on one step's phantoms and score every case: the scores of `score_cohort`."""
     stream = PhantomStream(
-        StreamSettings(seed=settings.seed, patches_per_case=8, foreground_probability=settings.tumour_share, ranges=ranges),
+        StreamSettings(
+            seed=settings.seed, patches_per_case=8, foreground_probability=settings.foreground_probability, ranges=ranges
+        ),
         patch=settings.patch,
         count=settings.batch * settings.steps,
         batch=settings.batch,
@@ -93,7 +95,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--out", type=Path, help="also write the table as CSV")
     arguments = parser.parse_args()
-    settings = TrainSettings(steps=arguments.steps, validate_every=arguments.steps, tumour_share=0.6)
+    settings = TrainSettings(steps=arguments.steps, validate_every=arguments.steps)
     rows = []
     for name, ranges in ablation().items():
         with tempfile.TemporaryDirectory() as folder:

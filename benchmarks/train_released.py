@@ -1,11 +1,11 @@
-"""Train the released model on randomised phantoms: ``python benchmarks/train_released.py --out DIR``.
+"""Train the released model on randomised phantoms: ``python -m benchmarks.train_released --out DIR``.
 
 Two networks that differ in their random numbers alone learn at a time, each on a core of its own and from phantoms of its
-own. The released model is the mean of several such, which make different mistakes; MODEL_CARD.md says which. The learning
-rate falls along half a cosine over the time limit, and what is kept is a moving average of the weights. Steps take turns
-between two patches around a tumour and one whole brain, which is what prediction shows: in a patch, a network that normalises
-each instance sees other statistics. Nothing is mirrored or turned, so that a network can tell the cerebellum by where it
-lies.
+own. The released model is an ensemble of several such, which make different mistakes; MODEL_CARD.md says which. The learning
+rate falls along half a cosine over the time limit, and what is kept is an exponential moving average (EMA) of the weights.
+Steps take turns between two patches around a tumour and one whole brain, which is what prediction shows: in a patch, a network
+that normalises each instance sees other statistics. Nothing is flipped or rotated, so that a network can tell the cerebellum by
+where it lies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from helpers.models.checkpoints import (
     save_checkpoint,
 )
 from helpers.models.networks import build_network, channels_last
-from helpers.training.before.loss import segmentation_loss
+from helpers.training.loss import RegionLoss
 
 NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
 MEMBERS = ("first", "second")
@@ -81,15 +81,15 @@ def batches(arguments: argparse.Namespace, rank: int) -> Iterator[tuple[torch.Te
 
 
 def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
-    """Train one network until the time is over, average and save it."""
+    """Train one network until the time is over and save its averaged weights."""
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed + rank)
     network = build_network(NETWORK, **ARGUMENTS)
     if arguments.init:
         network.load_state_dict(load_checkpoint(arguments.init / f"{MEMBERS[rank]}.safetensors")[0].state_dict())
-    loss = segmentation_loss()
+    loss = RegionLoss()
     optimiser = torch.optim.AdamW(network.parameters(), lr=arguments.learning_rate, weight_decay=1e-4)
-    average = copy.deepcopy(network)
+    ema = copy.deepcopy(network)
     recent, saved = 0.0, began
     for step, (image, regions) in enumerate(batches(arguments, rank)):
         share = (time.time() - began) / (60 * arguments.minutes)
@@ -104,12 +104,12 @@ def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
         optimiser.step()
         recent += (float(value.detach()) - recent) * max(0.02, 1 / (step + 1))
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), network.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(arguments.average, (1 + step) / (10 + step)))
+            for kept, new in zip(ema.parameters(), network.parameters(), strict=True):
+                kept.lerp_(new, 1 - min(arguments.ema, (1 + step) / (10 + step)))
         if time.time() - saved > SAVE_EVERY:
             saved = time.time()
-            save(average, arguments, rank, step, saved - began, recent)
-    save(average, arguments, rank, step, time.time() - began, recent)
+            save(ema, arguments, rank, step, saved - began, recent)
+    save(ema, arguments, rank, step, time.time() - began, recent)
 
 
 def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, step: int, seconds: float, loss: float) -> None:
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--patch", type=int, default=64, help="edge of a patch in voxels of 2 mm")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average")
+    parser.add_argument("--ema", type=float, default=0.998, help="decay of the exponential moving average of the weights")
     parser.add_argument("--seed", type=int, default=2021)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
