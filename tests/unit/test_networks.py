@@ -17,7 +17,7 @@ from helpers.models.networks import (
     describe_network,
     input_multiple,
 )
-from helpers.training.before.loss import segmentation_loss
+from helpers.training.loss import RegionLoss
 from helpers.workspace import DataError
 
 SMALL = {
@@ -42,7 +42,7 @@ def test_the_grid_comes_back_and_every_weight_learns(name, spatial_dims):
     network, shape = build_network(name, **arguments), shape_for(name, spatial_dims)
     check_patch(shape, name, **arguments)
     image = channels_last(torch.randn(2, 2, *shape))
-    loss = segmentation_loss()(network.train()(image), torch.rand(2, 5, *shape) > 0.5)
+    loss = RegionLoss()(network.train()(image), torch.rand(2, 5, *shape) > 0.5)
     loss.backward()
     for key, parameter in network.named_parameters():
         assert not parameter.requires_grad or torch.isfinite(parameter.grad).all(), key

@@ -7,9 +7,11 @@ import torch
 from monai.networks.nets.swin_unetr import WindowAttention, compute_mask
 
 from helpers.models.attention import FusedWindowAttention, fuse_attention
+from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
-from helpers.training.before.module import SegmentationModule
-from helpers.training.before.settings import TrainSettings
+from helpers.training.callbacks import StepTimer
+from helpers.training.module import SegmentationModule
+from helpers.training.settings import TrainSettings
 from helpers.workspace import DataError
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
@@ -80,8 +82,8 @@ def test_bfloat16_gives_the_same_to_its_precision():
 
 def test_a_training_takes_it_and_its_weights_keep_their_names():
     network = build_network("swin_unetr")
-    names = list(network.state_dict())
-    module = SegmentationModule(network, TrainSettings(network="swin_unetr"))
+    names, card = list(network.state_dict()), ModelCard("swin_unetr", {}, {}, (64, 64, 64))
+    module = SegmentationModule(network, TrainSettings(network="swin_unetr"), card, StepTimer())
     attentions = [each for each in module.network.modules() if isinstance(each, WindowAttention)]
     assert attentions
     assert all(isinstance(each, FusedWindowAttention) for each in attentions)
