@@ -61,7 +61,7 @@ def phantom_streams(arguments: argparse.Namespace, rank: int) -> tuple[PhantomSt
     seed = arguments.seed + 2 * rank
 
     def stream(seed: int, patch: tuple[int, ...], batch: int, **settings) -> PhantomStream:
-        changes = training_transforms(patch, mirrors=())
+        changes = training_transforms(patch, flip_axes=())
         return PhantomStream(StreamSettings(seed=seed, **settings), patch=patch, count=10**9, batch=batch, transforms=changes)
 
     return (

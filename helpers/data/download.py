@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import time
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import requests
@@ -188,7 +188,7 @@ def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") ->
     Raises
     ------
     DataError
-        If the archive is damaged, or an entry would leave the folder (absolute, "..", outward links, devices).
+        If the archive is damaged, or an entry is no plain file or would leave the folder (absolute, "..", links, devices).
     """
     aside = Path(folder) / ".extracting"
     shutil.rmtree(aside, ignore_errors=True)
@@ -196,8 +196,15 @@ def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") ->
     try:
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
-                if not Path(member.name).name.startswith("._"):  # left by macOS in the published archive of MSD
-                    archive.extract(member, aside, filter="data")
+                parts = PurePosixPath(member.name).parts
+                if member.isdir() or parts[-1].startswith("._"):  # left by macOS in the published archive of MSD
+                    continue
+                if not member.isfile() or member.name.startswith("/") or ".." in parts:
+                    raise tarfile.TarError(f"{member.name} is no plain file, or leads out of the folder")
+                target = aside.joinpath(*parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as copy:
+                    shutil.copyfileobj(archive.extractfile(member), copy)
         while stream.read(CHUNK):  # a zip compares its checksum at the end of a member
             pass
         # dataset.json comes after the folders it describes, so that it marks a complete cohort

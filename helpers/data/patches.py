@@ -15,7 +15,6 @@ from monai.transforms import (
     RandRotate90d,
     RandScaleIntensityd,
     RandShiftIntensityd,
-    Transform,
 )
 
 from helpers.regions import REGIONS, classes_to_regions
@@ -123,52 +122,27 @@ class InsideBrain(Compose):
         return {**changed, "image": changed["image"].masked_fill(background, 0)}
 
 
-def augmentations(*, always: bool = False) -> dict[str, Transform]:
-    """Every random change by name, each usable alone, in the order in which `training_transforms` applies them.
+def training_transforms(patch: Sequence[int], *, flip_axes: Sequence[int] = (0, 1, 2)) -> Compose:
+    """Compose the random changes of training; seed them with ``set_random_state``.
 
-    Parameters
-    ----------
-    always : bool
-        Apply each change with probability 1, for a preview of what it does alone; otherwise with the probabilities of
-        training.
-    """
-    return {**_movements(always), **{name: InsideBrain([change]) for name, change in _intensity_changes(always).items()}}
-
-
-def training_transforms(patch: Sequence[int], *, mirrors: Sequence[int] = (0, 1, 2)) -> Compose:
-    """All of `augmentations` composed, masking the background once; seed it with ``set_random_state``.
+    Gains, offsets and noise are in units of a z-scored image, where 1 is the standard deviation inside the brain.
 
     Parameters
     ----------
     patch : sequence of 3 int
-        Edges of the patches in voxels. Rotation within the axial plane is left out where the first two differ, as it
-        would change the shape.
-    mirrors : sequence of int
-        Axes along which patches are mirrored. Without the first two there is no rotation either: a network that is to rely on
+        Edges of the patches in voxels. Rotation within the axial plane is left out if the first two differ, as it would change
+        the shape.
+    flip_axes : sequence of int
+        Axes along which patches are flipped. Without the first two there is no rotation either: a network that is to rely on
         how the patient lies must not be turned.
     """
-    *flips, rotation = _movements(always=False).values()
-    movements = [flips[axis] for axis in mirrors]
-    if patch[0] == patch[1] and {0, 1} <= set(mirrors):
-        movements.append(rotation)
-    return Compose([*movements, InsideBrain(list(_intensity_changes(always=False).values()))])
-
-
-def _movements(always: bool) -> dict[str, Transform]:
-    flips = {
-        f"{direction} flip": RandFlipd(KEYS, prob=1.0 if always else 0.5, spatial_axis=axis)
-        for axis, direction in enumerate(("left-right", "front-back", "up-down"))
-    }
-    rotation = RandRotate90d(KEYS, prob=1.0 if always else 0.3, max_k=3, spatial_axes=(0, 1))
-    return {**flips, "rotation by 90 degrees": rotation}
-
-
-def _intensity_changes(always: bool) -> dict[str, Transform]:
-    """Gains, offsets and noise are in units of a z-scored image, where 1 is the standard deviation inside the brain."""
-    often, rarely = (1.0, 1.0) if always else (0.5, 0.15)
-    return {
-        "Gaussian noise": RandGaussianNoised("image", prob=rarely, std=0.15),
-        "intensity scale": RandScaleIntensityd("image", factors=0.1, prob=often, channel_wise=True),
-        "intensity shift": RandShiftIntensityd("image", offsets=0.1, prob=often, channel_wise=True),
-        "contrast": RandAdjustContrastd("image", prob=rarely, gamma=(0.7, 1.5)),
-    }
+    movements = [RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes]
+    if patch[0] == patch[1] and {0, 1} <= set(flip_axes):
+        movements.append(RandRotate90d(KEYS, prob=0.3, max_k=3, spatial_axes=(0, 1)))
+    intensities = [
+        RandGaussianNoised("image", prob=0.15, std=0.15),
+        RandScaleIntensityd("image", factors=0.1, prob=0.5, channel_wise=True),
+        RandShiftIntensityd("image", offsets=0.1, prob=0.5, channel_wise=True),
+        RandAdjustContrastd("image", prob=0.15, gamma=(0.7, 1.5)),
+    ]
+    return Compose([*movements, InsideBrain(intensities)])

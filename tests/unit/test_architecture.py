@@ -6,8 +6,8 @@ import pytest
 import torch
 from monai.networks.layers.simplelayers import SkipConnection
 from monai.networks.nets.swin_unetr import BasicLayer
+from monai.transforms import RandFlipd
 
-from helpers.data.patches import augmentations
 from helpers.models.networks import build_network
 from helpers.plots.case import apply_style, show_augmentations, show_boxes
 from helpers.plots.profiling import (
@@ -82,7 +82,7 @@ def test_augmentations_are_shown_at_the_slice_where_the_tumour_went():
     image, classes = case_arrays((24, 24, 24))
     classes[:, :, 12:] = 0
     sample = {"image": torch.from_numpy(image).float(), "label": torch.from_numpy(classes[None])}
-    flipped = augmentations(always=True)["up-down flip"](sample)
+    flipped = RandFlipd(("image", "label"), prob=1.0, spatial_axis=2)(sample)
     pairs = {name: (np.asarray(s["image"][3]), np.asarray(s["label"][0])) for name, s in (("as is", sample), ("up", flipped))}
     slices = [int(ax.get_title(loc="left").split()[-1]) for ax in show_augmentations(pairs, RAS, columns=2).axes[:2]]
     assert slices[0] + slices[1] == 23

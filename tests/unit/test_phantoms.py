@@ -115,7 +115,7 @@ def test_phantoms_are_prepared_as_files_are(monkeypatch):
 def test_the_fingerprint_tells_streams_apart():
     assert stream().fingerprint == stream().fingerprint
     others = [stream(settings=StreamSettings(spacing=4)), stream(batch=3)]
-    others += [stream(transforms=training_transforms(PATCH, mirrors=mirrors)) for mirrors in ((), (0,), (1,), (0, 1, 2))]
+    others += [stream(transforms=training_transforms(PATCH, flip_axes=mirrors)) for mirrors in ((), (0,), (1,), (0, 1, 2))]
     assert len({stream().fingerprint, *(other.fingerprint for other in others)}) == 7
 
 

@@ -58,7 +58,7 @@ def fine_tune(
         The loss of every step.
     """
     device = next(network.parameters()).device
-    transforms = training_transforms(patch, mirrors=mirrors)
+    transforms = training_transforms(patch, flip_axes=mirrors)
     patches = PatchDataset(training, patch=patch, count=batch * steps, seed=seed, transforms=transforms)
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate)
     loss, course = segmentation_loss(), []
