@@ -257,6 +257,6 @@ def _open_stream(spacing: float, held_out: int, settings: TrainSettings, work: P
 
 
 def _draw(path: Path, cases: list) -> None:
-    from helpers.plots.results import save_validation  # matplotlib takes a second, and not every training has a best
+    from helpers.plots.case import save_gallery  # matplotlib takes a second, and not every training has a best
 
-    save_validation(path, cases)
+    save_gallery(path, cases)

@@ -1,20 +1,21 @@
-"""Figures of one case: its four modalities, patches, a prediction beside the reference, best to worst of a test set."""
+"""Figures of cases: the four modalities of one, predictions beside their references; and one look for every figure."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from helpers.data.cases import Case, read_classes, read_image
+from helpers.data.prepared import Prepared
 from helpers.evaluation.cohort import LabelFile, read_label_file
 from helpers.regions import (
     CLASS_COLOURS,
@@ -25,7 +26,8 @@ from helpers.regions import (
     REGIONS,
     classes_to_regions,
 )
-from slice_viewer.slices import PLANES, best_slice, cut, draw_labels, robust_window, show_slice, to_ras
+from helpers.workspace import write_atomically
+from slice_viewer.slices import PLANES, best_slice, robust_window, show_slice, to_palette, to_ras
 
 INK, MUTED = "#222222", "#6B6B6B"
 FIRST, SECOND = "#0072B2", "#E69F00"
@@ -81,47 +83,6 @@ def add_legend(where: Axes | Figure, names: Mapping[str, str] | None = None, **o
     if isinstance(where, Figure):
         options = {"loc": "outside lower center", "ncols": len(patches)} | options
     return where.legend(handles=patches, **options)
-
-
-def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """Return `ax`, or the Axes of a new figure of `size` inches where there is none."""
-    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
-
-
-COLOURS = {"Training": FIRST, "Downloading": MUTED, "Uploading": SECOND}
-ENDS = {"Interrupted": "machine taken away", "Completed": "completed", "Failed": "failed", "Stopped": "stopped"}
-
-
-def show_stages(job: Mapping, *, ax: Axes | None = None) -> Axes:
-    """Draw when a training job did what.
-
-    Parameters
-    ----------
-    job : mapping
-        What ``DescribeTrainingJob`` says of a job that has ended.
-    ax : Axes, optional
-    """
-    stages = job["SecondaryStatusTransitions"]
-    begin = stages[0]["StartTime"]
-    ax = new_axes(ax, (8.0, 1.8))
-    attempt, labelled = 1, set()
-    for stage in stages:
-        start = (stage["StartTime"] - begin).total_seconds()
-        end = (stage.get("EndTime", stage["StartTime"]) - begin).total_seconds()
-        if colour := COLOURS.get(stage["Status"]):
-            label = None if stage["Status"] in labelled else stage["Status"]
-            labelled.add(stage["Status"])
-            ax.barh(attempt, end - start, left=start, height=0.5, color=colour, label=label)
-        if words := ENDS.get(stage["Status"]):
-            ax.annotate(words, (start, attempt), xytext=(6, 0), textcoords="offset points", va="center")
-        attempt += stage["Status"] == "Interrupted"
-    last = (stages[-1]["StartTime"] - begin).total_seconds()
-    ax.set(
-        xlabel="seconds since the job was sent", yticks=range(1, attempt + 1), ylim=(attempt + 0.6, 0.4), xlim=(0, 1.25 * last)
-    )
-    ax.set_yticklabels([f"attempt {number}" for number in range(1, attempt + 1)])
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.3), ncols=3)
-    return ax
 
 
 MODALITY_HINTS: dict[str, str] = {
@@ -211,78 +172,57 @@ def show_modalities(
     return figure
 
 
-def show_prediction(
-    volume: np.ndarray,
-    affine: np.ndarray,
-    *,
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    region: str = "WT",
-    plane: str = "axial",
-    index: int | None = None,
-    focus: np.ndarray | None = None,
-    axes: Sequence[Axes] | None = None,
-    headings: bool = True,
-) -> Sequence[Axes]:
-    """Show the reference, the prediction, and where they disagree on `region`: missed and falsely marked voxels.
+def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
+    """Show the reference, the prediction and the errors on a region of several cases, a row each.
 
     Parameters
     ----------
-    volume : array (X, Y, Z)
-        The modality to draw on.
-    affine : array (4, 4)
-    reference, prediction : uint8 arrays (X, Y, Z)
-        Classes 0 to 3.
+    cases : sequence of Comparison
+        Such as the best, the median and the worst of a test set.
     region : {"TC", "WT", "ET"}
-        Region whose errors the third pane shows.
-    plane, index
-        As `show_slice`; by default the slice with the largest reference area (the prediction's where there is no reference).
-    focus : array (X, Y, Z), optional
-        As `show_slice`: fill the panes with what is not 0 in it.
-    axes : three Axes, optional
-    headings : bool
-        Whether to write above the panes what they show.
+        Region whose missed and falsely marked voxels the third pane shows, on its modality (`REGION_MODALITY`). The slice is
+        that with the largest reference area, or the prediction's if there is no reference.
     """
-    if axes is None:
-        figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.9), layout="compressed")
-        add_prediction_legend(figure)
-    if index is None:
-        index = best_slice(reference if reference.any() else prediction, affine, plane=plane)
-    expected, predicted = (classes_to_regions(classes)[REGIONS.index(region)] for classes in (reference, prediction))
-    errors = (expected & ~predicted) * np.uint8(MISSED) + (predicted & ~expected) * np.uint8(FALSE)
-    panes = (
-        ("reference", reference, CLASS_COLOURS),
-        ("prediction", prediction, CLASS_COLOURS),
-        (f"errors, {REGION_NAMES[region]}", errors, ERROR_COLOURS),
-    )
-    window = robust_window(volume)
-    for ax, (heading, labels, colours) in zip(axes, panes, strict=True):
-        drawn = {"plane": plane, "index": index, "classes": labels, "colours": colours, "window": window, "focus": focus}
-        show_slice(volume, affine, **drawn, title=heading if headings else "", ax=ax)
-    return axes
-
-
-def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
-    """Show several predicted cases below each other, such as the best, the median and the worst of a test set.
-
-    Drawn on `REGION_MODALITY`: errors of the whole tumour on FLAIR, of the tumour core and enhancing tumour on T1ce.
-    """
-    channel = MODALITIES.index(REGION_MODALITY[region])
-    height = _row_height(cases[0].image[channel], cases[0].affine, "axial", width=2.85)
+    modality = REGION_MODALITY[region]
+    volumes = [case.image[MODALITIES.index(modality)] for case in cases]
+    height = _row_height(volumes[0], cases[0].affine, "axial", width=2.85)
     figure, axes = plt.subplots(len(cases), 3, figsize=(9, height * len(cases) + 0.8), squeeze=False, layout="compressed")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.02)
-    for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
-        maps = {"reference": case.reference, "prediction": case.prediction}
-        show_prediction(case.image[channel], case.affine, **maps, region=region, axes=row, headings=number == 0)
-        row[0].set_ylabel(f"{case.title}\non {MODALITY_NAMES[REGION_MODALITY[region]]}", fontsize=9)
-    add_prediction_legend(figure)
+    for row, case, volume in zip(axes, cases, volumes, strict=True):
+        expected, found = (classes_to_regions(each)[REGIONS.index(region)] for each in (case.reference, case.prediction))
+        errors = (expected & ~found) * np.uint8(MISSED) + (found & ~expected) * np.uint8(FALSE)
+        index = best_slice(case.reference if case.reference.any() else case.prediction, case.affine)
+        for ax, labels in zip(row, (case.reference, case.prediction, errors), strict=True):
+            colours = ERROR_COLOURS if labels is errors else CLASS_COLOURS
+            show_slice(volume, case.affine, index=index, classes=labels, colours=colours, ax=ax)
+        row[0].set_ylabel(f"{case.title}\non {MODALITY_NAMES[modality]}", fontsize=9)
+    for ax, title in zip(axes[0], ("reference", "prediction", f"errors, {REGION_NAMES[region]}"), strict=True):
+        ax.set_title(title)
+    classes = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
+    add_legend(figure, classes | {"missed": ERROR_COLOURS[MISSED], "falsely marked": ERROR_COLOURS[FALSE]})
     return figure
 
 
-def add_prediction_legend(figure: Figure) -> None:
-    """Add the legend of `show_prediction`: the classes, then the two kinds of error."""
-    entries = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
-    add_legend(figure, entries | {"missed": ERROR_COLOURS[MISSED], "falsely marked": ERROR_COLOURS[FALSE]})
+def save_gallery(path: Path, cases: Sequence[tuple[Prepared, np.ndarray, float]]) -> None:
+    """Draw reference, prediction and errors of a few validation cases into a PNG file.
+
+    Parameters
+    ----------
+    path : Path
+    cases : sequence of (Prepared, uint8 array (X, Y, Z), float)
+        A case with its reference, the predicted classes on its grid, and their mean Dice.
+    """
+    figure = show_gallery(
+        [
+            Comparison(np.float32(case.image), case.affine, case.classes, classes, f"{case.identifier}, Dice {dice:.2f}")
+            for case, classes, dice in cases
+        ]
+    )
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    plt.close(figure)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(to_palette(stream.getvalue()))
 
 
 def _row_height(volume: np.ndarray, affine: np.ndarray, plane: str, *, width: float = 2.55) -> float:
@@ -293,67 +233,3 @@ def _row_height(volume: np.ndarray, affine: np.ndarray, plane: str, *, width: fl
         used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))
         sides.append((np.ptp(used) + 1 if used.size else turned.shape[axis]) * spacing[axis] + 12)
     return width * sides[1] / sides[0]
-
-
-def show_boxes(
-    volume: np.ndarray,
-    affine: np.ndarray,
-    boxes: Sequence[Sequence[slice]],
-    *,
-    classes: np.ndarray | None = None,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """Outline patches or windows on the axial slice with the most tumour; those that miss that slice are dotted.
-
-    Parameters
-    ----------
-    volume : array (X, Y, Z)
-        One modality of a prepared case (orientation RAS).
-    affine : array (4, 4)
-    boxes : sequence of three slices each
-        In voxels, as `helpers.data.patches.patch_slices` gives them.
-    classes : uint8 array (X, Y, Z), optional
-        Label map to draw, which also chooses the slice.
-    title : str
-    ax : Axes, optional
-    """
-    index = best_slice(classes if classes is not None else volume != 0, affine)
-    ax = show_slice(volume, affine, index=index, classes=classes, title=title, ax=ax)
-    _, (height, width) = cut(volume, affine, plane="axial", index=index)
-    across, down = (length * size for length, size in zip(volume.shape, (width, height), strict=False))
-    for x, y, z in boxes:
-        corner = (across - x.stop * width, down - y.stop * height)
-        style = "-" if z.start <= index < z.stop else ":"
-        size = ((x.stop - x.start) * width, (y.stop - y.start) * height)
-        outline = Rectangle(corner, *size, facecolor="none", edgecolor="white", linewidth=1.5, linestyle=style)
-        outline.set_path_effects([effects.withStroke(linewidth=3, foreground="black", alpha=0.7)])
-        ax.add_patch(outline)
-    return ax
-
-
-def show_augmentations(samples: Mapping[str, tuple[np.ndarray, np.ndarray]], affine: np.ndarray, *, columns: int = 3) -> Figure:
-    """Show the axial slice with the most tumour of several versions of a patch, all in the grey scale of the first.
-
-    Labels are contours only: a fill would hide noise and contrast.
-
-    Parameters
-    ----------
-    samples : mapping from heading to (volume, classes)
-        One modality (X, Y, Z) and its label map, the unchanged patch first.
-    affine : array (4, 4)
-        Of the patch.
-    columns : int
-        Panes in a row.
-    """
-    window, rows = robust_window(next(iter(samples.values()))[0]), -(-len(samples) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(9.4, 3.1 * rows + 0.4), squeeze=False, layout="compressed")
-    for ax in axes.flat[len(samples) :]:
-        ax.set_axis_off()
-    for ax, (name, (volume, classes)) in zip(axes.flat, samples.items(), strict=False):
-        index = best_slice(classes, affine)
-        title = f"{name}, slice {index}"
-        show_slice(volume, affine, index=index, window=window, crop=False, marks=False, title=title, ax=ax)
-        draw_labels(ax, *cut(classes, affine, plane="axial", index=index), fill=0.0, line=1.4)
-    add_legend(figure)
-    return figure

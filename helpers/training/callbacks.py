@@ -192,7 +192,7 @@ class DrawPredictions(Callback):
     Parameters
     ----------
     draw : callable
-        Gets a path and a list of (case, classes, mean Dice), such as `helpers.plots.results.save_validation`.
+        Gets a path and a list of (case, classes, mean Dice), such as `helpers.plots.case.save_gallery`.
     count : int
         Number of cases.
     """

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.plots.viewer import comparison_panes, view_case
+from helpers.plots.viewer import view_case
 from helpers.regions import CLASS_NAMES
 from slice_viewer import Pane, SliceViewer
 from slice_viewer.slices import PLANES, cut
@@ -94,8 +94,10 @@ def test_a_case_a_four_dimensional_file_and_one_without_labels(show, tmp_path):
 
 def test_errors_have_a_legend_of_their_own(show):
     image, classes = case_arrays()
-    panes = comparison_panes(image[3], reference=classes, prediction=np.roll(classes, 2, axis=1))
-    root = show(SliceViewer(panes, LPS))
+    errors = np.where(classes > np.roll(classes, 2, axis=1), 1, 0) + np.where(classes < np.roll(classes, 2, axis=1), 2, 0)
+    names = {1: "missed", 2: "falsely marked"}
+    panes = [Pane(image[3], classes, "reference"), Pane(image[3], errors.astype(np.uint8), "errors", names=names)]
+    root = show(SliceViewer(panes, LPS, names=CLASS_NAMES))
     assert root.locator(".slice-viewer-legend button").all_inner_texts() == [*CLASS_NAMES.values(), "missed", "falsely marked"]
 
 

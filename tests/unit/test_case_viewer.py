@@ -4,12 +4,10 @@ import gzip
 
 import nbformat
 import numpy as np
-import pytest
 
-from helpers.plots.viewer import comparison_panes, view_case
+from helpers.plots.viewer import view_case
 from helpers.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
 from helpers.running.execute import execute_notebook
-from helpers.workspace import DataError
 from slice_viewer import SliceViewer
 from slice_viewer.slices import PALETTE
 from tests.cases import LPS, case_arrays, write_case
@@ -37,19 +35,6 @@ def test_region_maps_are_shown_as_classes():
     image, classes = case_arrays()
     first, second = (view_case(image, LPS, labels=labels) for labels in (classes, classes_to_regions(classes)))
     np.testing.assert_array_equal(unpacked(first, 0), unpacked(second, 0))
-
-
-def test_comparison_shows_what_was_missed_and_what_is_false():
-    image, classes = case_arrays()
-    prediction = np.roll(classes, 3, axis=0)
-    viewer = SliceViewer(comparison_panes(image[3], reference=classes, prediction=prediction), LPS)
-    assert (len(viewer._volumes), len(viewer._labels), len(viewer.windows)) == (1, 3, 1)
-    errors = unpacked(viewer, 2)
-    assert np.count_nonzero(errors == 1) == np.count_nonzero((classes > 0) & (prediction == 0))
-    assert np.count_nonzero(errors == 2) == np.count_nonzero((prediction > 0) & (classes == 0))
-    assert [entry["name"] for entry in viewer._scene["labels"][2]["entries"]] == ["missed", "falsely marked"]
-    with pytest.raises(DataError, match="one grid"):
-        comparison_panes(image[3], reference=classes, prediction=prediction[:-1])
 
 
 def test_executed_notebooks_keep_the_picture_and_not_the_volumes(tmp_path):

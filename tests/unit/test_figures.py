@@ -5,16 +5,13 @@ import io
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from helpers.data.prepared import Prepared, PreprocessSettings
-from helpers.evaluation.metrics import score_case
 from helpers.plots import case as figures
-from helpers.plots import results
-from helpers.regions import CLASS_COLOURS, REGIONS
+from helpers.regions import CLASS_COLOURS
 from slice_viewer.slices import to_palette
 from tests.cases import LPS, case_arrays
 
@@ -38,10 +35,10 @@ def test_the_four_panes_have_labels_below_only_where_there_are_labels():
 def test_missed_and_falsely_marked_voxels_are_drawn_apart():
     image, classes = case_arrays()
     shifted = np.roll(classes, 2, axis=0)
-    axes = figures.show_prediction(image[3], LPS, reference=classes, prediction=shifted)
-    colours = {tuple(colour[:3]) for line in axes[2].collections for colour in line.get_edgecolor()}
+    errors = figures.show_gallery([figures.Comparison(image, LPS, classes, shifted, "")]).axes[2]
+    colours = {tuple(colour[:3]) for line in errors.collections for colour in line.get_edgecolor()}
     assert {to_rgb(colour) for colour in figures.ERROR_COLOURS.values()} <= colours
-    assert not figures.show_prediction(image[3], LPS, reference=classes, prediction=classes)[2].collections
+    assert not figures.show_gallery([figures.Comparison(image, LPS, classes, classes, "")]).axes[2].collections
 
 
 def test_a_gallery_draws_errors_on_the_modality_that_shows_the_region():
@@ -58,46 +55,8 @@ def test_a_gallery_draws_errors_on_the_modality_that_shows_the_region():
 def test_a_picture_of_validation_cases_is_written(tmp_path):
     image, classes = case_arrays()
     case = Prepared("Case", image.astype(np.float16), classes, LPS, classes.shape, LPS, PreprocessSettings())
-    results.save_validation(tmp_path / "new" / "picture.png", [(case, np.roll(classes, 1, axis=0), 0.8)])
+    figures.save_gallery(tmp_path / "new" / "picture.png", [(case, np.roll(classes, 1, axis=0), 0.8)])
     assert Image.open(tmp_path / "new" / "picture.png").format == "PNG"
-
-
-def score_tables():
-    tables = []
-    for shift in (1, 2):
-        rows = []
-        for seed in range(7):
-            _, classes = case_arrays(seed=seed)
-            rows.append(score_case(np.roll(classes, shift + seed % 2, axis=1), classes, (1, 1, 1)).assign(case=f"c{seed}"))
-        tables.append(pd.concat(rows))
-    return tables
-
-
-def test_scores_show_every_case_and_the_mean():
-    scores, _ = score_tables()
-    for metric in ("dice", "hd95"):
-        ax = results.show_scores(scores, metric=metric)
-        assert [len(dots.get_offsets()) for dots in ax.collections] == [7, 7, 7]
-        ax.figure.canvas.draw()
-    results.show_scores(scores[scores["case"] == "c0"])
-
-
-def test_a_paired_figure_says_the_difference_and_needs_the_same_cases():
-    first, second = score_tables()
-    axes = results.show_paired(first, second, names=("A", "B"))
-    assert "B − A: -" in axes[1].get_xlabel()
-    assert "better in 0 of 7" in axes[1].get_xlabel()
-    with pytest.raises(ValueError, match="same test set"):
-        results.show_paired(first, second[second["case"] != "c1"], names=("A", "B"))
-
-
-def test_the_learning_curves_mark_the_best_validation():
-    dice = [np.nan, 0.5, np.nan, 0.7, np.nan, 0.6]
-    history = pd.DataFrame({"step": range(1, 7), "train_loss": np.linspace(2, 1, 6), "dice_mean": dice})
-    history = history.assign(**{f"dice_{region}": dice for region in REGIONS})
-    _, scores = results.show_history(history, smooth=2).axes
-    assert "0.700 at step 4" in scores.get_title(loc="left")
-    results.show_history(history.assign(dice_mean=np.nan))
 
 
 def test_a_figure_in_a_palette_is_small_and_keeps_the_colours_of_labels():
