@@ -264,7 +264,7 @@ def label_enhancement(
     """Label as enhancing what raters label so: core brighter on T1ce than on T1 and than normal white matter.
 
     That is the definition in the protocol of BraTS (Baid et al. 2021, arXiv:2107.02314), and patients' labels follow the
-    brightness of single voxels. Where uptake is so weak that white matter is brighter, the limit lies halfway between what
+    brightness of single voxels. If enhancement is so weak that white matter is brighter, the limit lies halfway between what
     enhances and what does not.
 
     Parameters
