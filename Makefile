@@ -83,8 +83,9 @@ chromium:
 	{ apt-get -qq update && apt-get -qq install -y chromium; } > /dev/null 2>&1 || echo "chromium cannot be installed from here"; \
 	else echo "The browser tests need chromium; on Debian and Ubuntu: sudo apt-get install chromium"; fi
 
-figures: $(READY) chromium ## rebuild the figures of the README in images/
+figures: $(READY) chromium ## rebuild the figures of the READMEs
 	@$(BIN)/python images/rebuild.py
+	@$(BIN)/python images/packages.py
 	@$(BIN)/python -m tests.browser.film
 
 outputs: $(READY) ## refresh the outputs in the committed notebooks by one full run with their defaults
