@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,7 @@ def run(
     parameters = assign(paths, given)
     if update_notebooks and {name for values in parameters.values() for name in values} - FOR_FIGURES:
         raise DataError("committed notebooks carry the outputs of their defaults", "leave out parameters, cohort and folders")
+    hide_account(given)
     folder = workspace.root / "run"
     terminal = _Terminal()
     runs = execute_notebooks(paths, folder, parameters=parameters, report=terminal.report, finished=terminal.finished)
@@ -76,6 +78,16 @@ def run(
             update_notebook(folder / path.name, path, REPOSITORY)
         print(f"{len(paths)} notebooks carry these outputs now")
     return int(failed)
+
+
+def hide_account(given: Mapping[str, str], environment: MutableMapping[str, str] = os.environ) -> None:
+    """Take the variables of an AWS account away from the kernels, unless a notebook is to use that account.
+
+    The SageMaker SDK looks at them when it is imported, before notebook 05 can start its rehearsal.
+    """
+    if given.get("REHEARSE") != "no":
+        for name in [name for name in environment if name.startswith("AWS_")]:
+            del environment[name]
 
 
 def phantom_folders(paths: Sequence[Path], given: Mapping[str, str]) -> dict[str, str]:

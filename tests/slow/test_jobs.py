@@ -22,7 +22,7 @@ ROLE = "arn:aws:iam::123456789012:role/Execution"
 GROUP = "/aws/sagemaker/TrainingJobs"
 OPTIONS = {"spacing": 1, "patch": 16, "steps": 8, "validate-every": 4, "save-every": 2, "device": "cpu"}
 SMALL = {"arguments": {"channels": [8, 16, 32], "num_res_units": 1}}
-WAIT = {"Delay": 1, "MaxAttempts": 120}
+WAIT = {"Delay": 1, "MaxAttempts": 600}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers.cli import main
+from helpers.cli import main, run
 from helpers.cli.run import phantom_folders
 from helpers.running.execute import (
     assign,
@@ -400,3 +400,10 @@ def test_key_figure_is_the_first_picture_of_the_tagged_cell():
 )
 def test_numbers_are_shown_as_people_read_them(value, text):
     assert show_number(value) == text
+
+
+def test_kernels_see_an_aws_account_only_if_a_notebook_is_to_use_it():
+    account = {"AWS_PROFILE": "clinic", "AWS_SECRET_ACCESS_KEY": "x", "PATH": "/bin"}
+    run.hide_account({"REHEARSE": "no"}, kept := dict(account))
+    run.hide_account({"SEED": "1"}, hidden := dict(account))
+    assert (kept, hidden) == (account, {"PATH": "/bin"})
