@@ -12,13 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import joblib
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from scipy import ndimage
-from scipy.stats import skew
 from tqdm.auto import tqdm
 
 from helpers.data.cases import (
@@ -38,6 +37,9 @@ from helpers.data.cases import (
 from helpers.data.resample import spacing_of
 from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, REGION_CLASSES, REGIONS
 from helpers.workspace import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ONE_VALUE = 0.9
 """Share of the voxels along the edges of a volume that must have one value for it to be background."""
@@ -297,6 +299,12 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
     return np.array_equal(first[coarse], second[coarse]) and np.array_equal(first, second)
 
 
+def _skewness(values: np.ndarray) -> float:
+    """Third standardised moment, as `scipy.stats.skew`, which takes longer to import than a case to predict."""
+    centred = values - values.mean()
+    return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
+
+
 def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     """Say which modalities seem exchanged; empty if everything looks right.
 
@@ -327,9 +335,9 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     found = []
     if np.mean(t1 * t1ce) < np.mean(t1 * t2) - 0.2:
         found.append("T1ce and T2 seem exchanged: T1 resembles the file named T2 more than the one named T1ce")
-    elif skew(t1) > skew(t2):
+    elif _skewness(t1) > _skewness(t2):
         found.append("T1 and T2 seem exchanged: fluid is brighter on the file named T1")
-    elif skew(t1ce - t1) < -0.1:
+    elif _skewness(t1ce - t1) < -0.1:
         found.append("T1 and T1ce seem exchanged: contrast agent shows on the file named T1")
     elif np.percentile(flair[t2 >= np.percentile(t2, 98)], 10) > -0.5:
         found.append("T2 and FLAIR seem exchanged: nothing that is brightest on T2 is dark on FLAIR")
@@ -428,6 +436,8 @@ class CheckReport:
 
     def table(self) -> pd.DataFrame:
         """One row a case: status, grid, volumes in ml, number of faults and the first of them."""
+        import pandas as pd  # here, as prediction checks its images too and needs no table
+
         rows = [_row(check) for check in self.checks]
         return pd.DataFrame(rows, index=pd.Index([check.case.identifier for check in self.checks], name="case"))
 

@@ -84,7 +84,6 @@ def predict_image(
     patch: Sequence[int],
     multiple: int,
     tta_axes: Sequence[int] = (),
-    overlap: float = 0.5,
 ) -> torch.Tensor:
     """Predict region probabilities of a prepared image, by a sliding window with Gaussian weights.
 
@@ -101,8 +100,6 @@ def predict_image(
     tta_axes : sequence of int
         Test-time augmentation: the mean over all combinations of mirroring along these axes, 0 to 2. All three cost eight
         times the work.
-    overlap : float
-        Share by which neighbouring windows overlap, if there are several.
 
     Returns
     -------
@@ -124,7 +121,7 @@ def predict_image(
                 window,
                 WINDOWS,
                 lambda part: network(channels_last(part)),
-                overlap=overlap,
+                overlap=0.5,
                 mode="gaussian",
             )
         probabilities = logits.float().sigmoid()

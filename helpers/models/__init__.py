@@ -1,4 +1,4 @@
-"""Networks, checkpoints, attention and export.
+"""Networks, checkpoints and attention.
 
 `import monai` imports all of its subpackages with everything optional that it finds: in seconds, most of them for what this
 package never asks of MONAI. So modules that are optional to MONAI are declared absent (`None` in `sys.modules`) for that one

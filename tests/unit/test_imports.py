@@ -1,0 +1,30 @@
+"""What a command does not need is not imported: MONAI would bring plotting, tables and a grammar along."""
+
+import json
+import subprocess
+import sys
+
+from helpers.workspace import REPOSITORY
+
+NEVER = {"lightning", "matplotlib", "mlflow", "nilearn", "pandas", "rfc3987_syntax", "sklearn", "skimage", "tensorboard"}
+PREDICT = """
+import contextlib, io, json, runpy, sys
+sys.argv = ["helpers", "predict", "--help"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    runpy.run_module("helpers", run_name="__main__", alter_sys=True)
+print(json.dumps(list(sys.modules)))
+"""
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+
+def test_prediction_imports_neither_plots_nor_tables_nor_trainers():
+    found = set(json.loads(run(PREDICT)))
+    assert {"torch", "monai", "nibabel", "helpers.evaluation.predict"} <= found
+    assert not found & (NEVER | {"scipy.stats"})
+
+
+def test_what_monai_did_without_can_be_imported_afterwards():
+    assert "True" in run("import helpers.models, rfc3987_syntax; print(rfc3987_syntax.is_valid_syntax('iri', 'http://x.y'))")
