@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers.cli.options import Target
-from helpers.data.cases import ERROR, discover
+from helpers.data.cases import ERROR, discover, refuse_to_overwrite
 from helpers.data.checks import check_cohort
 from helpers.workspace import write_atomically
 
@@ -37,7 +37,10 @@ def run(
     workers
         Threads; one for each core by default.
     """
-    report = check_cohort(discover(cohort, format, labels=labels, patients=patients), workers=workers)
+    cases = discover(cohort, format, labels=labels, patients=patients)
+    if csv:
+        refuse_to_overwrite(csv, [patients] if patients else [])
+    report = check_cohort(cases, workers=workers)
     table = report.table()
     print(table.drop(columns=["first fault"]).to_string())
     if report.faults:

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from helpers.cli.options import Target
-from helpers.data.cases import fault_of, patients_of
+from helpers.data.cases import fault_of, patients_of, refuse_to_overwrite
 from helpers.evaluation.cohort import LabelFile, Pairing, empty_scores, pair_folders, score_files
 from helpers.evaluation.statistics import summarise
 from helpers.regions import CONVENTIONS, REGIONS
@@ -68,6 +68,8 @@ def run(
             raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
     if prediction.is_dir() != reference.is_dir():
         raise DataError(f"{prediction} and {reference} are a file and a folder", "give two of a kind")
+    for table in filter(None, (csv, json)):
+        refuse_to_overwrite(table, (prediction, reference))
     if prediction.is_dir():
         pairing = pair_folders(
             prediction, reference, format=format, prediction_labels=prediction_labels, reference_labels=reference_labels

@@ -70,7 +70,7 @@ def run(
         raise DataError(f"{out} is neither a .nii.gz file nor a folder", "give one of them to --out")
     if single and len(cases) > 1:
         raise DataError(f"{case} holds {len(cases)} cases", f"give a folder to --out, not the file {out}")
-    refuse_to_overwrite(out, cases)
+    refuse_to_overwrite(out, [path for each in cases for path in each.files])
     device = pick_device(device)
     network, card = load_ensemble(checkpoint, device=device) if checkpoint else load_released(device=device)
     if single:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from helpers.cli.options import Target
 from helpers.data.cases import discover
-from helpers.data.preprocess import PreprocessSettings, estimate_size, prepare_cohort
+from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.regions import CONVENTIONS
 
 
@@ -56,7 +56,6 @@ def run(
     cases = discover(cohort, format, labels=labels)
     for key in dict.fromkeys(case.labels for case in cases if case.label):
         print(f"references are read with the numbers of {CONVENTIONS[key]}")
-    print(f"{len(cases)} cases, about {estimate_size(cases, settings) / 1e6:.0f} MB when prepared")
     result = prepare_cohort(cases, out, settings, workers=workers, prune=prune)
     size = sum(path.stat().st_size for path in result.paths.values())
     for sentence in result.faults.values():

@@ -257,10 +257,10 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
 _GEOMETRY = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 
 
-def refuse_to_overwrite(target: Path, cases: Iterable[Case]) -> Path:
-    """Return `target`; raise `DataError` if writing a label map there would replace or be taken for an image or a reference."""
+def refuse_to_overwrite(target: Path, reading: Iterable[Path]) -> Path:
+    """Return `target`; raise `DataError` if writing there would replace a file that is read or be taken for an image."""
     target = Path(target)
-    if target.exists() and any(target.samefile(path) for case in cases for path in case.files if path.exists()):
+    if target.exists() and any(target.samefile(path) for path in reading if path.exists()):
         raise DataError(f"{target} is one of the files that are read", "give another name or folder to --out")
     role = _role_of(target.name)
     if role and role[1] != "seg":

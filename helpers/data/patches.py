@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,29 +16,12 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
+from helpers.data.prepared import PreparedFile
 from helpers.regions import REGIONS, classes_to_regions
 
 
-class PatchCase(Protocol):
-    """A case that patches can be taken from, such as `helpers.data.prepared.PreparedFile`."""
-
-    shape: tuple[int, int, int]
-
-    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
-        """Part of the image (4, x, y, z)."""
-
-    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
-        """Part of the label map, uint8 (x, y, z)."""
-
-    def voxel_count(self, region: str) -> int:
-        """How many voxels of TC, WT, ET or "brain" are listed."""
-
-    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
-        """Voxel number `index` of those listed for a region."""
-
-
 def draw_patch(
-    case: PatchCase,
+    case: PreparedFile,
     generator: np.random.Generator,
     *,
     patch: Sequence[int],
@@ -50,7 +32,8 @@ def draw_patch(
 
     Parameters
     ----------
-    case : PatchCase
+    case : PreparedFile
+        Or anything else with its `shape`, `image_patch`, `classes_patch`, `voxel_count` and `voxel`.
     generator : numpy Generator
         Decides the place and the changes.
     patch : sequence of 3 int
@@ -77,7 +60,7 @@ def draw_patch(
     return {"image": image, "regions": classes_to_regions(classes[0])}
 
 
-def draw_centre(case: PatchCase, generator: np.random.Generator, foreground_probability: float) -> tuple[int, int, int]:
+def draw_centre(case: PreparedFile, generator: np.random.Generator, foreground_probability: float) -> tuple[int, int, int]:
     """Draw the voxel that a patch is to lie around.
 
     With probability `foreground_probability` it is one of TC, WT or ET, each equally often (of those that the case has), so

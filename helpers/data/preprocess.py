@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from scipy.interpolate import BSpline
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, fault_of, missing_faults, open_volume, raise_first, read_classes
+from helpers.data.cases import Case, fault_of, missing_faults, raise_first, read_classes
 from helpers.data.checks import read_session
 from helpers.data.prepared import (
     Prepared,
@@ -29,8 +29,7 @@ from helpers.data.prepared import (
     prune_prepared,
     save_prepared,
 )
-from helpers.data.resample import coincide, cropped_affine, ras_grid, regrid, regrid_classes, spacing_of
-from helpers.regions import MODALITIES
+from helpers.data.resample import coincide, cropped_affine, ras_grid, regrid, regrid_classes
 from helpers.workspace import DataError, require_writable
 
 BLOCK_MM = 6.0
@@ -362,20 +361,6 @@ def prepare_cohort(
     return PrepareResult(
         paths, {name: faults[name] for name in order if name in faults}, tuple(n for n in order if n in made), pruned
     )
-
-
-def estimate_size(cases: Sequence[Case], settings: PreprocessSettings = DEFAULTS) -> int:
-    """Bytes that the prepared cases will take, about: the grids from every header, the crop from the first readable case."""
-    boxes, share = [], None
-    for case in cases:
-        try:
-            header = open_volume(case.images[MODALITIES[0]].path)
-            boxes.append(np.prod(header.shape[:3]) * np.prod(spacing_of(header.affine)))
-            if share is None:
-                share = preprocess_case(replace(case, label=None), settings).image[0].size / boxes[-1]
-        except Exception:  # an estimate goes on without a bad case, which the preparation itself reports
-            continue
-    return round(sum(boxes) * (share or 0) * (2 * len(MODALITIES) + 1))
 
 
 def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Path, bool]:

@@ -194,7 +194,7 @@ def predict_cases(
     for case in cases:
         try:
             prediction = predict_case(network, card, case, tta=tta)
-            write_prediction(refuse_to_overwrite(Path(folder) / f"{case.identifier}.nii.gz", [case]), prediction)
+            write_prediction(refuse_to_overwrite(Path(folder) / f"{case.identifier}.nii.gz", case.files), prediction)
         except Exception as error:  # of whatever kind: one bad case stops no other
             yield case, fault_of(case.identifier, error)
         else:

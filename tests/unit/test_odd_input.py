@@ -315,6 +315,26 @@ def test_a_map_in_numbers_that_nobody_named_is_not_scored_wrongly(tmp_path, caps
 # Files that are written
 
 
+def test_no_command_writes_onto_what_it_reads_or_under_an_image_s_name(tmp_path, capsys):
+    case = write_case(tmp_path / "cohort", image=IMAGE, classes=CLASSES)
+    before = {path: path.read_bytes() for path in case.files}
+    t1, label = case.images["t1"].path, case.label
+    files = [word for modality, source in case.images.items() for word in (f"--{modality}", str(source.path))]
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\nCase_001,Ann\n")
+    for words, sentence in (
+        (["predict", *files, "--out", str(t1)], "one of the files that are read"),
+        (["predict", *files, "--out", str(tmp_path / "new_flair.nii.gz")], "has the name of a flair image"),
+        (["predict", *files, "--out", str(tmp_path / "new.mha")], "neither a .nii.gz file nor a folder"),
+        (["evaluate", str(label), str(label), "--json", str(label)], "one of the files that are read"),
+        (["check", str(tmp_path), "--patients", str(table), "--csv", str(table)], "one of the files that are read"),
+    ):
+        assert main(words) == 1
+        assert sentence in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in case.files} == before
+    assert table.read_text().endswith("Ann\n")
+
+
 def test_nothing_private_travels_into_a_label_map(tmp_path):
     image = nib.Nifti1Image(IMAGE[0], LPS)
     image.header["descrip"], image.header["aux_file"], image.header["cal_max"] = b"Jane Doe", b"hot", 1221
