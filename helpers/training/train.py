@@ -124,7 +124,8 @@ def train(
     patches = _patches(settings, training)
     card = model_card(settings, patches, validation, split_hash)
     options = {"accelerator": choose_device(settings.device), "precision": choose_precision(settings)}
-    with _locked(folder), _seeded(settings.seed), _quiet():
+    with _locked(folder), _quiet(), torch.random.fork_rng():  # the caller's random state stays as it was
+        torch.manual_seed(settings.seed)
         state = _read_checkpoint(folder / CHECKPOINT, identity(settings, card)) if resume == "auto" else {}
         if not state:
             _remove_own_files(out, folder)
@@ -324,18 +325,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch for what happens inside and leave the caller's random state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back Lightning's tips and its warnings about choices that are made on purpose here."""
-    names = [f"lightning.{part}" for part in ("pytorch", "pytorch.utilities.rank_zero", "fabric", "fabric.utilities.rank_zero")]
-    loggers = [logging.getLogger(name) for name in names]
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")

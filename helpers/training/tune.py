@@ -6,12 +6,11 @@ with the same settings in the same folder, where its training resumes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,68 +103,64 @@ def search(
             raise DataError(
                 f"{name} cannot be searched over {limits}", f"give two numbers for settings such as {', '.join(SPACE)}"
             )
-    with _quiet():
-        study = open_study(out, startup=startup)
-        _check_fixed(
-            study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out
-        )
+    study = open_study(out, startup=startup)
+    _check_fixed(study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out)
 
-        begun = []
+    begun = []
 
-        def objective(trial: Trial) -> float:
-            begun.append(trial.number)
-            drawn = {name: trial.suggest_float(name, *limits, log=_logarithmic(*limits)) for name, limits in space.items()}
-            watch, folder = ReportTrial(trial), trial_folder(out, trial.study.get_trials(deepcopy=False)[trial.number])
-            changed = replace(settings, **drawn)
+    def objective(trial: Trial) -> float:
+        begun.append(trial.number)
+        drawn = {name: trial.suggest_float(name, *limits, log=_logarithmic(*limits)) for name, limits in space.items()}
+        watch, folder = ReportTrial(trial), trial_folder(out, trial.study.get_trials(deepcopy=False)[trial.number])
+        changed = replace(settings, **drawn)
+        try:
+            result = train(changed, training, validation, out=folder, split_hash=split_hash, resume="auto", callbacks=[watch])
+        except NonFiniteError as error:
+            trial.set_user_attr("reason", str(error))
+            raise optuna.TrialPruned from error
+        if watch.pruned:
+            raise optuna.TrialPruned
+        return result.best_dice
+
+    def conclude(study: optuna.Study, trial: FrozenTrial) -> None:
+        shutil.rmtree(trial_folder(out, trial) / "checkpoints", ignore_errors=True)
+        if report:
+            drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+            score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
+            report(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
+
+    while len(ended_trials(study)) < trials:
+        fail_stale_trials(study)
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        busy = sum(state in (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED) for state in states)
+        if busy < trials or TrialState.WAITING in states:
+            seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
             try:
-                result = train(
-                    changed, training, validation, out=folder, split_hash=split_hash, resume="auto", callbacks=[watch]
-                )
-            except NonFiniteError as error:
-                trial.set_user_attr("reason", str(error))
-                raise optuna.TrialPruned from error
-            if watch.pruned:
-                raise optuna.TrialPruned
-            return result.best_dice
-
-        def conclude(study: optuna.Study, trial: FrozenTrial) -> None:
-            shutil.rmtree(trial_folder(out, trial) / "checkpoints", ignore_errors=True)
-            if report:
-                drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
-                score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
-                report(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
-
-        while len(ended_trials(study)) < trials:
-            fail_stale_trials(study)
-            states = [trial.state for trial in study.get_trials(deepcopy=False)]
-            busy = sum(state in (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED) for state in states)
-            if busy < trials or TrialState.WAITING in states:
-                seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
-                study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-                try:
-                    study.optimize(objective, n_trials=1, callbacks=[conclude])
-                except BaseException:  # the trial has failed, and is to be tried again by whoever goes on
-                    _retry()(study, study.get_trials()[begun[-1]])
-                    raise
-            else:
-                time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
+                study.optimize(objective, n_trials=1, callbacks=[conclude])
+            except BaseException:  # the trial has failed, and is to be tried again by whoever goes on
+                _retry()(study, study.get_trials()[begun[-1]])
+                raise
+        else:
+            time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
     return study
 
 
 def open_study(folder: Path, *, startup: int = 5) -> optuna.Study:
     """Open the study of a folder; it is made if there is none."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        storage = RDBStorage(
-            f"sqlite:///{(Path(folder) / 'study.db').absolute()}",
-            engine_kwargs={"connect_args": {"timeout": 60}},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=_retry(),
-        )
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=startup)
-        options = {"study_name": "search", "direction": "maximize", "pruner": pruner, "load_if_exists": True}
-        return optuna.create_study(storage=storage, **options)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat and its retries
+    storage = RDBStorage(
+        f"sqlite:///{(Path(folder) / 'study.db').absolute()}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=_retry(),
+    )
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=startup)
+    options = {"study_name": "search", "direction": "maximize", "pruner": pruner, "load_if_exists": True}
+    return optuna.create_study(storage=storage, **options)
 
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -212,16 +207,3 @@ def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) ->
             f"{folder / 'study.db'} is a search with {'; '.join(differing)}", "give the settings of then, or another --out"
         )
     study.set_user_attr("fixed", wanted)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back Optuna's log and its notes on functions that may still change."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(level)
