@@ -1,8 +1,8 @@
 """Label conventions of every source, the regions TC, WT and ET, their names and colours: the only place that knows them.
 
 Every source writes its label maps in numbers of its own. Inside this package a label map always holds the *classes*
-0 background, 1 necrotic core (NCR), 2 oedema (ED), 3 enhancing tumour (ET); files are converted on reading and writing.
-"Necrotic core" is short for the necrotic and non-enhancing tumour core, which need not be necrotic everywhere.
+0 background, 1 non-enhancing core (NCR), 2 oedema (ED), 3 enhancing tumour (ET); files are converted on reading and writing.
+"Non-enhancing core" is short for the necrotic and non-enhancing tumour core, which need not be necrotic everywhere.
 Functions take NumPy arrays and torch tensors alike and return the kind they were given.
 """
 
@@ -26,7 +26,7 @@ MODALITY_NAMES: dict[str, str] = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair
 
 BACKGROUND, NCR, ED, ET = 0, 1, 2, 3
 CLASSES: tuple[int, ...] = (BACKGROUND, NCR, ED, ET)
-CLASS_NAMES: dict[int, str] = {NCR: "necrotic core", ED: "oedema", ET: "enhancing tumour"}
+CLASS_NAMES: dict[int, str] = {NCR: "non-enhancing core", ED: "oedema", ET: "enhancing tumour"}
 CLASS_ABBREVIATIONS: dict[int, str] = {NCR: "NCR", ED: "ED", ET: "ET"}
 CLASS_COLOURS: dict[int, str] = {NCR: "#0072B2", ED: "#F0E442", ET: "#D55E00"}
 """Colours that stay apart under the three common colour-vision deficiencies (from the Okabe-Ito palette)."""

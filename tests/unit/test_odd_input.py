@@ -289,7 +289,7 @@ def test_labels_can_be_named(tmp_path, capsys):
     write_volume(case.label, np.choose(CLASSES, [0, 2, 1, 3]).astype(np.uint8), LPS)
     assert np.array_equal(read_classes(discover(tmp_path, labels="nnunet")[0])[0], CLASSES)
     assert main(["check", str(tmp_path), "--labels", "nnunet"]) == 0
-    assert "numbers of nnU-Net: 1 oedema, 2 necrotic core, 3 enhancing tumour" in capsys.readouterr().out
+    assert "numbers of nnU-Net: 1 oedema, 2 non-enhancing core, 3 enhancing tumour" in capsys.readouterr().out
     with pytest.raises(DataError, match="there are no labels called 'mine'; choose auto or one of brats2021"):
         discover(tmp_path, labels="mine")
 
