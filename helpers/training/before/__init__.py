@@ -1,1 +1,0 @@
-"""Training with Lightning: the module, the data module and the training run."""
