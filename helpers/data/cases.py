@@ -360,9 +360,9 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "t1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1km", "t1wce", "t1contrast", "t1gado"),
     "t2": ("t2", "t2w", "t2wi"),
     "flair": ("flair", "t2f", "fla", "flr", "t2flair", "t2wflair"),
-    "seg": ("seg", "segm", "segmentation", "label", "labels", "mask", "tumor_segmentation", "tumour_segmentation"),
+    "seg": ("seg", "segm", "segmentation", "label", "tumor_segmentation", "tumour_segmentation"),
 }
-"""How public data sets end the name of a file for each modality and the reference, in lower case."""
+"""How public data sets end a file's name for each modality and the reference, in lower case. A "mask" may be the brain's."""
 
 _ROLES = {spelling: role for role, spellings in SPELLINGS.items() for spelling in spellings}
 _NAME = re.compile(
@@ -540,7 +540,9 @@ def _find_named(folder: Path) -> list[Case]:
             case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
             if case.label is None:
                 others = [
-                    (name, paths["seg"]) for (place, name), paths in groups.items() if place == parent and set(paths) == {"seg"}
+                    (name, paths["seg"])
+                    for (place, name), paths in groups.items()
+                    if place == parent and set(paths) == {"seg"} and "_segm." in paths["seg"][0][0].name.lower()
                 ]
                 case = _with_misnamed_label(case, others, alone=beside[parent] == 1)
             found[case.identifier].append(case)

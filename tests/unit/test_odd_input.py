@@ -198,6 +198,14 @@ def test_a_reference_with_an_odd_name_belongs_to_the_one_case_beside_it_only(tmp
     assert "other_Segm.nii.gz belongs to no case by its name" in problems(check_case(discover(tmp_path)[1]))
 
 
+def test_a_brain_mask_is_no_reference(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    for name in ("Case_001_mask", "Case_001_brain_mask", "Case_001_brain_seg"):
+        case.label.rename(case.label.with_name(f"{name}.nii.gz"))
+        assert discover(tmp_path)[0].label is None
+        case.label.with_name(f"{name}.nii.gz").rename(case.label)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
