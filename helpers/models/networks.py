@@ -37,24 +37,6 @@ BLOCKS: tuple[type[nn.Module], ...] = (ResidualUnit, ResBlock, UnetBasicBlock, U
 """Blocks of several layers, to which gradient checkpointing applies."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A question for a network: its name, the channels of the image and of the logits, and the activation of the logits."""
-
-    name: str
-    modalities: tuple[str, ...]
-    regions: tuple[str, ...]
-    activation: str = "sigmoid"
-
-
-def scored_regions(regions: tuple[str, ...], activation: str) -> tuple[str, ...]:
-    """Those of the channels of the logits that are scored: all but the background of a softmax."""
-    return regions[1:] if activation == "softmax" else regions
-
-
-GLIOMA = Task("glioma", MODALITIES, REGIONS)
-
-
 def unet(
     *,
     channels: Sequence[int] | None = None,
