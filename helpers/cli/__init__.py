@@ -6,7 +6,6 @@ A command is a module of this folder with a function ``run``, whose signature an
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import errno
 import importlib
@@ -63,11 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from helpers.cli.options import call
 
         module = importlib.import_module(f"helpers.cli.{words[0]}")
-        if not hasattr(module, "add_arguments"):
-            return call(module.run, words[1:], prog=prog)
-        parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
-        module.add_arguments(parser)
-        return module.run(parser.parse_args(words[1:]))
+        return call(module.run, words[1:], prog=prog)
     except KeyboardInterrupt:
         message, status = "interrupted", INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough

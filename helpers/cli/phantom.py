@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
+from typing import Literal
 
 from glioma_phantom import PhantomSettings
+from helpers.cli.options import Target, pick_device
 from helpers.data.phantoms import write_cohort
+from helpers.workspace import DataError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
-    defaults = PhantomSettings()
-    parser.add_argument("--out", type=Path, default=Path("data/phantom"), help="folder of the cohort")
-    parser.add_argument("--count", type=int, default=40, help="how many cases")
-    parser.add_argument("--spacing", type=float, choices=(1.0, 2.0, 4.0), default=defaults.spacing, help="voxel edge in mm")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="seed of the cohort")
-    parser.add_argument("--workers", type=int, default=None, help="processes; None means one for each core")
-    parser.add_argument("--device", default="cpu", help="cpu, or a CUDA device such as cuda:0")
+def run(
+    *,
+    out: Target = Path("data/phantom"),
+    count: int = 40,
+    spacing: Literal["1", "2", "4", "1.0", "2.0", "4.0"] = "1",
+    seed: int = 2021,
+    workers: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Make a cohort of digital glioma phantoms.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Write the cohort and say what is there."""
+    Parameters
+    ----------
+    out
+        Folder of the cohort.
+    count
+        How many cases.
+    spacing
+        Voxel edge in mm.
+    seed
+        Seed of the cohort.
+    workers
+        Processes; one for each core if left out.
+    device
+        auto, cpu, cuda or cuda:1.
+    """
+    if count < 1 or seed < 0:
+        raise DataError(f"--count is {count} and --seed is {seed}", "give a count of 1 or more and a seed of 0 or more")
     start = time.perf_counter()
-    settings = PhantomSettings(spacing=arguments.spacing, seed=arguments.seed)
-    cases = write_cohort(arguments.out, arguments.count, settings, workers=arguments.workers, device=arguments.device)
-    print(f"{len(cases)} phantoms at {arguments.spacing:g} mm in {arguments.out} ({time.perf_counter() - start:.0f} s)")
+    settings = PhantomSettings(spacing=float(spacing), seed=seed)
+    cases = write_cohort(out, count, settings, workers=workers, device=pick_device(device))
+    print(f"{len(cases)} phantoms at {settings.spacing:g} mm in {out} ({time.perf_counter() - start:.0f} s)")
     return 0
