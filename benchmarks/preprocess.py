@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from glioma_phantom import PhantomSettings
-from helpers.data.cases import Case, discover, read_volume
+from helpers.data.cases import Case, discover
+from helpers.data.nifti import read_volume
 from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.cases import FORMATS, Case, discover, write_volume
+from helpers.data.cases import FORMATS, Case, discover
+from helpers.data.nifti import write_volume
 from helpers.regions import CONVENTIONS, MODALITIES, from_classes
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from helpers.cli.options import Target, pick_device
-from helpers.data.cases import ENDINGS, Fault, case_of_files, discover, refuse_to_overwrite
+from helpers.data.cases import Fault, case_of_files, discover, refuse_to_overwrite
+from helpers.data.nifti import ENDINGS
 from helpers.evaluation.predict import Prediction, predict_case, predict_cases, write_prediction
 from helpers.models.checkpoints import load_ensemble, load_released
 from helpers.regions import CONVENTIONS

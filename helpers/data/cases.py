@@ -1,7 +1,7 @@
-"""Find the cases of a cohort and read their files.
+"""Find the cases of a cohort and read them.
 
-`discover` is the one way from a folder to its cases, `read_image` and `read_classes` from a case to arrays. What a file's
-name means is decided here; what is wrong with its contents, in `helpers.data.checks`.
+`discover` leads from a folder to its cases, `read_image` and `read_classes` from a case to arrays. What a file's name means is
+decided here; how one file is read, in `helpers.data.nifti`; what is wrong with its contents, in `helpers.data.checks`.
 """
 
 from __future__ import annotations
@@ -11,45 +11,27 @@ import difflib
 import json
 import os
 import re
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
+from helpers.data.nifti import ENDINGS, affine_in_mm, conversion, open_volume, read_label_values, read_volumes
 from helpers.data.resample import turn_to_grid
 from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, convention_by_name, to_classes
-from helpers.workspace import DataError, printable, write_atomically
+from helpers.workspace import DataError, printable
 
-ENDINGS = (".nii.gz", ".nii")
 ERROR, WARNING = "error", "warning"
-
-LABEL_TOLERANCE = 1e-3
-"""How far a stored label may lie from a whole number: scale factors turn 1 into 0.99999997."""
-
-SMALLEST_MM, LARGEST_MM, WIDEST_MM = 0.05, 30.0, 1000.0
-"""Edges that a voxel may have, and the widest field of view; beyond them the unit of the header is wrong."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a case.
+    """One thing that is wrong with a case: half a sentence for the problem and one for the remedy.
 
-    Attributes
-    ----------
-    case, file : str
-        Identifier, and the file's name; empty when the fault is not in one file.
-    problem, remedy : str
-        Half a sentence each.
-    severity : str
-        "error" if the case cannot be used, "warning" if it can.
+    `file` is a name, empty if the fault is not in one file. A case with a fault of severity "error" cannot be used.
     """
 
     case: str
@@ -76,18 +58,14 @@ class Case:
 
     Attributes
     ----------
-    identifier : str
-        Name of the session, unique in its cohort.
-    patient : str
-        Name of the patient. Sessions of one patient share it, and must stay in one part of a split.
-    format : str
-        Key of `FORMATS`.
+    identifier, patient : str
+        Names of the session, unique in its cohort, and of the patient, whose sessions must stay in one part of a split.
+    format, labels : str
+        Keys of `FORMATS` and of `helpers.regions.CONVENTIONS`: how the files are named, whose numbers the reference uses.
     images : mapping from modality to Source
-        The modalities that were found, keyed by `helpers.regions.MODALITIES`; a missing one has no key.
+        Those of `helpers.regions.MODALITIES` that were found.
     label : Path or None
         The reference label map, if there is one.
-    labels : str
-        Key of `helpers.regions.CONVENTIONS`: whose numbers the reference uses.
     faults : tuple of Fault
         What is wrong with the names of the files.
     """
@@ -131,230 +109,6 @@ def fault_of(identifier: str, error: Exception, path: Path | None = None) -> Fau
     return Fault(identifier, file, f"it cannot be read ({reason})", "look at the case's files, or leave the case out")
 
 
-# Files
-
-
-def open_volume(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI file and read its header only; raises `DataError` like `read_volume`."""
-    path = Path(path)
-    _reject_what_is_not_nifti(path)
-    try:
-        image = nib.load(path)
-    except (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError) as error:
-        raise DataError(f"{path} cannot be read as NIfTI ({_one_line(error)})", "copy or download it again") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path} is {type(image).__name__}, not NIfTI", _conversion(path))
-    _affine_in_mm(image, path)
-    return image
-
-
-def read_volume(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read one 3-D volume from a NIfTI file.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.nii`` or ``.nii.gz`` file.
-    channel : int, optional
-        Which volume to take from a 4-D file, counted from 0. Without it the file must be 3-D.
-
-    Returns
-    -------
-    volume : array (X, Y, Z)
-        In the file's own axes and number type; float32 if the header carries a scale factor.
-    affine : float64 array (4, 4)
-        From voxel indices to millimetres in RAS+, also if the header counts in metres or micrometres.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, a Git LFS pointer, not NIfTI, truncated or of the wrong dimension, or if its voxels have no
-        size that a scanner can give them.
-    """
-    (volume,), affine = read_volumes(path, (channel,))
-    return volume, affine
-
-
-def read_volumes(path: Path, channels: Sequence[int | None]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Read several volumes of a file that is read and decompressed once; otherwise as `read_volume`.
-
-    A compressed file is decompressed to its end, because only there its checksum tells a damaged file from a right one; ISA-L
-    does that about twice as fast as zlib, and compresses what `write_volume` writes many times as fast.
-    """
-    path = Path(path)
-    kind = type(open_volume(path))
-    try:
-        content = path.read_bytes()
-        image = kind.from_bytes(igzip.decompress(content) if path.suffix.lower() == ".gz" else content)
-        volumes = [_read_data(image, channel, path) for channel in channels]
-    except (EOFError, OSError, isal_zlib.error, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is truncated or damaged ({_one_line(error)})", "copy or download it again") from error
-    return volumes, _affine_in_mm(image, path)
-
-
-def read_label_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a label map as integers in the file's own numbers, with its affine.
-
-    Values within `LABEL_TOLERANCE` of a whole number are rounded (never truncated, which would turn 0.99999997 into 0).
-
-    Raises
-    ------
-    DataError
-        As `read_volume`, and if a value is not a whole number.
-    """
-    values, affine = read_volume(path)
-    if values.dtype.kind in "iu":
-        return values, affine
-    if values.dtype.kind != "f":
-        raise DataError(f"{path} holds {values.dtype}, not plain numbers", "export the label map as integers")
-    rounded = np.rint(values)
-    wrong = ~np.isclose(values, rounded, rtol=0, atol=LABEL_TOLERANCE) | ~np.isfinite(values)
-    if wrong.any():
-        example = values[wrong].flat[0]
-        raise DataError(
-            f"{path} is not a label map: {int(wrong.sum())} voxels are not whole numbers (such as {example:.4g})",
-            "resample label maps with nearest neighbour",
-        )
-    return rounded.clip(-(2**15), 2**15 - 1).astype(np.int16), affine
-
-
-def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: nib.Nifti1Image | None = None) -> Path:
-    """Write a 3-D volume as NIfTI so that the file is either complete or absent.
-
-    Parameters
-    ----------
-    path : Path
-        Target, ``.nii`` or ``.nii.gz``; folders are made.
-    volume : array (X, Y, Z)
-        Written in its own number type, without scaling.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    like : Nifti1Image, optional
-        An image in the same grid: its sform, qform and unit are taken over, so that every viewer aligns the two files.
-        Nothing else of its header is, since descriptions and extensions may hold the patient's name.
-    """
-    path = Path(path)
-    image = nib.Nifti1Image(volume, affine if like is None else like.affine)
-    image.set_data_dtype(volume.dtype)
-    if like is None:
-        image.header.set_xyzt_units("mm")
-        image.set_qform(affine, code=1)
-        image.set_sform(affine, code=1)
-    else:
-        for field in ("pixdim", "qform_code", "sform_code", "xyzt_units", *_GEOMETRY):
-            image.header[field] = like.header[field]
-        image.header["pixdim"][4:] = 1
-        if not int(like.header["xyzt_units"]) & 7:
-            image.header.set_xyzt_units("mm")
-    with write_atomically(path) as temporary:
-        payload = image.to_bytes()
-        temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0) if path.suffix == ".gz" else payload)
-    return path
-
-
-_GEOMETRY = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
-
-
-def refuse_to_overwrite(target: Path, reading: Iterable[Path]) -> Path:
-    """Return `target`; raise `DataError` if writing there would replace a file that is read or be taken for an image."""
-    target = Path(target)
-    if target.exists() and any(target.samefile(path) for path in reading if path.exists()):
-        raise DataError(f"{target} is one of the files that are read", "give another name or folder to --out")
-    role = _role_of(target.name)
-    if role and role[1] != "seg":
-        raise DataError(
-            f"{target} has the name of a {role[1]} image", "give another name to --out, such as segmentation.nii.gz"
-        )
-    return target
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _reject_what_is_not_nifti(path: Path) -> None:
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, not a file", "give the NIfTI file in it")
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", "check the folder and the file's name")
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(40)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", "check the file's permissions") from error
-    if not start:
-        raise DataError(f"{path} is empty", "copy or download it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise DataError(f"{path} is a Git LFS pointer, not the image", "run `git lfs pull` where it came from")
-    gzipped, name = start.startswith(b"\x1f\x8b"), path.name.lower()
-    if not name.endswith(ENDINGS):
-        raise DataError(f"{path} is not a NIfTI file by its name", _conversion(path))
-    if name.endswith(".gz") and not gzipped:
-        raise DataError(f"{path} is named .gz but is not gzip-compressed", "rename it to .nii or download it again")
-    if name.endswith(".nii") and gzipped:
-        raise DataError(f"{path} is gzip-compressed", f"rename it to {path.name}.gz")
-
-
-def _conversion(path: Path) -> str:
-    """How to turn a file of another format into NIfTI."""
-    name = path.name.lower()
-    if name.endswith((".dcm", ".ima")):
-        return "convert the DICOM series: dcm2niix -z y -o OUT FOLDER"
-    if name.endswith((".npy", ".npz")):
-        return "an array has no grid: write it with nibabel.Nifti1Image(array, affine) and nibabel.save"
-    if name.endswith((".mgz", ".mgh")):
-        return f"convert it: mri_convert {path.name} {path.stem}.nii.gz"
-    if name.endswith((".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".hdr")):
-        code = f"import SimpleITK as s; s.WriteImage(s.ReadImage('{path.name}'), '{path.stem}.nii.gz')"
-        return f'convert it: python -c "{code}"'
-    return "convert it to .nii.gz first"
-
-
-def _affine_in_mm(image: nib.Nifti1Image, path: Path) -> np.ndarray:
-    """Affine of a file in millimetres; `DataError` if its voxels have no size that a scanner can give them."""
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) == 0:
-        problem = f"{path} has an affine that gives its voxels no size"
-        raise DataError(problem, "write the header's sform or qform again")
-    factor = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) & 7, 1.0)  # NIfTI: 1 metre, 2 mm, 3 micrometre
-    for scale in (factor, 1.0):  # some tools name a unit and then write millimetres
-        found = np.diag([scale, scale, scale, 1.0]) @ affine
-        edges = nib.affines.voxel_sizes(found)
-        if edges.min() >= SMALLEST_MM and edges.max() <= LARGEST_MM and (edges * image.shape[:3]).max() <= WIDEST_MM:
-            return found
-    size = " x ".join(f"{edge:.3g}" for edge in nib.affines.voxel_sizes(affine) * factor)
-    counts = " x ".join(str(count) for count in image.shape[:3])
-    raise DataError(
-        f"{path} has {counts} voxels of {size} mm, which no scan of a head has",
-        "set the spacing in millimetres and xyzt_units to mm",
-    )
-
-
-def _read_data(image: nib.Nifti1Image, channel: int | None, path: Path) -> np.ndarray:
-    shape = image.shape
-    while len(shape) > 3 and shape[-1] == 1 and channel is None:
-        shape = shape[:-1]
-    if channel is None and len(shape) != 3:
-        problem = f"{path} has shape {image.shape}, one 3-D volume was expected"
-        raise DataError(problem, "split it into one file a modality, or choose the right dataset format")
-    if channel is not None and (len(image.shape) != 4 or channel >= image.shape[3]):
-        problem = f"{path} has shape {image.shape}, four 3-D volumes stacked as (X, Y, Z, 4) were expected"
-        raise DataError(problem, "compare the file with dataset.json")
-    proxy = image.dataobj
-    plain = proxy.slope == 1 and proxy.inter == 0
-    if channel is not None:
-        data = proxy[..., channel]
-    else:
-        data = (proxy.get_unscaled() if plain else np.asarray(proxy, dtype=np.float32)).reshape(shape)
-    if not plain:
-        data = np.asarray(data, dtype=np.float32)
-    return data.astype(data.dtype.newbyteorder("="), copy=False)
-
-
-# Cohorts
-
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "t1": ("t1", "t1n", "t1w", "t1pre", "t1native", "t1wn"),
     "t1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1km", "t1wce", "t1contrast", "t1gado"),
@@ -384,7 +138,7 @@ class Format:
 
 
 def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patients: Path | None = None) -> list[Case]:
-    """Find the cases of a cohort.
+    """Find the cases of a cohort, sorted by identifier, incomplete ones included.
 
     Parameters
     ----------
@@ -398,11 +152,6 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     patients : Path, optional
         CSV with the columns case and patient. By default `patients_of` tells patients apart by name.
 
-    Returns
-    -------
-    list of Case
-        Sorted by identifier; incomplete cases included, so that `helpers.data.checks` can report them.
-
     Raises
     ------
     DataError
@@ -414,24 +163,20 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     wanted = None if format == "auto" else format_key(format)
     if labels not in ("auto", *CONVENTIONS):
         raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
-    for key in [wanted] if wanted else FORMATS:
-        cases = FORMATS[key].find(folder)
-        if cases:
-            break
-    else:
+    cases = next(filter(None, (FORMATS[key].find(folder) for key in ([wanted] if wanted else FORMATS))), None)
+    if cases is None:
         raise _nothing_found(folder, wanted)
     default = format.lower() if format.lower() in CONVENTIONS else None  # brats2024 names files as brats2023 does
     names = patients_of([case.identifier for case in cases], patients)
-    return [
-        replace(case, patient=names[case.identifier], labels=_labels_of(case, default) if labels == "auto" else labels)
-        for case in sorted(cases, key=lambda case: case.identifier)
-    ]
 
+    def labels_of(case: Case) -> str:
+        own = FORMATS[case.format].labels
+        if labels != "auto" or case.format == "msd":
+            return own if labels == "auto" else labels
+        return convention_by_name(case.identifier, default or own)
 
-def _labels_of(case: Case, default: str | None) -> str:
-    """Convention of a case for which none was given: MSD's, or what its name says, or that of its format."""
-    own = FORMATS[case.format].labels
-    return own if case.format == "msd" else convention_by_name(case.identifier, default or own)
+    ordered = sorted(cases, key=lambda case: case.identifier)
+    return [replace(case, patient=names[case.identifier], labels=labels_of(case)) for case in ordered]
 
 
 def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Case:
@@ -454,11 +199,6 @@ def format_key(name: str) -> str:
     return key
 
 
-def convention_of(case: Case) -> LabelConvention:
-    """Label convention of the case's reference."""
-    return CONVENTIONS[case.labels]
-
-
 def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[str, str]:
     """Patient of each case: from a CSV with the columns case and patient, else from the names.
 
@@ -467,7 +207,17 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
     session if what stands before it ends in a number of at least three digits and some name shares that beginning.
     """
     if table is not None:
-        return _patients_in(Path(table), identifiers)
+        try:
+            with Path(table).open(newline="", encoding="utf-8-sig") as stream:
+                rows = {row["case"]: row["patient"] for row in csv.DictReader(stream)}
+        except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+            problem = f"{table} is not a table of patients ({error!r})"
+            raise DataError(problem, "give a CSV file with the columns case and patient") from error
+        absent = [name for name in identifiers if not rows.get(name)]
+        if absent:
+            problem = f"{table} names no patient for {len(absent)} cases such as {absent[0]}"
+            raise DataError(problem, "add a row for each case")
+        return {name: rows[name] for name in identifiers}
     numbered = {name: match[1] for name in identifiers if (match := re.fullmatch(r"(.*\d{3,})[-_]\d{1,3}", name))}
     shared = {patient for patient, count in Counter(numbered.values()).items() if count > 1}
     several = len(set(numbered.values())) > 1  # of names such as 2021_001, 2021_002 the beginning is no patient
@@ -486,19 +236,6 @@ _SESSIONS = (
     r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)[-_]?\w*\d\w*",
 )
 """Beginning of a name that is the patient's, before what public data sets append for a session."""
-
-
-def _patients_in(table: Path, identifiers: Sequence[str]) -> dict[str, str]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = {row["case"]: row["patient"] for row in csv.DictReader(stream)}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        problem = f"{table} is not a table of patients ({error!r})"
-        raise DataError(problem, "give a CSV file with the columns case and patient") from error
-    absent = [name for name in identifiers if not rows.get(name)]
-    if absent:
-        raise DataError(f"{table} names no patient for {len(absent)} cases such as {absent[0]}", "add a row for each case")
-    return {name: rows[name] for name in identifiers}
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -550,17 +287,13 @@ def _find_named(folder: Path) -> list[Case]:
 
 
 def _named_case(identifier: str, roles: Mapping[str, list[tuple[Path, str]]]) -> Case:
-    faults = [
-        Fault(
-            identifier,
-            files[0][0].name,
-            f"{' and '.join(path.name for path, _ in files)} are both its {'reference' if role == 'seg' else role}",
-            "remove or rename all but one",
-        )
-        for role, files in roles.items()
-        if len(files) > 1
-    ]
-    formats = {name for role, files in roles.items() for _, name in files}
+    faults = []
+    for role, files in roles.items():
+        if len(files) > 1:
+            names = " and ".join(path.name for path, _ in files)
+            problem = f"{names} are both its {'reference' if role == 'seg' else role}"
+            faults.append(Fault(identifier, files[0][0].name, problem, "remove or rename all but one"))
+    formats = {name for files in roles.values() for _, name in files}
     images = {modality: Source(roles[modality][0][0]) for modality in MODALITIES if modality in roles}
     label = roles["seg"][0][0] if "seg" in roles else None
     key = formats.pop() if len(formats) == 1 else "named"
@@ -576,9 +309,8 @@ def _with_misnamed_label(case: Case, others: Sequence[tuple[str, list[tuple[Path
     if alone or not others:
         return case
     names = [files[0][0].name for name, files in others if name not in _MISNAMED]
-    fault = Fault(
-        case.identifier, "", f"{', '.join(names)} belongs to no case by its name", "name it <case>_seg.nii.gz", WARNING
-    )
+    problem = f"{', '.join(names)} belongs to no case by its name"
+    fault = Fault(case.identifier, "", problem, "name it <case>_seg.nii.gz", WARNING)
     return replace(case, faults=(*case.faults, fault)) if names else case
 
 
@@ -593,10 +325,8 @@ def _one_of(cases: Sequence[Case]) -> Case:
         faults = tuple(fault for case in cases for fault in case.faults)
         return replace(first, images=images, label=labels[0] if labels else None, faults=faults)
     places = " and ".join(str(case.files[0].parent) for case in cases)
-    fault = Fault(
-        first.identifier, "", f"there are {len(cases)} cases of this name, in {places}", "rename or remove all but one"
-    )
-    return replace(first, faults=(fault,))
+    problem = f"there are {len(cases)} cases of this name, in {places}"
+    return replace(first, faults=(Fault(first.identifier, "", problem, "rename or remove all but one"),))
 
 
 def _find(key: str) -> Callable[[Path], list[Case]]:
@@ -605,24 +335,10 @@ def _find(key: str) -> Callable[[Path], list[Case]]:
 
 
 def _find_msd(folder: Path) -> list[Case]:
-    """Finder for MSD Task01: dataset.json, 4-D imagesTr (and imagesTs, without labels), labelsTr."""
+    """Find the cases of MSD Task01: dataset.json, 4-D imagesTr (and imagesTs, without labels), labelsTr."""
     description = folder / "dataset.json"
-    paths = sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")])
     if not description.is_file():
         return []
-    order = _msd_channels(description)
-    cases = []
-    for path in paths:
-        if path.name.startswith("."):
-            continue  # macOS leaves ._BRATS_001.nii.gz beside the real files in the published archive
-        name = path.name.split(".nii")[0]
-        label = folder / "labelsTr" / path.name
-        images = {modality: Source(path, channel) for modality, channel in order.items()}
-        cases.append(Case(name, name, "msd", images, label if label.is_file() else None))
-    return cases
-
-
-def _msd_channels(description: Path) -> dict[str, int]:
     try:
         names = json.loads(description.read_text(encoding="utf-8"))["modality"]
         channels = {_ROLES[name.lower()]: int(number) for number, name in names.items()}
@@ -630,9 +346,14 @@ def _msd_channels(description: Path) -> dict[str, int]:
         problem = f"{description} does not describe the channels of MSD Task01 ({error!r})"
         raise DataError(problem, 'expected "modality": FLAIR, T1w, t1gd, T2w') from error
     if set(channels) != set(MODALITIES):
-        problem = f"{description} names the channels {sorted(channels)}"
-        raise DataError(problem, f"expected all of {list(MODALITIES)}")
-    return channels
+        raise DataError(f"{description} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")
+    cases = []
+    for path in sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")]):
+        if not path.name.startswith("."):  # macOS leaves ._BRATS_001.nii.gz beside the real files in the published archive
+            name, label = path.name.split(".nii")[0], folder / "labelsTr" / path.name
+            images = {modality: Source(path, channel) for modality, channel in channels.items()}
+            cases.append(Case(name, name, "msd", images, label if label.is_file() else None))
+    return cases
 
 
 def _nothing_found(folder: Path, wanted: str | None) -> DataError:
@@ -646,8 +367,8 @@ def _nothing_found(folder: Path, wanted: str | None) -> DataError:
     if not images:
         endings = Counter(path.suffix.lower() or path.name for path in paths)
         found = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(4))
-        other = next((path for path in paths if _conversion(path) != _conversion(Path("x"))), None)
-        return DataError(f"{problem}: no NIfTI file, but {found}", _conversion(other) if other else remedy)
+        other = next((path for path in paths if conversion(path) != conversion(Path("x"))), None)
+        return DataError(f"{problem}: no NIfTI file, but {found}", conversion(other) if other else remedy)
     name = images[0].name
     if wanted and (other := _find_named(folder)):
         return DataError(problem, f"its files, such as {other[0].files[0].name}, are in the format {other[0].format}")
@@ -668,28 +389,27 @@ FORMATS: dict[str, Format] = {
 """Dataset formats. To read a cohort of your own, rename its files to one of them or add a `Format` here."""
 
 ALIASES: dict[str, str] = {
-    "phantom": "brats2021",
-    "brats2018": "brats2021",
-    "brats2019": "brats2021",
-    "brats2020": "brats2021",
-    "brats2024": "brats2023",
-    **dict.fromkeys(("brats-peds", "brats-met", "brats-men", "brats-africa"), "brats2023"),
+    **dict.fromkeys(("phantom", "brats2018", "brats2019", "brats2020"), "brats2021"),
+    **dict.fromkeys(("brats2024", "brats-peds", "brats-met", "brats-men", "brats-africa"), "brats2023"),
     "task01": "msd",
 }
 """Other names of dataset formats."""
 
 
-# Arrays
+def refuse_to_overwrite(target: Path, reading: Iterable[Path]) -> Path:
+    """Return `target`; raise `DataError` if writing there would replace a file that is read or be taken for an image."""
+    target = Path(target)
+    if target.exists() and any(target.samefile(path) for path in reading if path.exists()):
+        raise DataError(f"{target} is one of the files that are read", "give another name or folder to --out")
+    role = _role_of(target.name)
+    if role and role[1] != "seg":
+        remedy = "give another name to --out, such as segmentation.nii.gz"
+        raise DataError(f"{target} has the name of a {role[1]} image", remedy)
+    return target
 
 
-def read_image(case: Case, *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Read the four modalities of a case in the order of `MODALITIES`.
-
-    Parameters
-    ----------
-    case : Case
-    threads : int
-        How many files to read and decompress at a time.
 
     Returns
     -------
@@ -704,15 +424,15 @@ def read_image(case: Case, *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]
     DataError
         If a modality is missing, a file cannot be read, or shapes or affines differ.
     """
-    volumes, affine, faults = read_modalities(case, threads=threads)
-    raise_first(case.identifier, (*missing_faults(case), *faults))
+    volumes, affine, faults = read_modalities(case)
+    raise_first(case.identifier, faults)
     return np.stack([volumes[modality] for modality in MODALITIES]), affine
 
 
 def read_modalities(case: Case, *, threads: int = 1) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
-    """Read as many modalities as can be read: volumes (X, Y, Z) in the grid of the first, its affine, and the faults found."""
+    """Read as many modalities as can be read: volumes (X, Y, Z) in the grid of the first, its affine, and all faults."""
     volumes: dict[str, np.ndarray] = {}
-    faults = list(case.faults)
+    faults = [*missing_faults(case), *case.faults]
     grid: tuple[str, tuple[int, ...], np.ndarray] | None = None
 
     def attempt(path: Path) -> tuple[list[np.ndarray], np.ndarray] | Fault:
@@ -745,11 +465,11 @@ def onto_grid(
     if turned is not None:
         said = turned[1] and Fault(identifier, name, f"{name} {turned[1]} {first}", "nothing needs to be done", WARNING)
         return turned[0], said or None
-    if sorted(volume.shape) != sorted(shape):
-        problem = f"{name} has shape {volume.shape}, {first} has {shape}"
-        return None, Fault(identifier, name, problem, "resample one to the other's grid")
-    problem = f"{name} has another affine than {first}, so their voxels lie elsewhere in the head"
-    return None, Fault(identifier, name, problem, "register the images to each other")
+    problem, remedy = f"{name} has shape {volume.shape}, {first} has {shape}", "resample one to the other's grid"
+    if sorted(volume.shape) == sorted(shape):
+        problem = f"{name} has another affine than {first}, so their voxels lie elsewhere in the head"
+        remedy = "register the images to each other"
+    return None, Fault(identifier, name, problem, remedy)
 
 
 def missing_faults(case: Case) -> Iterator[Fault]:
@@ -773,12 +493,12 @@ def read_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:
     if case.label is None:
         raise DataError(f"case {case.identifier} has no reference label map", "add one, or only predict the case")
     values, affine = read_label_values(case.label)
-    classes = to_numbered_classes(values, convention_of(case), case.label)
+    classes = to_numbered_classes(values, CONVENTIONS[case.labels], case.label)
     first = next(iter(case.channels), None)
     if first is None:
         return classes, affine
     image = open_volume(first)
-    grid = (first.name, image.shape[:3], _affine_in_mm(image, first))
+    grid = (first.name, image.shape[:3], affine_in_mm(image, first))
     turned, fault = onto_grid(classes, affine, grid, case.identifier, case.label.name)
     raise_first(case.identifier, [fault] if fault else [])
     return turned, grid[2]

@@ -25,15 +25,13 @@ from helpers.data.cases import (
     WARNING,
     Case,
     Fault,
-    convention_of,
     fault_of,
-    missing_faults,
     onto_grid,
     raise_first,
-    read_label_values,
     read_modalities,
     to_numbered_classes,
 )
+from helpers.data.nifti import read_label_values
 from helpers.data.resample import spacing_of
 from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, REGION_CLASSES, REGIONS
 from helpers.workspace import DataError
@@ -101,7 +99,6 @@ def read_session(case: Case, *, threads: int = 1) -> Session:
         damaged, or it is not certain what is brain.
     """
     volumes, affine, faults = read_modalities(case, threads=threads)
-    faults = [*missing_faults(case), *faults]
     raise_first(case.identifier, faults)
     names = {modality: case.images[modality].path.name for modality in MODALITIES}
     return _session(volumes, affine, case.identifier, names, faults)
@@ -497,7 +494,7 @@ def _check(case: Case) -> CaseCheck:
             **regions,
             fingerprints=prints,
         )
-    return CaseCheck(case, facts, (*missing_faults(case), *faults, *found, *label_faults))
+    return CaseCheck(case, facts, (*faults, *found, *label_faults))
 
 
 def _label(
@@ -515,7 +512,7 @@ def _label(
             faults += [fault] if fault else []
         if values is None:
             return None, faults
-        classes = to_numbered_classes(values, convention_of(case), case.label)
+        classes = to_numbered_classes(values, CONVENTIONS[case.labels], case.label)
     except DataError as error:
         return None, [*faults, fault_of(case.identifier, error, case.label)]
     count = np.count_nonzero(classes)

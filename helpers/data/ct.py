@@ -17,7 +17,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from helpers.data.cases import onto_grid, read_label_values, read_volume
+from helpers.data.cases import onto_grid
+from helpers.data.nifti import read_label_values, read_volume
 from helpers.workspace import DataError
 
 ORGANS: tuple[str, ...] = (

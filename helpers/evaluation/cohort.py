@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from helpers.data.cases import Case, discover, onto_grid, read_classes, read_label_values, to_numbered_classes
+from helpers.data.cases import Case, discover, onto_grid, read_classes, to_numbered_classes
+from helpers.data.nifti import read_label_values
 from helpers.data.resample import spacing_of
 from helpers.data.splits import SplitManifest
 from helpers.evaluation.metrics import METRICS, dice, score_case

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.cases import Case, Fault, fault_of, open_volume, refuse_to_overwrite, write_volume
+from helpers.data.cases import Case, Fault, fault_of, refuse_to_overwrite
 from helpers.data.checks import read_session
+from helpers.data.nifti import open_volume, write_volume
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import PostProcessing, label_map

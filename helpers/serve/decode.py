@@ -26,8 +26,9 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
-from helpers.data.cases import discover, open_volume
+from helpers.data.cases import discover
 from helpers.data.checks import Session, check_session, read_session
+from helpers.data.nifti import open_volume
 from helpers.data.resample import spacing_of
 from helpers.regions import MODALITIES
 from helpers.workspace import DataError

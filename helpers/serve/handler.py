@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.cases import write_volume
+from helpers.data.nifti import write_volume
 from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_native

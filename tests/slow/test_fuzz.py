@@ -13,7 +13,7 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from helpers.data.cases import write_volume
+from helpers.data.nifti import write_volume
 from helpers.regions import MODALITIES
 from helpers.serve.app import make_app
 from helpers.serve.decode import Limits

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.data.cases import DataError
 from helpers.models.checkpoints import (
     ModelCard,
     card_path,
@@ -15,6 +14,7 @@ from helpers.models.checkpoints import (
     save_checkpoint,
 )
 from helpers.models.networks import build_network
+from helpers.workspace import DataError
 
 ARGUMENTS = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard(

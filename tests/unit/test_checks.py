@@ -10,7 +10,7 @@ import pytest
 
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
-from helpers.data.cases import FORMATS, Source, discover, read_image, write_volume
+from helpers.data.cases import FORMATS, Source, discover, read_image
 from helpers.data.checks import (
     ERROR,
     WARNING,
@@ -18,6 +18,7 @@ from helpers.data.checks import (
     check_cohort,
     suspicions,
 )
+from helpers.data.nifti import write_volume
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
 
 IMAGE, CLASSES = case_arrays()

@@ -10,7 +10,7 @@ import torch
 
 from helpers.cli import main
 from helpers.cli.crossvalidate import train_folds
-from helpers.data.cases import read_label_values, write_volume
+from helpers.data.nifti import read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cohort import (

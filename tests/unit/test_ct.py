@@ -7,8 +7,8 @@ import pytest
 
 from glioma_phantom.abdomen import ORGANS as DRAWN
 from glioma_phantom.abdomen import CtPhantomSettings, write_ct_phantoms
-from helpers.data.cases import read_volume, write_volume
 from helpers.data.ct import ORGANS, check_scans, deal_folds, find_scans
+from helpers.data.nifti import read_volume, write_volume
 from helpers.workspace import DataError
 from tests.cases import REAL_CASES
 

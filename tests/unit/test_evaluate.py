@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from helpers.cli import main
-from helpers.data.cases import write_volume
+from helpers.data.nifti import write_volume
 from helpers.evaluation.cohort import (
     LabelFile,
     match_identifier,

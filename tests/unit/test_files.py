@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.data.cases import open_volume, read_label_values, read_volume, write_volume
+from helpers.data.nifti import open_volume, read_label_values, read_volume, write_volume
 from helpers.workspace import DataError
 from tests.cases import LPS, REAL_CASES
 

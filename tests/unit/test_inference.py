@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from helpers.cli import main
-from helpers.data.cases import case_of_files, read_classes, write_volume
+from helpers.data.cases import case_of_files, read_classes
+from helpers.data.nifti import write_volume
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import (

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers.data.cases import ALIASES, FORMATS, discover, format_key, read_classes, read_image, write_volume
+from helpers.data.cases import ALIASES, FORMATS, discover, format_key, read_classes, read_image
+from helpers.data.nifti import write_volume
 from helpers.regions import MODALITIES
 from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from helpers.cli import main
-from helpers.data.cases import case_of_files, discover, patients_of, read_classes, read_image, read_volume, write_volume
+from helpers.data.cases import case_of_files, discover, patients_of, read_classes, read_image
 from helpers.data.checks import check_case, check_cohort, check_session, read_session
+from helpers.data.nifti import read_volume, write_volume
 from helpers.data.prepared import is_intact
 from helpers.data.preprocess import prepare_cohort, preprocess_case
 from helpers.data.splits import make_splits

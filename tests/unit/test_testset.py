@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.cases import read_classes, read_image, read_label_values
+from helpers.data.cases import read_classes, read_image
+from helpers.data.nifti import read_label_values
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import METRICS, score_case
