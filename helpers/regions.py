@@ -36,7 +36,7 @@ REGIONS: tuple[str, ...] = ("TC", "WT", "ET")
 
 REGION_NAMES: dict[str, str] = {"TC": "tumour core", "WT": "whole tumour", "ET": "enhancing tumour"}
 REGION_CLASSES: dict[str, tuple[int, ...]] = {"TC": (NCR, ET), "WT": (NCR, ED, ET), "ET": (ET,)}
-REGION_COLOURS: dict[str, str] = {"TC": "#0072B2", "WT": "#F0E442", "ET": "#D55E00"}
+REGION_COLOURS: dict[str, str] = {"TC": "#0072B2", "WT": "#009E73", "ET": "#D55E00"}
 
 MOST_NAMED = 5
 """Unknown numbers of a label map that an error names."""
