@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import joblib
@@ -84,13 +85,7 @@ class Session:
 
 
 def read_session(case: Case, *, threads: int = 1) -> Session:
-    """Read the four images of a case and check them as a set.
-
-    Parameters
-    ----------
-    case : Case
-    threads : int
-        How many files to read and decompress at a time.
+    """Read the four images of a case, `threads` files at a time, and check them as a set.
 
     Raises
     ------
@@ -122,15 +117,7 @@ def _session(
 def examine(
     volumes: Mapping[str, np.ndarray], affine: np.ndarray, identifier: str, names: Mapping[str, str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
-    """Check images in one grid, of as many modalities as there are.
-
-    Parameters
-    ----------
-    volumes : mapping from modality to array (X, Y, Z)
-    affine : array (4, 4)
-    identifier : str
-    names : mapping from modality to str
-        Of the files, if there are any.
+    """Check images (X, Y, Z) in one grid, of as many modalities as there are; `names` are those of their files.
 
     Returns
     -------
@@ -140,11 +127,10 @@ def examine(
         Voxels in which any of them is not 0.
     faults : list of Fault
     """
-    called = {modality: f"{names[modality]} ({MODALITY_NAMES[modality]})" if modality in names else MODALITY_NAMES[modality]
-              for modality in volumes}  # fmt: skip
 
     def fault(modality: str, problem: str, remedy: str = "export the image again") -> Fault:
-        return Fault(identifier, names.get(modality, ""), f"{called[modality]} {problem}", remedy)
+        called = f"{names[modality]} ({MODALITY_NAMES[modality]})" if modality in names else MODALITY_NAMES[modality]
+        return Fault(identifier, names.get(modality, ""), f"{called} {problem}", remedy)
 
     faults, good = [], {}
     for modality, volume in volumes.items():
@@ -179,50 +165,49 @@ def examine(
 def settle_background(
     volumes: Mapping[str, np.ndarray], affine: np.ndarray, identifier: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
-    """Decide once what is brain, and set everything else to 0.
+    """Decide once what is brain, and set everything else to 0; takes and returns what `examine` does.
 
     The background of a modality is certain if the edges of its volume have one value. If that is not 0, as in images that were
     normalised with their background, it is subtracted. A modality with noise around the brain, or with signal in a much larger
     part of the volume than the others, is set to 0 outside the brain of the others. The rest is refused: nothing certain, more
     than a brain can measure, or a rim as bright as the scalp.
-
-    Parameters and return values are those of `examine`.
     """
     values = {modality: _edge_value(volume) for modality, volume in volumes.items()}
     settled, faults = dict(volumes), []
+
+    def note(problem: str, remedy: str = _STRIP, severity: str = ERROR) -> None:
+        faults.append(Fault(identifier, "", problem, remedy, severity))
+
     certain = [modality for modality in volumes if values[modality] is not None]
     if not certain and volumes:
         ranges = ", ".join(f"{MODALITY_NAMES[m]} {v.min():.3g} to {v.max():.3g}" for m, v in volumes.items())
-        problem = f"what surrounds the brain has no single value, so brain and background cannot be told apart ({ranges})"
-        return settled, None, [Fault(identifier, "", problem, _STRIP)]
+        note(f"what surrounds the brain has no single value, so brain and background cannot be told apart ({ranges})")
+        return settled, None, faults
     odd = [modality for modality in certain if values[modality] != 0]
     for modality in odd:
         settled[modality] = _subtract(volumes[modality], values[modality])
     if odd:
         named = ", ".join(f"{MODALITY_NAMES[modality]} {values[modality]:.4g}" for modality in odd)
         problem = f"the background is not 0 ({named}) and was set to 0 by subtracting it"
-        faults.append(Fault(identifier, "", problem, "make sure that these values fill the air around the brain", WARNING))
+        note(problem, "make sure that these values fill the air around the brain", WARNING)
     counts = {modality: np.count_nonzero(settled[modality]) for modality in certain}
     usual = float(np.median([*counts.values()])) if counts else 0.0
-    wide = [m for m in certain if len(certain) > 2 and counts[m] > LARGER * usual > 0]
-    others = [modality for modality in certain if modality not in wide]
-    brain = _any(settled[modality] for modality in others)
+    others = [m for m in certain if not (len(certain) > 2 and counts[m] > LARGER * usual > 0)]
+    brain = reduce(np.logical_or, (settled[modality] for modality in others[1:]), settled[others[0]] != 0) if others else None
     unclear = [modality for modality in volumes if modality not in others]
     for modality in unclear:
         settled[modality] = np.where(brain, settled[modality], 0).astype(settled[modality].dtype)
     if unclear:
         named = " and ".join(MODALITY_NAMES[modality] for modality in unclear)
         problem = f"{named} has signal around the brain and was set to 0 where the other modalities are"
-        faults.append(Fault(identifier, "", problem, "make sure that the others show the whole brain", WARNING))
+        note(problem, "make sure that the others show the whole brain", WARNING)
     if brain is not None:
         spacing = spacing_of(affine)
         measured = np.count_nonzero(brain) * float(np.prod(spacing)) / 1000
         if measured > MOST_BRAIN_ML:
-            problem = f"{measured:,.0f} ml would be brain, more than any head holds"
-            faults.append(Fault(identifier, "", problem, _STRIP))
+            note(f"{measured:,.0f} ml would be brain, more than any head holds")
         elif "t1" in settled and (bright := _rim(settled["t1"], brain, spacing)) > BRIGHT_RIM:
-            problem = f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is"
-            faults.append(Fault(identifier, "", problem, _STRIP))
+            note(f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is")
     return settled, brain, faults
 
 
@@ -252,13 +237,6 @@ def _subtract(volume: np.ndarray, background: float) -> np.ndarray:
     shifted = volume.astype(np.float64) - background
     shifted[np.abs(shifted) <= 1e-4 * abs(background)] = 0
     return shifted.astype(np.float32)
-
-
-def _any(volumes: Iterator[np.ndarray]) -> np.ndarray | None:
-    brain = None
-    for volume in volumes:
-        brain = volume != 0 if brain is None else np.logical_or(brain, volume, out=brain)
-    return brain
 
 
 def _rim(t1: np.ndarray, brain: np.ndarray, spacing: np.ndarray) -> float:
@@ -303,7 +281,7 @@ def _skewness(values: np.ndarray) -> float:
 
 
 def suspicions(image: Sequence[np.ndarray]) -> list[str]:
-    """Say which modalities seem exchanged; empty if everything looks right.
+    """Say which of four modalities (X, Y, Z), 0 outside the brain, seem exchanged; empty if everything looks right.
 
     What fluid, white matter and contrast agent do to the four intensities is compared over the brain, in standard deviations:
     T1ce is T1 with brighter vessels and lesions, so T1 resembles T1ce much more than T2; fluid makes T2 more skewed to the
@@ -313,11 +291,6 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     The limits were chosen on five complete BraTS 2021 cases and eight phantoms: no right case fails, and every exchange of T1
     with T1ce, T1 with T2, T2 with T1ce and T2 with FLAIR does. An exchange of FLAIR with T1 or T1ce goes unseen in most cases,
     and unusual protocols and operated brains can escape or be suspected wrongly; hence a suspicion is only a warning.
-
-    Parameters
-    ----------
-    image : array (4, X, Y, Z) or four arrays (X, Y, Z)
-        In the order of `helpers.regions.MODALITIES`, 0 outside the brain.
     """
     flat = [volume.ravel(order="F") for volume in image]  # files lie in memory in this order, so nothing is copied
     voxels = np.flatnonzero(np.logical_and.reduce(flat))
@@ -346,20 +319,14 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What a case's files hold; volumes are 0 without a reference.
+    """What a case's files hold; volumes in ml are 0 without a reference.
 
     Attributes
     ----------
-    shape : tuple of int
-        Voxels along each axis of the files.
-    spacing : tuple of float
-        Voxel edges in mm.
-    orientation : str
-        Directions in which the axes count, such as "LPS".
+    shape, spacing, orientation : tuple of int, tuple of float, str
+        Voxels along each axis of the files, their edges in mm, and the directions in which the axes count, such as "LPS".
     number_type : str
         Of the images as they are read, such as "int16"; several if the files differ.
-    brain_ml, tc_ml, wt_ml, et_ml : float
-        Volumes of the brain and of the three regions in ml.
     fingerprints : tuple of str
         A hash of each image, by which the same image is found under another name.
     """
@@ -374,11 +341,6 @@ class CaseFacts:
     wt_ml: float = 0.0
     et_ml: float = 0.0
     fingerprints: tuple[str, ...] = ()
-
-    @property
-    def has_et(self) -> bool:
-        """Whether any voxel enhances."""
-        return self.et_ml > 0
 
 
 @dataclass(frozen=True)
@@ -435,23 +397,27 @@ class CheckReport:
         """One row a case: status, grid, volumes in ml, number of faults and the first of them."""
         import pandas as pd  # here, as prediction checks its images too and needs no table
 
-        rows = [_row(check) for check in self.checks]
-        return pd.DataFrame(rows, index=pd.Index([check.case.identifier for check in self.checks], name="case"))
+        rows = {}
+        for check in self.checks:
+            facts, faults = check.facts, check.faults
+            rows[check.case.identifier] = {
+                "status": "usable" if check.usable else "left out",
+                "shape": " x ".join(map(str, facts.shape)),
+                "mm": " x ".join(f"{edge:.3g}" for edge in facts.spacing),
+                "axes": facts.orientation,
+                "brain ml": round(facts.brain_ml),
+                **{f"{region} ml": round(getattr(facts, f"{region.lower()}_ml"), 1) for region in REGIONS},
+                "faults": len(faults),
+                "first fault": f"{faults[0].severity}: {faults[0].problem}" if faults else "",
+            }
+        return pd.DataFrame([*rows.values()], index=pd.Index([*rows], name="case"))
 
 
 def check_cohort(cases: Sequence[Case], *, workers: int | None = None, progress: bool = True) -> CheckReport:
     """Check every case; a bad one never stops the others.
 
-    Cases that share an image, in whatever year or under whatever name, become sessions of one patient.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        As `helpers.data.cases.discover` finds them.
-    workers : int, optional
-        Threads, one for each core by default; decompression, which takes most of the time, runs in parallel.
-    progress : bool
-        Show a progress bar.
+    Cases that share an image, in whatever year or under whatever name, become sessions of one patient. There are `workers`
+    threads, by default one for each core; decompression, which takes most of the time, runs in parallel.
     """
     count = max(1, joblib.cpu_count() if workers is None else workers)
     with ThreadPoolExecutor(count) as pool:
@@ -472,28 +438,26 @@ def check_case(case: Case) -> CaseCheck:
 
 def _check(case: Case) -> CaseCheck:
     volumes, affine, faults = read_modalities(case)
+    if not volumes:
+        return CaseCheck(case, CaseFacts(case.identifier), (*faults, *_label(case, None, None)[1]))
     types = ", ".join(dict.fromkeys(str(volume.dtype) for volume in volumes.values()))
     prints = tuple(_fingerprint(volume) for volume in volumes.values())
-    shape = next(iter(volumes.values())).shape if volumes else ()
+    shape = next(iter(volumes.values())).shape
     names = {modality: source.path.name for modality, source in case.images.items()}
-    _, brain, found = examine(volumes, affine, case.identifier, names) if volumes else ({}, None, [])
-    first = next(iter(names.values()), "")
-    classes, label_faults = _label(case, brain, (first, shape, affine) if volumes else None)
-    facts = CaseFacts(case.identifier)
-    if volumes:
-        ml = float(np.prod(spacing_of(affine))) / 1000
-        counts = np.bincount(classes.ravel(), minlength=4) if classes is not None else np.zeros(4)
-        regions = {f"{region.lower()}_ml": float(counts[list(REGION_CLASSES[region])].sum() * ml) for region in REGIONS}
-        facts = CaseFacts(
-            case.identifier,
-            shape=shape,
-            spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(affine)),
-            orientation="".join(axis or "?" for axis in nib.aff2axcodes(affine)),
-            number_type=types,
-            brain_ml=float(np.count_nonzero(brain) * ml) if brain is not None else 0.0,
-            **regions,
-            fingerprints=prints,
-        )
+    _, brain, found = examine(volumes, affine, case.identifier, names)
+    classes, label_faults = _label(case, brain, (next(iter(names.values())), shape, affine))
+    ml = float(np.prod(spacing_of(affine))) / 1000
+    counts = np.bincount(classes.ravel(), minlength=4) if classes is not None else np.zeros(4)
+    facts = CaseFacts(
+        case.identifier,
+        shape=shape,
+        spacing=tuple(float(edge) for edge in spacing_of(affine)),
+        orientation="".join(axis or "?" for axis in nib.aff2axcodes(affine)),
+        number_type=types,
+        brain_ml=float(np.count_nonzero(brain) * ml) if brain is not None else 0.0,
+        **{f"{region.lower()}_ml": float(counts[list(REGION_CLASSES[region])].sum() * ml) for region in REGIONS},
+        fingerprints=prints,
+    )
     return CaseCheck(case, facts, (*faults, *found, *label_faults))
 
 
@@ -542,28 +506,22 @@ def _share_patients(checks: list[CaseCheck]) -> tuple[CaseCheck, ...]:
     for number, check in enumerate(checks):
         for print_of_image in set(check.facts.fingerprints) - {""}:
             owners[print_of_image].append(number)
-    patient = {check.case.patient: check.case.patient for check in checks}
-
-    def root(name: str) -> str:
-        while patient[name] != name:
-            name = patient[name]
-        return name
-
-    shared: dict[int, set[int]] = defaultdict(set)
-    for numbers in owners.values():
-        for number in numbers[1:]:
-            patient[root(checks[number].case.patient)] = root(checks[numbers[0]].case.patient)
+    patients = [check.case.patient for check in checks]
+    twins: dict[int, set[int]] = defaultdict(set)
+    for numbers in (numbers for numbers in owners.values() if len(numbers) > 1):
+        joined = {patients[number] for number in numbers}
+        patients = [patients[numbers[0]] if patient in joined else patient for patient in patients]
         for number in numbers:
-            shared[number] |= set(numbers) - {number}
+            twins[number] |= set(numbers) - {number}
     result = []
-    for number, check in enumerate(checks):
-        twins = [checks[other].case.identifier for other in sorted(shared[number])]
+    for number, (check, patient) in enumerate(zip(checks, patients, strict=True)):
         faults = check.faults
-        if twins:
-            problem = f"it has an image in common with {', '.join(twins[:3])}, so they count as one patient"
+        if twins[number]:
+            named = ", ".join(checks[other].case.identifier for other in sorted(twins[number])[:3])
+            problem = f"it has an image in common with {named}, so they count as one patient"
             remedy = "keep one of them, if they are the same session"
             faults = (*faults, Fault(check.case.identifier, "", problem, remedy, WARNING))
-        result.append(replace(check, case=replace(check.case, patient=root(check.case.patient)), faults=faults))
+        result.append(replace(check, case=replace(check.case, patient=patient), faults=faults))
     return tuple(result)
 
 
@@ -587,31 +545,9 @@ def _label_notes(checks: Sequence[CaseCheck]) -> Iterator[str]:
         convention = CONVENTIONS[key]
         yield f"references are read with the numbers of {convention} (--labels NAME says otherwise)"
         facts = [check.facts for check in group if check.facts.wt_ml]
-        seen = {
-            1: any(f.tc_ml > f.et_ml for f in facts),
-            2: any(f.wt_ml > f.tc_ml for f in facts),
-            3: any(f.et_ml for f in facts),
-        }
-        absent = [
-            f"{convention.values[kind]} ({convention.meanings[convention.values[kind]]})" for kind in seen if not seen[kind]
-        ]
-        if facts and absent:
-            yield f"{' and '.join(absent)} never occur{'s' * (len(absent) == 1)} in them" + (
-                ": they look like plain tumour masks, from which TC, WT and ET cannot be learnt apart"
-                if len(absent) == 2
-                else ""
-            )
-
-
-def _row(check: CaseCheck) -> dict[str, object]:
-    facts, faults = check.facts, check.faults
-    return {
-        "status": "usable" if check.usable else "left out",
-        "shape": " x ".join(map(str, facts.shape)),
-        "mm": " x ".join(f"{edge:.3g}" for edge in facts.spacing),
-        "axes": facts.orientation,
-        "brain ml": round(facts.brain_ml),
-        **{f"{region} ml": round(getattr(facts, f"{region.lower()}_ml"), 1) for region in REGIONS},
-        "faults": len(faults),
-        "first fault": f"{faults[0].severity}: {faults[0].problem}" if faults else "",
-    }
+        present = (any(f.tc_ml > f.et_ml for f in facts), any(f.wt_ml > f.tc_ml for f in facts), any(f.et_ml for f in facts))
+        numbers = [number for number, seen in zip(convention.values[1:], present, strict=True) if not seen]
+        if facts and numbers:
+            absent = " and ".join(f"{number} ({convention.meanings[number]})" for number in numbers)
+            masks = ": they look like plain tumour masks, from which TC, WT and ET cannot be learnt apart"
+            yield f"{absent} never occur{'s' * (len(numbers) == 1)} in them{masks * (len(numbers) == 2)}"

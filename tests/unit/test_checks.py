@@ -190,7 +190,7 @@ def test_a_right_case_has_no_fault_and_its_volumes(tmp_path, format):
     assert facts.tc_ml == pytest.approx(counts[1] + counts[3])
     assert facts.wt_ml == pytest.approx(counts[1:].sum())
     assert facts.et_ml == pytest.approx(counts[3])
-    assert facts.has_et
+    assert facts.et_ml
     assert facts.number_type == "int16"
     assert facts.brain_ml == pytest.approx((IMAGE != 0).any(0).sum() * 0.003)
 
@@ -241,7 +241,7 @@ def test_one_bad_case_stops_no_other(tmp_path):
     assert report.usable == [cases[0], cases[3]]
     assert [fault.case for fault in report.faults] == ["Case_001", "Case_002"]
     assert "it cannot be read" in report.faults[1].problem
-    assert report.facts["Case_003"].has_et
+    assert report.facts["Case_003"].et_ml
 
 
 def test_the_table_has_a_row_for_each_case_also_for_unreadable_ones(tmp_path):
@@ -298,7 +298,7 @@ def test_real_cases_are_not_suspected_but_their_exchanges_are():
             assert suspicions(exchanged(image, pair))[0].startswith(f"{pair[0]} and {pair[1]}")
     check = check_case(cases["BraTS2021_01480"])
     assert check.faults == ()
-    assert not check.facts.has_et
+    assert not check.facts.et_ml
     assert [fault.problem for fault in check_case(cases["BraTS2021_01646"]).faults] == ["T1 is missing", "T2 is missing"]
 
 

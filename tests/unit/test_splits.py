@@ -54,7 +54,7 @@ def test_parts_resemble_the_cohort(seed):
     manifest = make_splits(cases, facts, seed=seed)
     assert len(manifest.test) == 20
     for part in (manifest.test, *manifest.folds):
-        without = sum(not facts[case].has_et for case in part) / len(part)
+        without = sum(not facts[case].et_ml for case in part) / len(part)
         assert without == pytest.approx(0.25, abs=0.07)
         small = sum(facts[case].wt_ml < 200 for case in part) / len(part)
         assert small == pytest.approx(sum(fact.wt_ml < 200 for fact in facts.values()) / 100, abs=0.15)
