@@ -11,37 +11,21 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from glioma_phantom.abdomen import ORGANS
 from helpers.data.cases import onto_grid
-from helpers.data.nifti import read_label_values, read_volume
+from helpers.data.nifti import ENDINGS, read_label_values, read_volume
 from helpers.workspace import DataError
-
-ORGANS: tuple[str, ...] = (
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gallbladder",
-    "oesophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "inferior vena cava",
-    "portal and splenic veins",
-    "pancreas",
-    "right adrenal gland",
-    "left adrenal gland",
-)
-"""Organs of BTCV in the order of their label numbers, from 1 (Landman et al. 2015, doi:10.7303/syn3193805)."""
 
 LEAST_AIR, LEAST_BONE = -300.0, 150.0
 """A CT of the trunk holds voxels below the one (air, lungs) and above the other (bone), in Hounsfield units."""
 
-_ENDINGS = (".nii.gz", ".nii")
 _BTCV = re.compile(r"(?:img|label)(\d+)")
 
 
@@ -61,11 +45,8 @@ class ScanFacts:
 
     Attributes
     ----------
-    shape : tuple of 3 int
-    spacing : tuple of 3 float
-        Voxel edges in mm.
-    orientation : str
-        Such as "RAS".
+    shape, spacing, orientation : tuple of 3 int, tuple of 3 float, str
+        Voxels along each axis, their edges in mm, and the directions of the axes, such as "RAS".
     hounsfield : tuple of 2 float
         Smallest and largest value.
     volumes_ml : dict from str to float
@@ -85,10 +66,7 @@ class ScanFacts:
 def find_scans(folder: Path | str) -> tuple[list[Scan], tuple[str, ...]]:
     """Find the scans of a folder in the order of their identifiers, and the organs' names for the labels 1, 2, ...
 
-    Raises
-    ------
-    DataError
-        If the folder does not exist, holds no scan or one scan twice, or its dataset JSON is damaged.
+    Raises `DataError` if the folder does not exist, holds no scan or one scan twice, or its dataset JSON is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -97,11 +75,11 @@ def find_scans(folder: Path | str) -> tuple[list[Scan], tuple[str, ...]]:
     scans, organs = _from_json(folder, *listed) if listed else (_from_names(folder), ORGANS)
     if not scans:
         raise DataError(f"{folder} holds no scan imagesTr/img0001.nii.gz and no dataset JSON", "give the folder that does")
-    names = [scan.identifier for scan in scans]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{folder} names scan {twice[0]} twice", "keep one of the two")
-    return sorted(scans, key=lambda scan: scan.identifier), organs
+    scans.sort(key=lambda scan: scan.identifier)
+    for first, second in pairwise(scans):
+        if first.identifier == second.identifier:
+            raise DataError(f"{folder} names scan {first.identifier} twice", "keep one of the two")
+    return scans, organs
 
 
 def deal_folds(scans: Sequence[Scan], *, folds: int = 5, seed: int = 2021) -> list[Scan]:
@@ -133,26 +111,21 @@ def check_scans(scans: Sequence[Scan], organs: Sequence[str] = ORGANS) -> tuple[
 def check_scan(scan: Scan, organs: Sequence[str] = ORGANS) -> ScanFacts:
     """Open the files of one scan and measure what they hold.
 
-    Raises
-    ------
-    DataError
-        If a file cannot be read, the label map lies in another grid or has numbers without a name, or the values are not
-        Hounsfield units of a trunk.
+    Raises `DataError` if a file cannot be read, the label map lies in another grid or has numbers without a name, or the values
+    are not Hounsfield units of a trunk.
     """
     image, affine = read_volume(scan.image)
     name = scan.image.name
     if image.dtype.kind not in "iuf" or not np.isfinite(image).all():
         raise DataError(f"{name} holds voxels that are not finite numbers", "export it again")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"{name} has an affine that gives its voxels no size", "write the header's sform or qform again")
     low, high = float(image.min()), float(image.max())
     if low > LEAST_AIR or high < LEAST_BONE:
         problem = f"{name} holds values from {low:.4g} to {high:.4g}, which are not Hounsfield units of a trunk"
-        raise DataError(f"{problem}", "export it with the rescale slope and intercept applied")
+        raise DataError(problem, "export it with the rescale slope and intercept applied")
     volumes = _organ_volumes(scan, organs, image.shape, affine)
     absent = [organ for organ, volume in volumes.items() if not volume]
     warning = f"no {', no '.join(absent)}" if absent else "" if scan.label else "no reference"
-    spacing = tuple(float(edge) for edge in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = tuple(nib.affines.voxel_sizes(affine).tolist())
     return ScanFacts(image.shape, spacing, "".join(nib.aff2axcodes(affine)), (low, high), volumes, warning)
 
 
@@ -169,9 +142,8 @@ def _organ_volumes(scan: Scan, organs: Sequence[str], shape: tuple[int, ...], af
     unknown = [number for number in found if not 0 <= number <= len(organs)]
     if unknown:
         listed = ", ".join(map(str, unknown[:5])) + (" and others" if len(unknown) > 5 else "")
-        raise DataError(
-            f"{name} holds the labels {listed}, but only 0 to {len(organs)} have a name", "name them in dataset.json"
-        )
+        problem = f"{name} holds the labels {listed}, but only 0 to {len(organs)} have a name"
+        raise DataError(problem, "name them in dataset.json")
     voxel = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     return {organ: found.get(number, 0) * voxel for number, organ in enumerate(organs, start=1)}
 
@@ -194,9 +166,8 @@ def _from_json(folder: Path, path: Path, content: Mapping[str, Any]) -> tuple[li
         scans = [_entry(folder, entry, fold) for part, fold in parts for entry in content.get(part) or []]
         return scans, _organs(content.get("labels"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} has an entry that cannot be read ({error!r})", "give image, label and fold as MSD does"
-        ) from error
+        problem = f"{path} has an entry that cannot be read ({error!r})"
+        raise DataError(problem, "give image, label and fold as MSD does") from error
 
 
 def _entry(folder: Path, entry: str | Mapping[str, Any], fold: int | None) -> Scan:
@@ -224,11 +195,11 @@ def _from_names(folder: Path) -> list[Scan]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.endswith(_ENDINGS) and not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*") if path.name.endswith(ENDINGS) and not path.name.startswith("."))
 
 
 def _identifier(path: Path) -> str:
     """Return img0001 for img0001.nii.gz and label0001.nii.gz alike, otherwise the name without its ending."""
-    stem = next((path.name.removesuffix(ending) for ending in _ENDINGS if path.name.endswith(ending)), path.stem)
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
     match = _BTCV.fullmatch(stem)
     return f"img{match[1]}" if match else stem

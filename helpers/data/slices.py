@@ -48,14 +48,8 @@ class SliceFile:
 class SliceFacts:
     """Facts about the slices of one patient.
 
-    Attributes
-    ----------
-    slices, with_tumour : int
-        Number of slices, and of those whose mask is not empty.
-    tumour_share : float
-        Pixels of tumour as a share of those of tissue (`find_tissue`), 0 to 1.
-    missing : tuple of str
-        Channels that are a copy of FLAIR in every slice.
+    `slices` and `with_tumour` count slices, all and those whose mask is not empty; `tumour_share` is that of tumour in the
+    pixels of tissue (`find_tissue`), 0 to 1; `missing` names the channels that are a copy of FLAIR in every slice.
     """
 
     slices: int
@@ -65,17 +59,9 @@ class SliceFacts:
 
 
 def find_slices(folder: Path | str) -> dict[str, list[SliceFile]]:
-    """Find the slices of every patient, both in order.
+    """Find the slices of every patient, both in order, in the patients' folder or the one that holds it as ``kaggle_3m``.
 
-    Parameters
-    ----------
-    folder : Path
-        The folder of the patients, or the one that holds it as ``kaggle_3m``.
-
-    Raises
-    ------
-    DataError
-        If the folder does not exist or holds no slice.
+    Raises `DataError` if the folder does not exist or holds no slice.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -95,10 +81,7 @@ def find_slices(folder: Path | str) -> dict[str, list[SliceFile]]:
 def read_slice(file: SliceFile) -> tuple[np.ndarray, np.ndarray]:
     """Read one slice: image uint8 (3, 256, 256), channels as in `CHANNELS`, and mask bool (256, 256); rows first.
 
-    Raises
-    ------
-    DataError
-        If a file is missing or damaged, or has another size, number type or number of channels.
+    Raises `DataError` if a file is missing or damaged, or has another size, number type or number of channels.
     """
     image = _read(file.image, file.patient, (EDGE, EDGE, len(CHANNELS)))
     return np.ascontiguousarray(np.moveaxis(image, -1, 0)), _read(file.mask, file.patient, (EDGE, EDGE)) > 0
@@ -144,12 +127,8 @@ def find_tissue(images: np.ndarray, air: np.ndarray) -> np.ndarray:
 def download_lgg(folder: Path, *, progress: bool = True) -> Path:
     """Fetch the cohort of Buda et al. (110 patients, 1 GB) from Kaggle, so that `folder` holds ``kaggle_3m``.
 
-    A cohort that is already there is left as it is. Tested against a stand-in for the package kaggle.
-
-    Raises
-    ------
-    DataError
-        If there is no Kaggle token, it is readable by others, the package kaggle is absent, or the download fails.
+    A cohort that is already there is left as it is. Raises `DataError` as `helpers.data.download.download_brats2021`. Tested
+    against a stand-in for the package kaggle.
     """
     folder, archive = Path(folder), kaggle_archive(folder, DATASET)
     if (folder / ROOT).is_dir():
@@ -192,7 +171,6 @@ def _read(path: Path, patient: str, shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(f"patient {patient}: {path.name} cannot be read ({error})", "copy it again") from error
     if pixels.shape != shape or pixels.dtype not in (np.uint8, bool):
         kind = f"{' x '.join(map(str, pixels.shape))} pixels of {pixels.dtype}"
-        raise DataError(
-            f"patient {patient}: {path.name} holds {kind}, not {' x '.join(map(str, shape))} of uint8", "copy it again"
-        )
+        problem = f"patient {patient}: {path.name} holds {kind}, not {' x '.join(map(str, shape))} of uint8"
+        raise DataError(problem, "copy it again")
     return pixels
