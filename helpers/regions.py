@@ -27,7 +27,6 @@ MODALITY_NAMES: dict[str, str] = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair
 BACKGROUND, NCR, ED, ET = 0, 1, 2, 3
 CLASSES: tuple[int, ...] = (BACKGROUND, NCR, ED, ET)
 CLASS_NAMES: dict[int, str] = {NCR: "non-enhancing core", ED: "oedema", ET: "enhancing tumour"}
-CLASS_ABBREVIATIONS: dict[int, str] = {NCR: "NCR", ED: "ED", ET: "ET"}
 CLASS_COLOURS: dict[int, str] = {NCR: "#0072B2", ED: "#F0E442", ET: "#D55E00"}
 """Colours that stay apart under the three common colour-vision deficiencies (from the Okabe-Ito palette)."""
 
@@ -48,12 +47,10 @@ class LabelConvention:
 
     Attributes
     ----------
-    name : str
-        The data set, as a reader knows it.
+    name, source : str
+        The data set, as a reader knows it, and where its numbers are published.
     ncr, ed, et : int
         Numbers in a file of necrotic and non-enhancing core, oedema and enhancing tumour.
-    source : str
-        Where the numbers are published.
     others : tuple of (int, int, str)
         Further numbers: the number, the class that it is read as, and its name. They are read but never written.
     """
@@ -91,21 +88,11 @@ class LabelConvention:
 CONVENTIONS: dict[str, LabelConvention] = {
     "brats2021": LabelConvention("BraTS 2018-2021", 1, 2, 4, "Baid et al. 2021, arXiv:2107.02314"),
     "brats2023": LabelConvention("BraTS 2023", 1, 2, 3, "Baid et al. 2021 with ET renumbered; synapse.org, syn51156910"),
-    "brats2024": LabelConvention(
-        "BraTS 2024 post-treatment",
-        1,
-        2,
-        3,
-        "de Verdier et al. 2024, arXiv:2405.18368: the cavity is part of neither TC, WT nor ET",
-        ((4, BACKGROUND, "resection cavity"),),
+    "brats2024": LabelConvention(  # the cavity is part of neither TC, WT nor ET
+        "BraTS 2024 post-treatment", 1, 2, 3, "de Verdier et al. 2024, arXiv:2405.18368", ((4, BACKGROUND, "resection cavity"),)
     ),
-    "brats-peds": LabelConvention(
-        "BraTS-PEDs 2024",
-        2,
-        4,
-        1,
-        "Kazerooni et al. 2024, arXiv:2404.15009: the cyst is part of TC; the numbers of 2023 were those of brats2023",
-        ((3, NCR, "cyst"),),
+    "brats-peds": LabelConvention(  # the cyst is part of TC; the numbers of 2023 were those of brats2023
+        "BraTS-PEDs 2024", 2, 4, 1, "Kazerooni et al. 2024, arXiv:2404.15009", ((3, NCR, "cyst"),)
     ),
     "brats-met": LabelConvention("BraTS-METS 2023", 1, 2, 3, "Moawad et al. 2023, arXiv:2306.00838"),
     "brats-men": LabelConvention("BraTS-MEN 2023", 1, 2, 3, "LaBella et al. 2023, arXiv:2305.07642"),
@@ -135,24 +122,9 @@ def convention_by_name(identifier: str, default: str) -> str:
 
 
 def to_classes(values: Array, convention: LabelConvention) -> Array:
-    """Convert a label map from a source's numbers to classes.
+    """Convert a label map of integers from the numbers of `convention` to classes 0 to 3, uint8 of the same shape.
 
-    Parameters
-    ----------
-    values : integer array of any shape
-        Label map in the numbers of `convention`.
-    convention : LabelConvention
-        Where the label map comes from.
-
-    Returns
-    -------
-    uint8 array of the same shape
-        Classes 0 background, 1 NCR, 2 ED, 3 ET.
-
-    Raises
-    ------
-    ValueError
-        If a value is none of the convention's; the sentence names it and, where known, what it usually means.
+    Raises `ValueError` if a value is none of the convention's; the sentence names it and, where known, what it usually means.
     """
     return _map_values(values, convention.numbers, convention)
 
@@ -165,7 +137,12 @@ def from_classes(classes: Array, convention: LabelConvention) -> Array:
 def classes_to_regions(classes: Array) -> Array:
     """Turn a label map of classes, shape (X, Y, Z), into a boolean region map, shape (3, X, Y, Z), ordered TC, WT, ET."""
     core = (classes == NCR) | (classes == ET)
-    return _stack([core, core | (classes == ED), classes == ET], classes)
+    regions = [core, core | (classes == ED), classes == ET]
+    if isinstance(classes, np.ndarray):
+        return np.stack(regions)
+    import torch
+
+    return torch.stack(regions)
 
 
 def regions_to_classes(regions: Array) -> Array:
@@ -175,7 +152,7 @@ def regions_to_classes(regions: Array) -> Array:
     ET is NCR, else WT alone is ED. On nested regions this is the exact inverse of `classes_to_regions`.
     """
     core, whole, enhancing = (channel > 0 for channel in regions)
-    classes = _as_uint8(whole) * ED
+    classes = (whole.astype(np.uint8) if isinstance(whole, np.ndarray) else whole.byte()) * ED
     classes[core] = NCR
     classes[enhancing] = ET
     return classes
@@ -213,19 +190,3 @@ def _unknown_sentence(unknown: list[int], convention: LabelConvention | None) ->
     return f"labels {found} do not exist in {convention.name}, which has {sorted(convention.numbers)}" + (
         f" ({hints})" if hints else ""
     )
-
-
-def _stack(channels: list[Array], like: Array) -> Array:
-    if isinstance(like, np.ndarray):
-        return np.stack(channels)
-    import torch
-
-    return torch.stack(channels)
-
-
-def _as_uint8(array: Array) -> Array:
-    if isinstance(array, np.ndarray):
-        return array.astype(np.uint8)
-    import torch
-
-    return array.to(torch.uint8)

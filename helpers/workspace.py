@@ -23,15 +23,7 @@ VERSIONED = ("torch", "monai", "lightning", "numpy", "nibabel")
 
 
 class DataError(ValueError):
-    """An input is wrong.
-
-    Attributes
-    ----------
-    problem : str
-        What is wrong, with the case and the file.
-    remedy : str
-        What to do about it.
-    """
+    """An input is wrong: `problem` says what, with the case and the file, `remedy` what to do about it."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem, remedy)
@@ -50,22 +42,9 @@ def printable(text: str) -> str:
 def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Write a file so that it is either complete or absent, also after a crash or when several processes write it.
 
-    Parameters
-    ----------
-    path : Path
-        Target; its folder is made. What is there already stays until the new file is complete.
-    durable : bool
-        Wait until the disk has the file, so that it survives a power cut.
-
-    Yields
-    ------
-    Path
-        A file beside the target to write to; it is renamed at the end of the block and removed after an error.
-
-    Raises
-    ------
-    DataError
-        If the disk is full or the folder cannot be written.
+    Yields a file beside the target to write to; it is renamed at the end of the block and removed after an error. The
+    folder is made, and what is there already stays until the new file is complete. With `durable` the disk has the file at
+    the end, so that it survives a power cut. Raises `DataError` if the disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
@@ -132,21 +111,14 @@ class Workspace:
 
 
 def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") -> Workspace:
-    """Find the folders of a cohort and make the one for results.
+    """Find the folders of a cohort, as absolute paths, and make the one for results.
 
     Parameters
     ----------
     cohort : str
         "phantom", or the name of a dataset format that `helpers.data.cases` knows.
-    data : str or Path
-        The cohort's folder; empty for ``data/<cohort>`` in the repository.
-    out : str or Path
-        Where results go; empty for ``outputs/<cohort>`` in the repository.
-
-    Returns
-    -------
-    Workspace
-        With absolute paths.
+    data, out : str or Path
+        The cohort's folder and that for results; empty for ``data/<cohort>`` and ``outputs/<cohort>`` in the repository.
 
     Raises
     ------
@@ -169,23 +141,10 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
 def save_metrics(
     workspace: Workspace, notebook: str, numbers: Mapping[str, float | int | str], *, checkpoint: str | None
 ) -> Path:
-    """Write the numbers of one notebook to ``<root>/<notebook>/metrics.json``.
+    """Write the numbers of one notebook, such as "03_train_unet", to ``<root>/<notebook>/metrics.json`` and return that path.
 
-    Parameters
-    ----------
-    workspace : Workspace
-        Where to.
-    notebook : str
-        Its name without ending, such as "03_train_unet".
-    numbers : mapping from str to float, int or str
-        Name (with unit) and value, the most telling first. A number that is not finite is kept as null.
-    checkpoint : str or None
-        SHA-256 of the checkpoint that gave the numbers; None where none was involved.
-
-    Returns
-    -------
-    Path
-        The file, complete or absent.
+    `numbers` maps names (with unit) to values, the most telling first; one that is not finite is kept as null. `checkpoint`
+    is the SHA-256 of the checkpoint that gave them, None if none was involved.
     """
     record = {
         "notebook": notebook,

@@ -32,15 +32,8 @@ CHUNK = 2**16
 def download_msd(folder: Path, *, progress: bool = True) -> Path:
     """Fetch MSD Task01 (484 cases with reference, 7 GB) so that `folder` holds dataset.json, imagesTr and labelsTr.
 
-    Returns
-    -------
-    Path
-        `folder`. A cohort that is already there is left as it is.
-
-    Raises
-    ------
-    DataError
-        If the server cannot be reached, or what arrived is damaged or unsafe to extract.
+    A cohort that is already there is left as it is. Raises `DataError` if the server cannot be reached, or what arrived is
+    damaged or unsafe to extract.
     """
     from monai.apps import DecathlonDataset
 
@@ -57,15 +50,8 @@ def download_msd(folder: Path, *, progress: bool = True) -> Path:
 def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
     """Fetch the BraTS 2021 training cases (1251 cases, 13 GB) from Kaggle into `folder`, one folder a case.
 
-    Returns
-    -------
-    Path
-        `folder`. A cohort that is already there is left as it is.
-
-    Raises
-    ------
-    DataError
-        If there is no Kaggle token, it is readable by others, the package kaggle is absent, or the download fails.
+    A cohort that is already there is left as it is. Raises `DataError` if there is no Kaggle token, it is readable by
+    others, the package kaggle is absent, or the download fails.
     """
     folder, archive = Path(folder), kaggle_archive(folder, KAGGLE_DATASET)
     if next(folder.glob("BraTS2021_*/*.nii*"), None) and not archive.exists():
@@ -76,9 +62,8 @@ def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
             extract_tar(stream, folder, name=archive.name)
     except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
         archive.unlink(missing_ok=True)
-        raise DataError(
-            f"{archive.name} from Kaggle was damaged ({error}) and is deleted", "run the same command again"
-        ) from error
+        problem = f"{archive.name} from Kaggle was damaged ({error}) and is deleted"
+        raise DataError(problem, "run the same command again") from error
     archive.unlink()
     return folder
 
@@ -100,47 +85,29 @@ def fetch_from_kaggle(dataset: str, folder: Path, *, progress: bool = True) -> N
     except ImportError as error:
         raise DataError("the package kaggle is not installed", "run `pip install kaggle` and try again") from error
     except (OSError, ValueError, SystemExit) as error:  # older versions of kaggle end the process on a wrong token
-        raise DataError(
-            f"Kaggle did not hand out {dataset} ({error})", "check token, network and disk, run the same command again"
-        ) from error
+        problem = f"Kaggle did not hand out {dataset} ({error})"
+        raise DataError(problem, "check token, network and disk, run the same command again") from error
 
 
 def require_kaggle_token() -> Path:
     """Path of the user's Kaggle token, after making sure that it exists and that nobody else can read it."""
     token = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle") / "kaggle.json"
+    closed = f"`chmod 600 {token}`"
     if not token.is_file():
-        raise DataError(
-            f"there is no Kaggle token at {token}",
-            f"create an API key of the kind kaggle.json at "
-            f"https://www.kaggle.com/settings, save it there and run `chmod 600 {token}`",
-        )
+        remedy = f"create an API key of the kind kaggle.json at https://www.kaggle.com/settings, save it there and run {closed}"
+        raise DataError(f"there is no Kaggle token at {token}", remedy)
     if os.name == "posix" and token.stat().st_mode & 0o077:
-        raise DataError(f"the Kaggle token {token} can be read by other users of this machine", f"run `chmod 600 {token}`")
+        raise DataError(f"the Kaggle token {token} can be read by other users of this machine", f"run {closed}")
     return token
 
 
 def fetch(url: str, target: Path, *, md5: str, progress: bool = True, attempts: int = 5, pause: float = 2.0) -> Path:
     """Download a file so that `target` is either complete and right or absent.
 
-    Parameters
-    ----------
-    url : str
-        Address of the file.
-    target : Path
-        Where it goes; until it is complete, it grows as ``<target>.part`` beside it, from which the next call continues.
-    md5 : str
-        Checksum that the publisher states, in hexadecimal.
-    progress : bool
-        Show a progress bar.
-    attempts : int
-        How often in a row to try without receiving anything before giving up.
-    pause : float
-        Seconds between attempts.
-
-    Raises
-    ------
-    DataError
-        If the server refuses or keeps breaking off, or the checksum differs, in which case the file is deleted.
+    Until it is complete it grows as ``<target>.part`` beside it, from which the next call continues. `md5` is the checksum that
+    the publisher states, in hexadecimal; `attempts` says how often in a row to try without receiving anything, with `pause`
+    seconds between. Raises `DataError` if the server refuses or keeps breaking off, or the checksum differs, in which case the
+    file is deleted.
     """
     target = Path(target)
     if target.is_file():
@@ -155,11 +122,10 @@ def fetch(url: str, target: Path, *, md5: str, progress: bool = True, attempts: 
             break
         except requests.RequestException as error:
             failures = 0 if _size(part) > before else failures + 1
-            if failures >= attempts or _refused(error):
-                raise DataError(
-                    f"{url} cannot be downloaded ({error})",
-                    f"check the network and run the same command again, it continues after {_size(part) / 1e9:.2f} GB",
-                ) from error
+            refused = error.response is not None and 400 <= error.response.status_code < 500  # wrong or closed address
+            if failures >= attempts or refused:
+                remedy = f"check the network and run the same command again, it continues after {_size(part) / 1e9:.2f} GB"
+                raise DataError(f"{url} cannot be downloaded ({error})", remedy) from error
             time.sleep(pause)
         except OSError as error:
             raise DataError(f"{part} cannot be written ({error})", "make room and run the same command again") from error
@@ -174,21 +140,9 @@ def fetch(url: str, target: Path, *, md5: str, progress: bool = True, attempts: 
 def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") -> None:
     """Extract a tar archive, compressed or not, into `folder`, entry by entry only after all of it was read.
 
-    Parameters
-    ----------
-    stream : binary file
-        Read from front to back, so that it may be a member of another archive.
-    folder : Path
-        Target.
-    name : str
-        Name of the archive for error messages.
-    base : str
-        Folder inside the archive whose entries go to `folder`; by default the archive's own top level.
-
-    Raises
-    ------
-    DataError
-        If the archive is damaged, or an entry is no plain file or would leave the folder (absolute, "..", links, devices).
+    The stream is read from front to back, so that it may be a member of another archive; `name` is that of the archive for
+    errors; with `base` only the entries of that folder inside the archive go to `folder`. Raises `DataError` if the archive is
+    damaged, or an entry is no plain file or would leave the folder (absolute, "..", links, devices).
     """
     aside = Path(folder) / ".extracting"
     shutil.rmtree(aside, ignore_errors=True)
@@ -209,7 +163,10 @@ def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") ->
             pass
         # dataset.json comes after the folders it describes, so that it marks a complete cohort
         for entry in sorted((aside / base).iterdir(), key=Path.is_file):
-            _replace(entry, Path(folder) / entry.name)
+            target = Path(folder) / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            entry.replace(target)
     except (tarfile.TarError, EOFError, FileNotFoundError) as error:
         raise DataError(f"{name} cannot be extracted ({error})", "delete it and download it again") from error
     except OSError as error:
@@ -229,12 +186,8 @@ def _receive(url: str, part: Path, progress: bool) -> None:
         continues = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         have = have if continues else 0
         total = have + int(response.headers.get("Content-Length", 0)) or None
-        with (
-            part.open("ab" if continues else "wb") as stream,
-            tqdm(
-                desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1000, disable=not progress
-            ) as bar,
-        ):
+        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=not progress)
+        with part.open("ab" if continues else "wb") as stream, bar:
             for chunk in response.iter_content(CHUNK):
                 stream.write(chunk)
                 bar.update(len(chunk))
@@ -242,14 +195,3 @@ def _receive(url: str, part: Path, progress: bool) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _refused(error: requests.RequestException) -> bool:
-    """Whether asking again is pointless: the address is wrong or closed."""
-    return error.response is not None and 400 <= error.response.status_code < 500
-
-
-def _replace(source: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    source.replace(target)

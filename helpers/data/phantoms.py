@@ -24,12 +24,7 @@ from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
 from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE
 from helpers.data.cases import Case, discover
 from helpers.data.patches import draw_patch
-from helpers.data.prepared import (
-    Prepared,
-    PreprocessSettings,
-    save_prepared,
-    voxel_tables,
-)
+from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
 from helpers.data.preprocess import preprocess_image
 from helpers.workspace import DataError
 
@@ -95,34 +90,16 @@ class StreamSettings:
 
 
 class PhantomStream(Dataset):
-    """Serve patches of phantoms that exist only while they are looked at.
+    """Serve patches of phantoms that exist only while they are looked at: `count` patches of edges `patch`, `batch` a step.
 
-    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
-
-    Parameters
-    ----------
-    settings : StreamSettings
-    patch : sequence of 3 int
-        Edges in voxels.
-    count : int
-        Number of patches; what patch n holds does not depend on it.
-    batch : int
-        Patches a step.
-    transforms : callable, optional
-        As in `helpers.data.patches.draw_patch`.
+    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z), changed by `transforms` as in
+    `helpers.data.patches.draw_patch`. What patch n holds does not depend on `count`.
     """
 
     def __init__(
-        self,
-        settings: StreamSettings,
-        *,
-        patch: Sequence[int],
-        count: int,
-        batch: int = 2,
-        transforms: Callable | None = None,
+        self, settings: StreamSettings, *, patch: Sequence[int], count: int, batch: int = 2, transforms: Callable | None = None
     ) -> None:
-        self.settings, self.patch, self.count, self.batch = settings, tuple(patch), count, batch
-        self.transforms = transforms
+        self.settings, self.patch, self.count, self.batch, self.transforms = settings, tuple(patch), count, batch, transforms
         self._cases: OrderedDict[int, _CaseInMemory] = OrderedDict()
 
     @property
@@ -130,11 +107,6 @@ class PhantomStream(Dataset):
         """SHA-256 of what decides the patches; of the transforms it knows the kinds and the flipped axes, not the strengths."""
         facts = {**asdict(self.settings), "patch": self.patch, "batch": self.batch, "changes": _names(self.transforms)}
         return hashlib.sha256(json.dumps(facts | {"version": RANDOMISED_VERSION}, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel edges in mm."""
-        return (float(self.settings.spacing),) * 3
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:

@@ -77,17 +77,14 @@ class Prepared:
     Attributes
     ----------
     identifier : str
-        Of the case.
     image : array (4, X, Y, Z)
         float16 in the order of `helpers.regions.MODALITIES`, orientation RAS, 0 outside the brain.
     classes : uint8 array (X, Y, Z) or None
         Reference label map.
     affine : float64 array (4, 4)
         From voxel indices to millimetres in RAS+.
-    native_shape : tuple of 3 int
+    native_shape, native_affine : tuple of 3 int, float64 array (4, 4)
         Grid of the files that the case came from.
-    native_affine : float64 array (4, 4)
-        Of that grid.
     settings : PreprocessSettings
     """
 
@@ -106,10 +103,9 @@ class Prepared:
 
 
 class PreparedFile:
-    """A prepared case on disk; volumes stay there until a patch of them is asked for.
+    """A prepared case on disk; volumes stay there until a patch of them is asked for. Make it with `open_prepared`.
 
     It has the attributes of `Prepared` except the arrays, is pickled as its path, and so travels to DataLoader workers.
-    Make it with `open_prepared`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -43,19 +43,10 @@ BINS, FWHM, NOISE = 200, 0.15, 0.01
 
 
 def correct_bias(volume: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Divide one modality by its bias field, in place.
+    """Divide one modality by its bias field in place, and return the field, float32 (X, Y, Z) about 1.
 
-    Parameters
-    ----------
-    volume : float32 array (X, Y, Z)
-        Intensities as scanned, 0 outside the brain. Negative voxels are divided too, but do not count for the field.
-    spacing : sequence of 3 float
-        Voxel edges in mm.
-
-    Returns
-    -------
-    float32 array (X, Y, Z)
-        The field, about 1.
+    `volume` is float32 (X, Y, Z) with intensities as scanned, 0 outside the brain; negative voxels are divided too, but do not
+    count for the field. `spacing` gives its voxel edges in mm.
     """
     edges = [max(1, round(BLOCK_MM / edge)) for edge in spacing]
     averages = _block_averages(volume, edges)
@@ -158,9 +149,8 @@ def brain_box(image: Sequence[np.ndarray], margin: int, identifier: str) -> tupl
     for axis, length in enumerate(brain.shape):
         found = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
         if not len(found):
-            raise DataError(
-                f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality", "check its files"
-            )
+            problem = f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality"
+            raise DataError(problem, "check its files")
         box.append(slice(max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, length)))
     return tuple(box)
 
@@ -222,10 +212,7 @@ class PrepareResult:
 def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prepared:
     """Read and prepare one case.
 
-    Raises
-    ------
-    DataError
-        If a file is missing or damaged, or `helpers.data.checks.read_session` refuses the images.
+    Raises `DataError` if a file is missing or damaged, or `helpers.data.checks.read_session` refuses the images.
     """
     session = read_session(case)
     classes = read_classes(case)[0] if case.label is not None else None
@@ -252,12 +239,7 @@ def preprocess_image(
     classes : uint8 array (X, Y, Z), optional
         Label map in the same grid.
     identifier : str
-        Name for the errors and the result.
-
-    Raises
-    ------
-    DataError
-        If no voxel of the image is different from 0.
+        Name for the result and for the `DataError` that is raised if no voxel of the image is different from 0.
     """
     volumes = [np.nan_to_num(volume, posinf=0.0, neginf=0.0) if volume.dtype.kind == "f" else volume for volume in image]
     affine = np.asarray(affine, dtype=np.float64)
@@ -289,7 +271,7 @@ def preprocess_image(
 def to_native(array: np.ndarray, prepared: Prepared | PreparedFile, *, mode: str = "nearest") -> np.ndarray:
     """Take an array on the grid of a prepared case back to the grid of the case's files.
 
-    Where preparation only reordered, flipped and cropped axes, this is exact in both modes: nothing is interpolated.
+    If preparation only reordered, flipped and cropped axes, this is exact: nothing is interpolated.
 
     Parameters
     ----------
@@ -303,7 +285,7 @@ def to_native(array: np.ndarray, prepared: Prepared | PreparedFile, *, mode: str
     Returns
     -------
     array (..., *native_shape)
-        0 outside the crop. In mode "linear" float32 where the spacing changes; else of the number type given.
+        0 outside the crop. In mode "linear" float32 if the spacing changes; else of the number type given.
     """
     if tuple(array.shape[-3:]) != tuple(prepared.shape):
         raise ValueError(f"the array has shape {array.shape[-3:]}, the prepared case {prepared.identifier} {prepared.shape}")
@@ -323,21 +305,9 @@ def prepare_cohort(
     """Prepare every case of a cohort into a folder, one file each; a second run redoes nothing.
 
     A file is named ``<identifier>-<hash>.safetensors`` after the contents of the case's files, the settings and the version
-    of this recipe, so that a file which exists is right. Workers are threads of this process: decompression and arithmetic
-    leave Python's lock, and nothing has to be started or copied. Memory is bounded by one case a worker.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-    folder : Path
-        It is made if needed.
-    settings : PreprocessSettings
-    workers : int, optional
-        Cases at a time; by default one for each core that this process may use.
-    prune : bool
-        Remove files of these cases that have another hash: made from other inputs, settings or version.
-    progress : bool
-        Show a progress bar.
+    of this recipe, so that a file which exists is right. Workers, by default one for each core that this process may use, are
+    threads: decompression and arithmetic leave Python's lock, and nothing has to be started or copied. Memory is bounded by one
+    case a worker. With `prune`, files of these cases that were made from other inputs, settings or versions are removed.
     """
     folder = require_writable(folder)
     count = max(1, joblib.cpu_count() if workers is None else workers)
@@ -356,11 +326,9 @@ def prepare_cohort(
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
     order = [case.identifier for case in cases]
-    paths = {name: paths[name] for name in order if name in paths}
+    paths, faults = ({name: found[name] for name in order if name in found} for found in (paths, faults))
     pruned = prune_prepared(folder, paths) if prune else ()
-    return PrepareResult(
-        paths, {name: faults[name] for name in order if name in faults}, tuple(n for n in order if n in made), pruned
-    )
+    return PrepareResult(paths, faults, tuple(name for name in order if name in made), pruned)
 
 
 def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Path, bool]:

@@ -21,7 +21,6 @@ from helpers.regions import classes_to_regions, regions_to_classes
 EXACT = 1e-3
 """Voxel sizes and positions that differ by less than this share of a voxel are the same; NIfTI stores them as float32."""
 
-
 SNAP = 0.25
 """Voxels of two grids that lie closer than this, in voxels, are the same."""
 
@@ -64,13 +63,9 @@ def turn_to_grid(
 ) -> tuple[np.ndarray, str] | None:
     """Take a volume to a grid that has the same voxels, in whatever order and direction of axes.
 
-    Affines of different tools agree to a few decimals only; voxels that lie within `SNAP` of those of the grid are taken for
-    the same.
-
-    Returns
-    -------
-    tuple or None
-        The volume, a view of it if possible, and in words what is different, empty if nothing is; None if the grids differ.
+    Returns the volume, a view if possible, and what is different in words, empty if nothing is; None if the grids differ.
+    Affines of different tools agree to a few decimals only, so voxels that lie within `SNAP` of those of the grid are taken
+    for the same.
     """
     transform = np.linalg.inv(affine) @ to_affine
     axes = np.abs(transform[:3, :3]).argmax(0)
@@ -90,24 +85,11 @@ def turn_to_grid(
 
 
 def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Grid in orientation RAS with the given spacing that covers the same box.
+    """Shape and affine of a grid in orientation RAS with the given spacing that covers the same box.
 
     The axes are those of the input, taken in the order and direction nearest to right, anterior, superior: an oblique volume
-    stays oblique, since turning it would resample every voxel for no gain.
-
-    Parameters
-    ----------
-    shape : sequence of 3 int
-        Of the input.
-    affine : array (4, 4)
-        Of the input.
-    spacing : sequence of 3 float
-        Wanted voxel edges in millimetres along right, anterior, superior. An axis that has it already is kept as it is.
-
-    Returns
-    -------
-    shape : tuple of 3 int
-    affine : float64 array (4, 4)
+    stays oblique, since turning it would resample every voxel for no gain. `spacing` gives the wanted voxel edges in mm in that
+    order; an axis that has it already is kept as it is.
     """
     orientation = nib.io_orientation(affine)
     ras = np.asarray(affine, dtype=np.float64) @ nib.orientations.inv_ornt_aff(orientation, tuple(shape))
@@ -122,14 +104,12 @@ def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float])
 def regrid(
     array: np.ndarray, affine: np.ndarray, *, to_shape: Sequence[int], to_affine: np.ndarray, mode: str = "nearest"
 ) -> np.ndarray:
-    """Take an array from one grid to another whose axes are parallel to its own.
+    """Take an array (..., X, Y, Z) from one grid to another whose axes are parallel to its own.
 
     Parameters
     ----------
-    array : array (..., X, Y, Z)
-        Any number of leading axes.
-    affine : array (4, 4)
-        Of the array's grid.
+    array, affine
+        Any number of leading axes, and the affine of the last three.
     to_shape, to_affine
         The other grid. What the array does not cover becomes 0.
     mode : str

@@ -11,7 +11,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +29,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """Who belongs to which part.
-
-    Attributes
-    ----------
-    format : str
-        Dataset format of the cohort.
-    seed : int
-        Seed of the division.
-    test : tuple of str
-        Identifiers of the test cases.
-    folds : tuple of tuples of str
-        Identifiers of the other cases by fold.
-    patients : mapping from str to str
-        Patient of every identifier.
-    """
+    """Who belongs to which part: test cases, the other cases by fold, and the patient of every identifier."""
 
     format: str
     seed: int
@@ -66,16 +52,7 @@ class SplitManifest:
     @property
     def sha256(self) -> str:
         """Checksum of the division: equal for equal parts, whoever wrote the file."""
-        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
-
-    def _content(self) -> dict:
-        return {
-            "format": self.format,
-            "seed": self.seed,
-            "test": list(self.test),
-            "folds": [list(fold) for fold in self.folds],
-            "patients": dict(sorted(self.patients.items())),
-        }
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: int) -> SplitManifest:
@@ -87,18 +64,13 @@ def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: 
     Parameters
     ----------
     cases : sequence of Case
-        Usable cases with a reference, of at least three patients.
+        Usable cases with a reference, of at least three patients; `DataError` below.
     facts : mapping from identifier to CaseFacts
         As `helpers.data.checks.check_cohort` reports them.
     seed : int
         Fixes the shuffling, 0 or more.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than three patients.
     """
-    patients = {case.identifier: case.patient for case in cases}
+    patients = dict(sorted((case.identifier, case.patient) for case in cases))
     rows = [(case.patient, facts[case.identifier].wt_ml, facts[case.identifier].et_ml) for case in cases]
     largest = pd.DataFrame(rows, columns=["patient", "wt_ml", "et_ml"]).groupby("patient").max()
     if len(largest) < 3:
@@ -127,7 +99,7 @@ def _folds(strata: pd.Series, seed: int) -> list[list[str]]:
 
 def save_splits(path: Path, manifest: SplitManifest) -> Path:
     """Write the manifest as JSON with its checksum; the file is complete or absent."""
-    record = {**manifest._content(), "sha256": manifest.sha256}
+    record = {**asdict(manifest), "sha256": manifest.sha256}
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Path(path)
@@ -152,13 +124,8 @@ def load_splits(path: Path) -> SplitManifest:
         raise DataError(f"the split {path} is damaged ({error!r})", "make it again with notebook 01_explore_data") from error
     if stated != manifest.sha256:
         raise DataError(f"the split {path} was changed after it was made", "make it again with notebook 01_explore_data")
-    _reject_shared_patients(manifest, path)
-    return manifest
-
-
-def _reject_shared_patients(manifest: SplitManifest, path: Path) -> None:
-    parts = [manifest.test, *manifest.folds]
-    seen = Counter(patient for part in parts for patient in {manifest.patients[case] for case in part})
+    seen = Counter(patient for part in (manifest.test, *manifest.folds) for patient in {manifest.patients[c] for c in part})
     shared = sorted(patient for patient, count in seen.items() if count > 1)
     if shared:
         raise DataError(f"the split {path} has patient {shared[0]} in two parts", "make it again with notebook 01_explore_data")
+    return manifest
