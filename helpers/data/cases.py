@@ -266,23 +266,22 @@ def _find_named(folder: Path) -> list[Case]:
     groups: dict[tuple[Path, str], dict[str, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
     for path in _walk(folder):
         # On Kaggle, a file is often a folder of its own name with one file of another name in it.
-        outer = path.parent if path.parent.name.lower().endswith(ENDINGS) and path.name.lower().endswith(ENDINGS) else path
+        outer = path.parent if all(each.name.lower().endswith(ENDINGS) for each in (path, path.parent)) else path
         role = _role_of(outer.name)
         if role:
             groups[outer.parent, role[0]][role[1]].append((path, role[2]))
     found: dict[str, list[Case]] = defaultdict(list)
-    beside = Counter(parent for (parent, _), roles in groups.items() if set(roles) & set(MODALITIES))
+    strays: dict[Path, list[tuple[str, Path]]] = defaultdict(list)  # references that no image has the name of
     for (parent, stem), roles in groups.items():
-        if set(roles) & set(MODALITIES):
-            case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
-            if case.label is None:
-                others = [
-                    (name, paths["seg"])
-                    for (place, name), paths in groups.items()
-                    if place == parent and set(paths) == {"seg"} and "_segm." in paths["seg"][0][0].name.lower()
-                ]
-                case = _with_misnamed_label(case, others, alone=beside[parent] == 1)
-            found[case.identifier].append(case)
+        if set(roles) == {"seg"} and "_segm." in roles["seg"][0][0].name.lower():
+            strays[parent].append((stem, roles["seg"][0][0]))
+    imaged = {place: roles for place, roles in groups.items() if set(roles) & set(MODALITIES)}
+    beside = Counter(parent for parent, _ in imaged)
+    for (parent, stem), roles in imaged.items():
+        case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
+        if case.label is None:
+            case = _with_misnamed_label(case, strays[parent], alone=beside[parent] == 1)
+        found[case.identifier].append(case)
     return [_one_of(cases) for cases in found.values()]
 
 
@@ -300,15 +299,13 @@ def _named_case(identifier: str, roles: Mapping[str, list[tuple[Path, str]]]) ->
     return Case(identifier, identifier, key, images, label, faults=tuple(faults))
 
 
-def _with_misnamed_label(case: Case, others: Sequence[tuple[str, list[tuple[Path, str]]]], *, alone: bool) -> Case:
+def _with_misnamed_label(case: Case, others: Sequence[tuple[str, Path]], *, alone: bool) -> Case:
     """Give a case the reference beside it whose name says another case, if there is no other case that it can belong to."""
-    for name, files in others:
+    for name, path in others:
         owner = _MISNAMED.get(name)
         if owner == case.identifier or (alone and owner is None and len(others) == 1):
-            return replace(case, label=files[0][0])
-    if alone or not others:
-        return case
-    names = [files[0][0].name for name, files in others if name not in _MISNAMED]
+            return replace(case, label=path)
+    names = [path.name for name, path in others if name not in _MISNAMED and not alone]
     problem = f"{', '.join(names)} belongs to no case by its name"
     fault = Fault(case.identifier, "", problem, "name it <case>_seg.nii.gz", WARNING)
     return replace(case, faults=(*case.faults, fault)) if names else case
@@ -409,20 +406,11 @@ def refuse_to_overwrite(target: Path, reading: Iterable[Path]) -> Path:
 
 
 def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Read the four modalities of a case in the order of `MODALITIES`.
+    """Read the four modalities of a case: array (4, X, Y, Z) in the order of `MODALITIES`, and affine (4, 4) to mm in RAS+.
 
-    Returns
-    -------
-    image : array (4, X, Y, Z)
-        In the grid, units and, if all four agree, number type of the files. A file whose voxels are those of the first one
-        in another order of axes, or off by a small share of a voxel, is taken to the first one's grid.
-    affine : float64 array (4, 4)
-        From voxel indices to millimetres in RAS+.
-
-    Raises
-    ------
-    DataError
-        If a modality is missing, a file cannot be read, or shapes or affines differ.
+    The image has the grid, units and, if all four agree, number type of the files. A file whose voxels are those of the
+    first one in another order of axes, or off by a small share of a voxel, is taken to the first one's grid. Raises
+    `DataError` if a modality is missing, a file cannot be read, or shapes or affines differ.
     """
     volumes, affine, faults = read_modalities(case)
     raise_first(case.identifier, faults)
@@ -432,7 +420,7 @@ def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
 def read_modalities(case: Case, *, threads: int = 1) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
     """Read as many modalities as can be read: volumes (X, Y, Z) in the grid of the first, its affine, and all faults."""
     volumes: dict[str, np.ndarray] = {}
-    faults = [*missing_faults(case), *case.faults]
+    faults = naming_faults(case)
     grid: tuple[str, tuple[int, ...], np.ndarray] | None = None
 
     def attempt(path: Path) -> tuple[list[np.ndarray], np.ndarray] | Fault:
@@ -472,10 +460,10 @@ def onto_grid(
     return None, Fault(identifier, name, problem, remedy)
 
 
-def missing_faults(case: Case) -> Iterator[Fault]:
-    """One fault for each modality without a file."""
-    for modality in case.missing:
-        yield Fault(case.identifier, "", f"{MODALITY_NAMES[modality]} is missing", "leave the case out or add the file")
+def naming_faults(case: Case) -> list[Fault]:
+    """What the names of a case's files say already: modalities without a file, and `Case.faults`."""
+    names, remedy = (MODALITY_NAMES[modality] for modality in case.missing), "leave the case out or add the file"
+    return [*(Fault(case.identifier, "", f"{name} is missing", remedy) for name in names), *case.faults]
 
 
 def raise_first(identifier: str, faults: Iterable[Fault]) -> None:

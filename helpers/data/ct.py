@@ -189,13 +189,10 @@ def _organs(labels: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 
 def _from_names(folder: Path) -> list[Scan]:
-    labels = {_identifier(path): path for path in _files(folder / "labelsTr")}
-    images = {path: _identifier(path) for path in _files(folder / "imagesTr")}
+    files = sorted(path for path in folder.glob("*/*") if path.name.endswith(ENDINGS) and not path.name.startswith("."))
+    labels = {_identifier(path): path for path in files if path.parent.name == "labelsTr"}
+    images = {path: _identifier(path) for path in files if path.parent.name == "imagesTr"}
     return [Scan(name, path, labels.get(name) or labels.get(name.removesuffix("_0000"))) for path, name in images.items()]
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.endswith(ENDINGS) and not path.name.startswith("."))
 
 
 def _identifier(path: Path) -> str:

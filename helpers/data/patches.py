@@ -28,25 +28,18 @@ def draw_patch(
     foreground_probability: float,
     transforms: Callable | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Draw one patch of a case.
+    """Draw one patch of a case: ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
 
     Parameters
     ----------
     case : PreparedFile
         Or anything else with its `shape`, `image_patch`, `classes_patch`, `voxel_count` and `voxel`.
     generator : numpy Generator
-        Decides the place and the changes.
+        Decides the place, as `draw_centre` says, and the changes.
     patch : sequence of 3 int
         Edges in voxels.
-    foreground_probability : float
-        As in `draw_centre`.
     transforms : callable, optional
-        From sample to sample as in `helpers.data.patches`, with a method ``set_random_state(seed=)``. None changes nothing.
-
-    Returns
-    -------
-    dict
-        ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+        From sample to sample as `training_transforms`, with a method ``set_random_state(seed=)``. None changes nothing.
     """
     slices = patch_slices(case.shape, draw_centre(case, generator, foreground_probability), patch)
     image = pad_patch(case.image_patch(slices), patch)
@@ -93,13 +86,11 @@ def pad_patch(array: np.ndarray, patch: Sequence[int]) -> np.ndarray:
 
 KEYS = ("image", "label")
 
-Sample = Mapping[Hashable, torch.Tensor]
-
 
 class InsideBrain(Compose):
     """Apply transforms to ``image`` and set every voxel back to 0 that was 0 before, channel by channel."""
 
-    def __call__(self, data: Sample, *arguments, **options) -> dict:
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], *arguments, **options) -> dict:
         background = data["image"] == 0
         changed = super().__call__(data, *arguments, **options)
         return {**changed, "image": changed["image"].masked_fill(background, 0)}
@@ -108,16 +99,10 @@ class InsideBrain(Compose):
 def training_transforms(patch: Sequence[int], *, flip_axes: Sequence[int] = (0, 1, 2)) -> Compose:
     """Compose the random changes of training; seed them with ``set_random_state``.
 
-    Gains, offsets and noise are in units of a z-scored image, where 1 is the standard deviation inside the brain.
-
-    Parameters
-    ----------
-    patch : sequence of 3 int
-        Edges of the patches in voxels. Rotation within the axial plane is left out if the first two differ, as it would change
-        the shape.
-    flip_axes : sequence of int
-        Axes along which patches are flipped. Without the first two there is no rotation either: a network that is to rely on
-        how the patient lies must not be turned.
+    Gains, offsets and noise are in units of a z-scored image, where 1 is the standard deviation inside the brain. Patches
+    are flipped along `flip_axes` and rotated within the axial plane. There is no rotation if the first two edges of `patch`
+    differ, as it would change the shape, or without flips along the first two axes: a network that is to rely on how the
+    patient lies must not be turned.
     """
     movements = [RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes]
     if patch[0] == patch[1] and {0, 1} <= set(flip_axes):

@@ -58,10 +58,9 @@ class StreamSettings:
         Voxel edge in mm of the grid to train on: 1, 2 or 4.
     seed : int
         Any but `HELD_OUT_SEED`.
-    patches_per_case : int
-        How many patches each phantom gives before it is forgotten.
-    pool : int
-        Phantoms that take turns, so that the patches of one step come from different cases.
+    patches_per_case, pool : int
+        Patches that each phantom gives before it is forgotten, and phantoms that take turns, so that the patches of one step
+        come from different cases.
     lanes : int
         Steps that follow each other take their phantoms from as many separate pools in turn. If the number of DataLoader
         workers divides it, no two workers make the same phantom.

@@ -124,9 +124,6 @@ class PreparedFile:
     def __reduce__(self) -> tuple[Any, ...]:
         return PreparedFile, (self.path,)
 
-    def __repr__(self) -> str:
-        return f"PreparedFile({str(self.path)!r})"
-
     def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
         """Read part of the image, float16 (4, x, y, z), given one slice with step 1 for each of X, Y and Z."""
         return self._handle.get_slice("image")[(slice(None), *slices)].numpy().copy()  # else a view of the file

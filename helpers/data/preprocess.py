@@ -18,7 +18,7 @@ import torch
 from scipy.interpolate import BSpline
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, fault_of, missing_faults, raise_first, read_classes
+from helpers.data.cases import Case, fault_of, naming_faults, raise_first, read_classes
 from helpers.data.checks import read_session
 from helpers.data.prepared import (
     Prepared,
@@ -193,10 +193,8 @@ class PrepareResult:
 
     Attributes
     ----------
-    paths : dict from identifier to Path
-        A prepared file for every good case, in the order of the cases.
-    faults : dict from identifier to str
-        One sentence for every case that could not be prepared.
+    paths, faults : dict from identifier to Path, dict from identifier to str
+        A prepared file for every good case, one sentence for every other, both in the order of the cases.
     made : tuple of str
         Identifiers prepared by this run; the others were there already.
     pruned : tuple of Path
@@ -269,23 +267,10 @@ def preprocess_image(
 
 
 def to_native(array: np.ndarray, prepared: Prepared | PreparedFile, *, mode: str = "nearest") -> np.ndarray:
-    """Take an array on the grid of a prepared case back to the grid of the case's files.
+    """Take an array (..., X, Y, Z) on the grid of a prepared case back to the grid of the case's files.
 
-    If preparation only reordered, flipped and cropped axes, this is exact: nothing is interpolated.
-
-    Parameters
-    ----------
-    array : array (..., X, Y, Z)
-        On the prepared grid, such as a label map or region probabilities.
-    prepared : Prepared or PreparedFile
-        The case: only its grids are used.
-    mode : str
-        "nearest" for label maps, "linear" for probabilities.
-
-    Returns
-    -------
-    array (..., *native_shape)
-        0 outside the crop. In mode "linear" float32 if the spacing changes; else of the number type given.
+    If preparation only reordered, flipped and cropped axes, this is exact: nothing is interpolated. Otherwise mode "nearest" is
+    for label maps and "linear" for probabilities, which become float32. The result (..., *native_shape) is 0 outside the crop.
     """
     if tuple(array.shape[-3:]) != tuple(prepared.shape):
         raise ValueError(f"the array has shape {array.shape[-3:]}, the prepared case {prepared.identifier} {prepared.shape}")
@@ -333,7 +318,7 @@ def prepare_cohort(
 
 def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Path, bool]:
     """Prepare one case unless its file exists; returns the file and whether it was made now."""
-    raise_first(case.identifier, (*missing_faults(case), *case.faults))
+    raise_first(case.identifier, naming_faults(case))
     path = prepared_path(case, folder, settings)
     if is_intact(path):
         return path, False

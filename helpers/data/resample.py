@@ -106,25 +106,12 @@ def regrid(
 ) -> np.ndarray:
     """Take an array (..., X, Y, Z) from one grid to another whose axes are parallel to its own.
 
-    Parameters
-    ----------
-    array, affine
-        Any number of leading axes, and the affine of the last three.
-    to_shape, to_affine
-        The other grid. What the array does not cover becomes 0.
-    mode : str
-        "nearest", for label maps, or "linear". Towards larger voxels, linear averages with a triangle as wide as two of the
-        larger voxels, so that fine detail does not come back as false coarse detail (aliasing).
+    Mode "nearest" is for label maps. Mode "linear", towards larger voxels, averages with a triangle as wide as two of the
+    larger voxels, so that fine detail does not come back as false coarse detail (aliasing).
 
-    Returns
-    -------
-    array (..., *to_shape)
-        Of the same number type for "nearest" and wherever positions coincide, else float32. May share memory with the input.
-
-    Raises
-    ------
-    ValueError
-        If the axes are not parallel or the mode is unknown.
+    The result (..., *to_shape) is 0 where the array does not cover it. It has the array's number type for "nearest" and
+    wherever positions coincide, else float32, and may share memory with it. Raises `ValueError` if the axes are not
+    parallel or the mode is unknown.
     """
     if mode not in ("nearest", "linear"):
         raise ValueError(f"mode is {mode!r}, not 'nearest' or 'linear'")
