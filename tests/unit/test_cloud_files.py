@@ -56,7 +56,8 @@ def test_the_commands_of_the_image_are_modules_that_exist():
 
 
 def test_the_image_installs_what_the_package_asks_for():
-    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    projects = [REPOSITORY / "pyproject.toml", *REPOSITORY.glob("packages/*/pyproject.toml")]
+    asked = [line for path in projects for line in tomllib.loads(path.read_text())["project"]["dependencies"]]
     known = {Requirement(line).name for line in asked}
     lines = [line for line in (CLOUD / "docker" / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == sorted(lines) and set(lines) <= known

@@ -139,6 +139,6 @@ def test_the_command_trains_on_the_stream(tmp_path, capsys):
     words = ["train", "--cohort", "phantom-stream", "--out", str(tmp_path), "--spacing", "4", "--held-out", "1"]
     words += ["--steps", "2", "--validate-every", "2", "--patch", "32", "--device", "cpu"]
     assert main([*words, "--arguments", '{"channels": [4, 8], "num_res_units": 1}']) == 0
-    _, card = load_checkpoint(Path(capsys.readouterr().out.splitlines()[-1]))
+    _, card = load_checkpoint(Path(capsys.readouterr().out.rsplit(": ", 1)[-1].strip()))
     assert card.spacing == (4.0, 4.0, 4.0) and len(card.cohort_hash) == 64
     assert len(list((tmp_path / "held_out").glob("*.safetensors"))) == 1
