@@ -122,8 +122,8 @@ def test_every_command_has_a_module():
 
 
 def test_a_wrong_command_says_which_is_meant(capsys):
-    assert cli.main(["chek"]) == 2
-    assert "there is no command chek; did you mean check?" in capsys.readouterr().err
+    assert cli.main(["predikt"]) == 2
+    assert "there is no command predikt; did you mean predict?" in capsys.readouterr().err
 
 
 class Stopped(Exception):
