@@ -1,14 +1,18 @@
 """CT scans: found in two dataset formats, divided into folds, and checked one by one."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
+import torch
+from monai.networks.nets import SegResNet
+from safetensors.torch import load_file
 
 from glioma_phantom.abdomen import CtPhantomSettings, write_ct_phantoms
 from helpers.data.ct import ORGANS, check_scans, deal_folds, find_scans
 from helpers.data.nifti import read_volume, write_volume
-from helpers.workspace import DataError
+from helpers.workspace import REPOSITORY, DataError
 from tests.cases import REAL_CASES
 
 BTCV = REAL_CASES / "btcv_layout"
@@ -104,6 +108,17 @@ def test_bad_scans_are_one_sentence_each_and_the_others_are_kept(tmp_path):
     assert len(faults) == len(said)
     for (name, word), sentence in zip(said.items(), faults, strict=True):
         assert sentence.startswith(f"scan {name}") and word in sentence, sentence
+
+
+def test_released_weights_are_small_and_those_of_their_card():
+    weights = REPOSITORY / "helpers" / "models" / "released" / "abdomen.safetensors"
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert weights.stat().st_size < 2_000_000
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == card["sha256"]
+    assert tuple(card["organs"]) == ORGANS
+    tensors = load_file(weights)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    SegResNet(**card["arguments"]).load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
 
 
 @pytest.mark.skipif(not BTCV.is_dir(), reason="the real CT for development is not on this machine")
