@@ -28,7 +28,7 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 
 OWN: dict[str, dict[str, str]] = {
     "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "SMALL_STEPS": "10", "FOLDS": "1"},
-    "04_train_swin_unetr": {"MINUTES": "0.05", "NETWORK_STEPS": "2"},
+    "04_train_swin_unetr": {"STEPS": "2", "TRIAL_STEPS": "2"},
     "06_profile_gpu": {"PATCH": "32", "ROUNDS": "2", "COMPILE": "no"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
