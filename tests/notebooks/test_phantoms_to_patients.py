@@ -19,8 +19,7 @@ def test_it_runs_and_leaves_its_numbers(tmp_path, given):
         first.images["t2"].path.write_bytes(b"no image")
         parameters["REAL_CASES"] = str(tmp_path / "cases")
     workspace = open_workspace("phantom", out=tmp_path / "out")
-    quiet = {"report": lambda progress: None, "finished": lambda run: None}
-    (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters), **quiet)
+    (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))
     assert run.status == "ok", run.error
     numbers = load_metrics(workspace, "phantoms_to_patients")["numbers"]
     assert numbers["phantoms: cases"] == 3 and numbers.get("patients: cases") == (2 if given else None)

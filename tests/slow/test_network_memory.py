@@ -12,4 +12,4 @@ def test_measured_memory_holds_at_least_what_must_be_kept():
     maps = 4 * (16 + 3) * 4 * 512 * 512  # float32 feature maps of the first level and logits alone
     assert maps / 2 < peak < 100 * maps
     with pytest.raises(DataError, match="multiples of"):
-        peak_training_memory("unet", patch=(511, 512), arguments=arguments)
+        peak_training_memory("unet", patch=(511, 512), batch=4, arguments=arguments)
