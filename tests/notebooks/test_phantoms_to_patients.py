@@ -8,7 +8,7 @@ from helpers.running.execute import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
 NOTEBOOK = REPOSITORY / "notebooks" / "extras" / "phantoms_to_patients.ipynb"
-TINY = {"CASES": "3", "SIZES": "[1]", "STEPS": "1", "PATCH": "32", "SEED": "7"}
+TINY = {"CASES": "4", "SIZES": "[1]", "STEPS": "1", "PATCH": "32", "SEED": "7"}
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["phantoms", "cases"])
@@ -22,5 +22,5 @@ def test_it_runs_and_leaves_its_numbers(tmp_path, given):
     (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))
     assert run.status == "ok", run.error
     numbers = load_metrics(workspace, "phantoms_to_patients")["numbers"]
-    assert numbers["phantoms: cases"] == 3 and numbers.get("patients: cases") == (2 if given else None)
+    assert numbers["phantoms: cases"] == 4 and numbers.get("patients: cases") == (2 if given else None)
     assert 0 <= numbers["phantoms: WT"] <= 1
