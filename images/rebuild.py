@@ -3,15 +3,17 @@
 import io
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 from glioma_phantom import make_phantom
-from helpers.plots.case import apply_style, show_modalities
+from helpers.plots.case import show_modalities
 from slice_viewer.slices import to_palette
 
 CASE = 2
 """One focus with core, rim and oedema."""
 
 if __name__ == "__main__":
-    apply_style()
+    plt.style.use("helpers.plots.figures")
     phantom = make_phantom(CASE)
     stream = io.BytesIO()
     show_modalities(phantom.image, phantom.affine, classes=phantom.classes).savefig(stream, format="png", dpi=96)

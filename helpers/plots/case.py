@@ -34,38 +34,6 @@ FIRST, SECOND = "#0072B2", "#E69F00"
 """Colours of two things that are compared and are neither classes nor regions (Okabe-Ito palette)."""
 
 
-def apply_style() -> None:
-    """Set matplotlib's defaults for the figures of this package; call it once at the top of a notebook."""
-    plt.rcParams.update(
-        {
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "figure.dpi": 80,
-            "savefig.dpi": 80,
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.labelsize": 10,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": MUTED,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": False,
-            "grid.color": "#DDDDDD",
-            "grid.linewidth": 0.6,
-            "legend.frameon": False,
-            "xtick.color": MUTED,
-            "ytick.color": MUTED,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "text.color": INK,
-            "lines.linewidth": 1.8,
-        }
-    )
-
-
 def add_legend(where: Axes | Figure, names: Mapping[str, str] | None = None, **options) -> Legend:
     """Add a legend of colour patches, by default that of the three tumour classes.
 

@@ -19,7 +19,7 @@ from tests.cases import LPS, case_arrays
 @pytest.fixture(autouse=True)
 def _close_figures():
     matplotlib.use("Agg")
-    figures.apply_style()
+    plt.style.use("helpers.plots.figures")
     yield
     plt.close("all")
 
