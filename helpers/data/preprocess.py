@@ -6,8 +6,9 @@ Cropping comes before everything that costs time: two thirds of a BraTS volume a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -184,6 +185,17 @@ def normalise(values: np.ndarray, settings: PreprocessSettings) -> None:
         tensor.sub_(low).mul_(1 / (high - low) if high > low else 0.0).clamp_(0, 1).mul_(brain)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: the last digit of its sums over a volume depends on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 DEFAULTS = PreprocessSettings()
 
 
@@ -217,6 +229,7 @@ def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prep
     return preprocess_image(session.image, session.affine, settings, classes=classes, identifier=case.identifier)
 
 
+@one_thread()
 def preprocess_image(
     image: np.ndarray | Sequence[np.ndarray],
     affine: np.ndarray,
@@ -225,7 +238,7 @@ def preprocess_image(
     classes: np.ndarray | None = None,
     identifier: str = "",
 ) -> Prepared:
-    """Prepare arrays that are in memory.
+    """Prepare arrays that are in memory; the result is the same to the last bit whatever the number of threads.
 
     Parameters
     ----------
@@ -297,8 +310,7 @@ def prepare_cohort(
     folder = require_writable(folder)
     count = max(1, joblib.cpu_count() if workers is None else workers)
     paths, faults, made = {}, {}, set()
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_thread(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             futures = {pool.submit(_prepare, case, folder, settings): case.identifier for case in cases}
             for future in tqdm(as_completed(futures), total=len(futures), desc="prepare", unit="case", disable=not progress):
@@ -309,7 +321,6 @@ def prepare_cohort(
                     faults[futures[future]] = str(fault_of(futures[future], error))
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
     order = [case.identifier for case in cases]
     paths, faults = ({name: found[name] for name in order if name in found} for found in (paths, faults))
     pruned = prune_prepared(folder, paths) if prune else ()

@@ -10,6 +10,7 @@ import pickle
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
@@ -309,3 +310,17 @@ def test_real_case_round_trip(tmp_path):
     np.testing.assert_array_equal(to_native(file.load().classes, file), classes)
     with safe_open(path, framework="np") as handle:
         assert str(handle.get_tensor("image").dtype) == "float16"
+
+
+def test_preparation_does_not_depend_on_the_number_of_threads():
+    image, _ = case_arrays((64, 72, 60))
+    noisy = image * np.random.default_rng(0).normal(1, 0.1, image.shape)
+    before, found = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found[threads] = preprocess_image(noisy, LPS, PreprocessSettings(1.4)).image
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[1], found[2]) and np.array_equal(found[1], found[3])
