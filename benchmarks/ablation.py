@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from statsmodels.stats.multitest import multipletests
 
 from glioma_phantom import PhantomSettings
 from helpers.data.cases import discover
@@ -29,7 +30,7 @@ from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.data.splits import SplitManifest, make_splits
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
-from helpers.evaluation.statistics import bootstrap_interval, holm, paired_test
+from helpers.evaluation.statistics import bootstrap_interval, paired_test
 from helpers.models.checkpoints import load_checkpoint
 from helpers.regions import REGIONS
 from helpers.training.settings import TrainSettings
@@ -137,13 +138,14 @@ def ablation_table(
     for name in (name for name in variants if name in per_case):
         row = {"question": variants[name].question, "n": len(per_case), "mean": bootstrap_interval(per_case[name]).mean}
         if name != baseline:
-            result = paired_test(per_case[name], per_case[baseline])
-            spread = result.difference
-            row |= {"difference": spread.mean, "low": spread.low, "high": spread.high, "p": result.p_value}
+            spread, p = paired_test(per_case[name], per_case[baseline])
+            row |= {"difference": spread.mean, "low": spread.low, "high": spread.high, "p": p}
         rows[name] = row
     columns = ["question", "n", "mean", "difference", "low", "high", "p"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return table.assign(p_holm=holm(table["p"]))
+    made = table["p"].dropna()  # NaN: too few patients differ for a test
+    corrected = multipletests(made, method="holm")[1] if len(made) else []
+    return table.assign(p_holm=pd.Series(corrected, made.index, dtype=float))
 
 
 def _train_and_score(settings: TrainSettings, manifest: SplitManifest, files: Mapping[str, Path], fold: int) -> pd.DataFrame:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from json import dumps, loads
 from pathlib import Path
@@ -11,22 +13,27 @@ import pandas as pd
 from tqdm import tqdm
 
 from helpers.cli.options import Target
-from helpers.data.cases import fault_of, patients_of, refuse_to_overwrite
-from helpers.evaluation.cohort import LabelFile, Pairing, empty_scores, pair_folders, score_files
+from helpers.data.cases import discover, fault_of, patients_of, refuse_to_overwrite
+from helpers.evaluation.cohort import LabelFile, score_files
+from helpers.evaluation.metrics import METRICS
 from helpers.evaluation.statistics import summarise
 from helpers.regions import CONVENTIONS, REGIONS
 from helpers.workspace import DataError, write_atomically
 
+_ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
+"""What people append to the identifier in the name of a label map."""
+
 
 @dataclass
 class Evaluation:
-    """What a run of the command found."""
+    """Which label maps belong together, (prediction, reference) by identifier, and what scoring them gave."""
 
-    scores: pd.DataFrame
+    pairs: dict[str, tuple[LabelFile, LabelFile]]
     faults: list[str] = field(default_factory=list)
     without_reference: list[str] = field(default_factory=list)
     without_prediction: list[str] = field(default_factory=list)
-    labels: list[tuple[str, str]] = field(default_factory=list)
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["case", "patient", "region", *METRICS]))
+    labels: dict[tuple[str, str], None] = field(default_factory=dict)
 
 
 def run(
@@ -71,52 +78,104 @@ def run(
     for table in filter(None, (csv, json)):
         refuse_to_overwrite(table, (prediction, reference))
     if prediction.is_dir():
-        pairing = pair_folders(
-            prediction, reference, format=format, prediction_labels=prediction_labels, reference_labels=reference_labels
-        )
-        evaluation = _evaluate_folders(pairing)
+        found = list_label_maps(prediction, "auto", prediction_labels)
+        evaluation = pair_label_maps(found, list_label_maps(reference, format, reference_labels))
     else:
         pair = LabelFile(prediction, prediction_labels), LabelFile(reference, reference_labels)
-        evaluation = _evaluate_files(*pair)
-    summary = summarise(evaluation.scores)
+        evaluation = Evaluation({prediction.name.split(".nii")[0]: pair})
+    score_pairs(evaluation, stop=prediction.is_file())
+    scores, summary = evaluation.scores, summarise(evaluation.scores)
     _print(evaluation, summary)
     if csv:
         with write_atomically(csv) as temporary:
-            evaluation.scores.to_csv(temporary, index=False, errors="backslashreplace")
+            scores.to_csv(temporary, index=False, errors="backslashreplace")
     if json:
+        record = {
+            "cases": loads(scores.to_json(orient="records", double_precision=10)),  # NaN as null
+            "summary": loads(summary.to_json(orient="records", double_precision=10)),
+            "faults": evaluation.faults,
+            "predictions_without_reference": evaluation.without_reference,
+            "references_without_prediction": evaluation.without_prediction,
+        }
         with write_atomically(json) as temporary:
-            temporary.write_text(dumps(_record(evaluation, summary), indent=2) + "\n")
-    return 1 if evaluation.faults or evaluation.scores.empty else 0
+            temporary.write_text(dumps(record, indent=2) + "\n")
+    return 1 if evaluation.faults or scores.empty else 0
 
 
-def _evaluate_files(prediction: LabelFile, reference: LabelFile) -> Evaluation:
-    scores = score_files(prediction, reference)
-    scores.insert(0, "case", prediction.path.name.split(".nii")[0])
-    return Evaluation(scores, labels=[scores.attrs["labels"]])
+def list_label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFile]:
+    """List the label maps of a folder by identifier: those of its cases if it is a cohort, else every NIfTI file."""
+    try:
+        cases = discover(folder, format)
+    except DataError:
+        if format != "auto":
+            raise
+        cases = []
+    maps = {each.identifier: LabelFile(each.label, each.labels if labels == "auto" else labels) for each in cases if each.label}
+    if not cases:
+        paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]
+        maps = {_ROLE.sub("", path.name.split(".nii")[0]): LabelFile(path, labels) for path in paths}
+        if len(maps) < len(paths):
+            problem = f"{folder} holds {len(paths)} label maps but only {len(maps)} different names"
+            raise DataError(problem, "keep one for each case")
+    if not maps:
+        remedy = "give a folder with <case>.nii.gz files or a cohort that has references"
+        raise DataError(f"{folder} holds no label map", remedy)
+    return maps
 
 
-def _evaluate_folders(pairing: Pairing) -> Evaluation:
-    patients = patients_of(list(pairing.pairs))
-    tables, labels, faults = [], {}, list(pairing.faults)
-    for identifier, pair in tqdm(pairing.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
+def pair_label_maps(found: dict[str, LabelFile], expected: dict[str, LabelFile]) -> Evaluation:
+    """Say which predictions and references belong together, by the identifier in the name."""
+    matches: dict[str | None, list[LabelFile]] = {}
+    for name, label in found.items():
+        matches.setdefault(match_identifier(name, expected), []).append(label)
+    unmatched = [str(label.path) for label in matches.pop(None, [])]
+    result = Evaluation({}, [], unmatched, [name for name in expected if name not in matches])
+    for name, labels in sorted(matches.items()):
+        if len(labels) == 1:
+            result.pairs[name] = (labels[0], expected[name])
+        else:
+            both = " and ".join(label.path.name for label in labels)
+            result.faults.append(f"case {name}: {both} are both named for it; keep one")
+    return result
+
+
+def match_identifier(name: str, identifiers: Iterable[str]) -> str | None:
+    """Find the longest of `identifiers` that stands in `name` as a word of its own: Case_1 is not in Case_10_seg.
+
+    >>> match_identifier("fold0-Case_10_seg", ["Case_1", "Case_10"])
+    'Case_10'
+    """
+    fitting = [i for i in identifiers if re.search(rf"(?<![A-Za-z0-9]){re.escape(i)}(?![A-Za-z0-9])", name)]
+    return max(fitting, key=len, default=None)
+
+
+def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
+    """Score every pair, into `scores`, `labels` and `faults`; an error becomes a fault unless it is to `stop` the command."""
+    patients, tables = patients_of(list(evaluation.pairs)), []
+    for name, pair in tqdm(evaluation.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
         try:
             table = score_files(*pair)
         except Exception as error:  # of whatever kind: one bad pair stops no other
-            faults.append(f"case {fault_of(identifier, error)}")
+            if stop:
+                raise
+            evaluation.faults.append(f"case {fault_of(name, error)}")
             continue
-        labels[table.attrs.pop("labels")] = None
-        table.insert(0, "case", identifier)
-        table.insert(1, "patient", patients[identifier])
+        evaluation.labels[table.attrs.pop("labels")] = None
+        table.insert(0, "case", name)
+        table.insert(1, "patient", patients[name])
         tables.append(table)
-    scores = pd.concat(tables, ignore_index=True) if tables else empty_scores()
-    unpaired = [str(path) for path in pairing.without_reference]
-    return Evaluation(scores, faults, unpaired, list(pairing.without_prediction), list(labels))
+    if tables:
+        evaluation.scores = pd.concat(tables, ignore_index=True)
 
 
 def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
     scores = evaluation.scores
     if not scores.empty:
-        print(_case_table(scores).to_string())
+        columns = {}
+        for metric, heading, form in (("dice", "Dice {}", "{:.4f}"), ("hd95", "HD95 {} mm", "{:.2f}")):
+            table = scores.pivot(index="case", columns="region", values=metric)
+            columns |= {heading.format(region): table[region].map(form.format) for region in REGIONS}
+        print(pd.DataFrame(columns).rename_axis(None).to_string())
         if scores["case"].nunique() > 1:
             print(f"\nOver {scores['case'].nunique()} cases, with the 95 % bootstrap interval of the mean over cases:")
             print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="too few"))
@@ -131,24 +190,3 @@ def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
     ):
         if lines:
             print(f"\n{title} ({len(lines)}):", *lines, sep="\n  ")
-
-
-def _case_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a case, as text: Dice of each region, then HD95 of each."""
-    columns = {}
-    for metric, heading, form in (("dice", "Dice {}", "{:.4f}"), ("hd95", "HD95 {} mm", "{:.2f}")):
-        for region in REGIONS:
-            rows = scores[scores["region"] == region].set_index("case")
-            columns[heading.format(region)] = rows[metric].map(form.format)
-    return pd.DataFrame(columns).rename_axis(None)
-
-
-def _record(evaluation: Evaluation, summary: pd.DataFrame) -> dict:
-    """The evaluation as plain JSON, NaN as null."""
-    return {
-        "cases": loads(evaluation.scores.to_json(orient="records", double_precision=10)),
-        "summary": loads(summary.to_json(orient="records", double_precision=10)),
-        "faults": evaluation.faults,
-        "predictions_without_reference": evaluation.without_reference,
-        "references_without_prediction": evaluation.without_prediction,
-    }

@@ -1,15 +1,13 @@
 """Scores of a cohort: files against files, a test set with a checkpoint, and the folds of a cross-validation.
 
 A test set goes through files: what is scored is what a reader can open. In a cross-validation every case outside the test part
-is predicted by the one model that did not train on it (**out of fold**), which is read from the model cards and not taken on
-trust. The limits of the post-processing are chosen on those predictions, and the models together are an ensemble, whose gain is
-measured on the test part step by step.
+is predicted by the one model that did not train on it (**out of fold**), as the model cards say. The limits of the
+post-processing are chosen on those predictions, and the gain of the ensemble is measured on the test part step by step.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,11 +16,11 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from helpers.data.cases import Case, discover, onto_grid, read_classes, to_numbered_classes
+from helpers.data.cases import Case, onto_grid, read_classes, to_numbered_classes
 from helpers.data.nifti import read_label_values
 from helpers.data.resample import spacing_of
 from helpers.data.splits import SplitManifest
-from helpers.evaluation.metrics import METRICS, dice, score_case
+from helpers.evaluation.metrics import dice, score_case
 from helpers.evaluation.postprocess import PostProcessing, postprocess
 from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
@@ -30,8 +28,8 @@ from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, lo
 from helpers.regions import CONVENTIONS, REGIONS, classes_to_regions, to_classes
 from helpers.workspace import DataError
 
-_ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
-"""What people append to the identifier in the name of a label map."""
+UNLIKELY = 0.1
+"""Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely."""
 KEEP_ALL = asdict(PostProcessing(tumour_ml=0.0, enhancing_ml=0.0))
 TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
@@ -41,41 +39,17 @@ STEPS = ("single model", "+ TTA", "+ ensemble", "+ post-processing")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label map on disk.
-
-    Attributes
-    ----------
-    path : Path
-        NIfTI file.
-    labels : str
-        Key of `helpers.regions.CONVENTIONS` whose numbers the file uses, or "auto" to tell from its values
-        (`read_label_file`).
-    """
+    """A label map on disk, with the key of the `helpers.regions.CONVENTIONS` whose numbers it uses; "auto" tells from them."""
 
     path: Path
     labels: str = "auto"
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """Label maps of two folders by case: `pairs` maps an identifier to (prediction, reference)."""
-
-    pairs: Mapping[str, tuple[LabelFile, LabelFile]]
-    without_reference: tuple[Path, ...]
-    without_prediction: tuple[str, ...]
-    faults: tuple[str, ...]
-
-
 def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
-    """Read a label map as classes 0 to 3, uint8 (X, Y, Z), with its affine.
+    """Read a label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; a number that its labels lack is a `DataError`.
 
     With labels "auto" a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither, the two agree. MSD Task01 and nnU-Net swap 1
     and 2, which no value gives away: MSD is recognised by its folder ``labelsTr`` only, and must be named otherwise.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or holds a number that its convention does not have.
     """
     values, affine = read_label_values(label.path)
     return to_numbered_classes(values, CONVENTIONS[labels_in(label, values)], label.path), affine
@@ -123,111 +97,18 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
 
 def _refuse_other_numbers(path: Path, values: np.ndarray, expected: np.ndarray, labels: str) -> None:
     """Raise `DataError` if a label map, whose numbers were guessed, fits its reference much better in others."""
-    found = np.unique(values)
-    scores = {}
+    scores, present = {}, np.unique(values)
     for key, convention in CONVENTIONS.items():
-        if np.isin(found, list(convention.numbers)).all():
+        if np.isin(present, list(convention.numbers)).all():
             pairs = zip(classes_to_regions(to_classes(values, convention)), classes_to_regions(expected), strict=True)
             scores[key] = np.array([dice(*pair) for pair in pairs])
     for key, found in scores.items():
         gain = found - scores[labels]
-        if gain.min() > -1e-6 and gain.max() > UNLIKELY:
-            region = REGIONS[int(gain.argmax())]
-            problem = (
-                f"{path} reaches a Dice of {found[gain.argmax()]:.3f} for {region} in the numbers of "
-                f"{key}, and {scores[labels][gain.argmax()]:.3f} in those of {labels}"
-            )
-            raise DataError(problem, f"say whose numbers they are: --prediction-labels {key} or {labels}")
-
-
-UNLIKELY = 0.1
-"""Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely."""
-
-
-def pair_folders(
-    predictions: Path,
-    references: Path,
-    *,
-    format: str = "auto",
-    prediction_labels: str = "auto",
-    reference_labels: str = "auto",
-) -> Pairing:
-    """Find the label maps in two folders and say which belong together.
-
-    Parameters
-    ----------
-    predictions, references : Path
-        Cohort folders (any format of `helpers.data.cases`), or folders of plain label maps with the identifier in the name.
-    format : str
-        Dataset format of the reference cohort, or "auto".
-    prediction_labels, reference_labels : str
-        Key of `helpers.regions.CONVENTIONS`, or "auto": those of the cohort, else told from the values.
-
-    Raises
-    ------
-    DataError
-        If a folder does not exist or has no label map in it.
-    """
-    found = _label_maps(Path(predictions), "auto", prediction_labels)
-    expected = _label_maps(Path(references), format, reference_labels)
-    matches: dict[str, list[LabelFile]] = {}
-    unmatched = []
-    for name, label in found.items():
-        identifier = match_identifier(name, expected)
-        if identifier is None:
-            unmatched.append(label.path)
-        else:
-            matches.setdefault(identifier, []).append(label)
-    pairs = {name: (labels[0], expected[name]) for name, labels in sorted(matches.items()) if len(labels) == 1}
-    faults = tuple(
-        f"case {name}: {' and '.join(label.path.name for label in labels)} are both named for it; keep one"
-        for name, labels in sorted(matches.items())
-        if len(labels) > 1
-    )
-    return Pairing(pairs, tuple(unmatched), tuple(name for name in expected if name not in matches), faults)
-
-
-def match_identifier(name: str, identifiers: Iterable[str]) -> str | None:
-    """Find the longest of `identifiers` that stands in `name` as a word of its own: Case_1 is not in Case_10_seg.
-
-    >>> match_identifier("fold0-Case_10_seg", ["Case_1", "Case_10"])
-    'Case_10'
-    """
-    fitting = [i for i in identifiers if re.search(rf"(?<![A-Za-z0-9]){re.escape(i)}(?![A-Za-z0-9])", name)]
-    return max(fitting, key=len, default=None)
-
-
-def empty_scores() -> pd.DataFrame:
-    """A table of scores without a row: ``case, region`` and `METRICS`."""
-    return pd.DataFrame(columns=["case", "region", *METRICS])
-
-
-def _label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFile]:
-    """Label maps of a folder by identifier: those of its cases where it is a cohort, else every NIfTI file."""
-    if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist", "give a folder of label maps or a cohort")
-    try:
-        cases = discover(folder, format)
-    except DataError:
-        if format != "auto":
-            raise
-        cases = []
-    if cases:
-        maps = {
-            case.identifier: LabelFile(case.label, case.labels if labels == "auto" else labels) for case in cases if case.label
-        }
-    else:
-        paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]
-        maps = {_ROLE.sub("", path.name.split(".nii")[0]): LabelFile(path, labels) for path in paths}
-        if len(maps) < len(paths):
-            raise DataError(
-                f"{folder} holds {len(paths)} label maps but only {len(maps)} different names", "keep one for each case"
-            )
-    if not maps:
-        raise DataError(
-            f"{folder} holds no label map", "give a folder with <case>.nii.gz files or a cohort that has references"
-        )
-    return maps
+        best = int(gain.argmax())
+        if gain.min() > -1e-6 and gain[best] > UNLIKELY:
+            problem = f"{path} reaches a Dice of {found[best]:.3f} for {REGIONS[best]} in the numbers of {key}"
+            remedy = f"say whose numbers they are: --prediction-labels {key} or {labels}"
+            raise DataError(f"{problem}, and {scores[labels][best]:.3f} in those of {labels}", remedy)
 
 
 @dataclass(frozen=True)
@@ -286,28 +167,20 @@ def score_cohort(
         reliability.insert(0, "case", case.identifier)
         tables.append(table)
         bins.append(reliability)
-    if not tables:
-        return CohortScores(empty_scores(), {}, pd.DataFrame())
     return CohortScores(pd.concat(tables, ignore_index=True), files, pd.concat(bins, ignore_index=True))
 
 
 def check_folds(checkpoints: Sequence[Path], manifest: SplitManifest) -> list[ModelCard]:
-    """Make sure that checkpoint k knows no patient of fold k nor of the test part, and belongs to this split.
-
-    Returns
-    -------
-    list of ModelCard
-        One a fold.
+    """Return the cards of the checkpoints, one a fold, if checkpoint k knows no patient of fold k nor of the test part.
 
     Raises
     ------
     DataError
-        If one does, if its card does not say what it was trained on, or if the number of checkpoints is not that of the folds.
+        If one does, is of another split, does not say what it was trained on, or the number of checkpoints is another.
     """
     if len(checkpoints) != len(manifest.folds):
-        raise DataError(
-            f"the split has {len(manifest.folds)} folds, but {len(checkpoints)} checkpoints were given", "give one a fold"
-        )
+        problem = f"the split has {len(manifest.folds)} folds, but {len(checkpoints)} checkpoints were given"
+        raise DataError(problem, "give one a fold")
     cards = [load_card(path) for path in checkpoints]
     for fold, (path, card) in enumerate(zip(checkpoints, cards, strict=True)):
         if not card.training_cases:
@@ -332,22 +205,8 @@ def predict_out_of_fold(
 ) -> CohortScores:
     """Predict every case outside the test part with the model that did not train on it, and score it without post-processing.
 
-    Parameters
-    ----------
-    checkpoints : sequence of Path
-        That of fold k in place k.
-    manifest : SplitManifest
-    cases : mapping from identifier to Case
-        At least the cases to be predicted; others of the split are left out.
-    folder : Path
-        Gets the label maps.
-    report : callable
-        Called with a line of text after every fold.
-
-    Raises
-    ------
-    DataError
-        As `check_folds`, or at the first case that cannot be predicted or scored.
+    Checkpoint k is that of fold k; cases of the split that are not among `cases` are left out. `folder` gets the label maps,
+    and `report` is called with a line of text after every fold. Errors as in `check_folds` and `score_cohort`.
     """
     results = []
     for fold, card in enumerate(check_folds(checkpoints, manifest)):
@@ -356,38 +215,27 @@ def predict_out_of_fold(
         results.append(score_cohort(network, replace(card, postprocessing=KEEP_ALL), chosen, folder=folder, tta=True))
         report(f"fold {fold}: {len(chosen)} cases, mean Dice {results[-1].scores['dice'].mean():.3f} before post-processing")
     files = {name: path for result in results for name, path in result.files.items()}
-    scores, reliability = (
-        pd.concat([getattr(result, name) for result in results], ignore_index=True) for name in ("scores", "reliability")
-    )
-    return CohortScores(scores, files, reliability)
+    scores = pd.concat([result.scores for result in results], ignore_index=True)
+    return CohortScores(scores, files, pd.concat([result.reliability for result in results], ignore_index=True))
 
 
 def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) -> tuple[PostProcessing, pd.DataFrame]:
     """Choose the limits of the post-processing with the highest mean Dice on predictions out of fold; the smaller if equal.
 
-    Parameters
-    ----------
-    files : mapping from identifier to Path
-        Label maps in the numbers of their cases, not post-processed: validation data, never the test part.
-    cases : mapping from identifier to Case
-        With references.
-
-    Returns
-    -------
-    PostProcessing
-    DataFrame
-        ``tumour_ml, enhancing_ml, dice``: the mean over cases and regions, for every combination.
+    `files` are label maps in the numbers of their `cases`, not post-processed: validation data, never the test part. Returns
+    also the mean over cases and regions for every combination: ``tumour_ml, enhancing_ml, dice``.
     """
     limits = [PostProcessing(*pair) for pair in itertools.product(TUMOUR_ML, ENHANCING_ML)]
-    totals = dict.fromkeys(limits, 0.0)
+    scores: dict[PostProcessing, list[float]] = {setting: [] for setting in limits}
     for name, path in files.items():
         predicted, affine = read_label_file(LabelFile(path, cases[name].labels))
         truth, spacing = classes_to_regions(read_classes(cases[name])[0]), spacing_of(affine)
         for setting in limits:
             regions = classes_to_regions(postprocess(predicted, spacing, setting))
-            totals[setting] += sum(dice(*pair) for pair in zip(regions, truth, strict=True)) / len(truth) / len(files)
-    table = pd.DataFrame([{**asdict(setting), "dice": total} for setting, total in totals.items()])
-    return max(limits, key=lambda setting: round(totals[setting], 9)), table
+            scores[setting] += [dice(*pair) for pair in zip(regions, truth, strict=True)]
+    means = {setting: float(np.mean(found)) for setting, found in scores.items()}
+    table = pd.DataFrame([{**asdict(setting), "dice": mean} for setting, mean in means.items()])
+    return max(limits, key=lambda setting: round(means[setting], 9)), table
 
 
 def score_steps(
@@ -399,27 +247,20 @@ def score_steps(
     device: str,
     report: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Score test cases after each of `STEPS`.
+    """Score test cases after each of `STEPS`: ``step`` and the columns of `CohortScores.scores`.
 
     A single model means every fold's model, so its rows come once a fold; the mean over them is the fair start, as no fold is
     singled out. `folder` gets the label maps of the last step.
-
-    Returns
-    -------
-    DataFrame
-        ``step`` and the columns of `CohortScores.scores`.
     """
     members = [load_checkpoint(path, device=device) for path in checkpoints]
     ensemble = [load_ensemble(checkpoints, device=device)]
     plans = zip(STEPS, (members, members, ensemble, ensemble), [KEEP_ALL] * 3 + [asdict(settings)], strict=True)
     tables = []
     for step, models, limits in plans:
-        results = [
-            score_cohort(network, replace(card, postprocessing=limits), cases, folder=folder, tta=step != STEPS[0]).scores
-            for network, card in models
-        ]
-        tables.append(pd.concat(results, ignore_index=True).assign(step=step))
-        report(f"{step}: mean Dice {tables[-1]['dice'].mean():.4f}")
+        for network, card in models:
+            result = score_cohort(network, replace(card, postprocessing=limits), cases, folder=folder, tta=step != STEPS[0])
+            tables.append(result.scores.assign(step=step))
+        report(f"{step}: mean Dice {np.mean([table['dice'].mean() for table in tables[-len(models) :]]):.4f}")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -433,17 +274,14 @@ def gains_table(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "lesi
         gain_high, p`` against the step before on the same patients; ``checkpoint``, the SHA-256 if there is one.
     """
     per_patient = scores.groupby(["step", "patient"])[list(metrics)].mean()  # sessions of one patient are averaged first
+    hashes = scores.groupby("step")["checkpoint"].unique()
     rows = []
-    for metric in metrics:
-        before = None
-        for step in [step for step in STEPS if step in set(scores["step"])]:
-            values, hashes = per_patient.loc[step, metric], scores.loc[scores["step"] == step, "checkpoint"].unique()
-            interval = bootstrap_interval(values)
-            row = {"metric": metric, "step": step, "mean": interval.mean, "low": interval.low, "high": interval.high}
-            if before is not None:
-                result = paired_test(values, before.loc[values.index])
-                gain = result.difference
-                row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "p": result.p_value}
-            rows.append({**row, "checkpoint": hashes[0] if len(hashes) == 1 else f"mean of {len(hashes)}"})
-            before = values
+    for metric, (before, step) in itertools.product(metrics, zip((None, *STEPS), STEPS, strict=False)):
+        values, names = per_patient.loc[step, metric], hashes[step]
+        interval = bootstrap_interval(values)
+        row = {"metric": metric, "step": step, "mean": interval.mean, "low": interval.low, "high": interval.high}
+        if before:
+            gain, p = paired_test(values, per_patient.loc[before, metric].loc[values.index])
+            row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "p": p}
+        rows.append({**row, "checkpoint": names[0] if len(names) == 1 else f"mean of {len(names)}"})
     return pd.DataFrame(rows)

@@ -1,20 +1,17 @@
 """Dice, 95th percentile Hausdorff distance, lesion-wise Dice, volumes and more of one case, with one rule for empty regions.
 
-The rule for empty regions
---------------------------
 Not every glioma has every region, so both masks, or one of them, may be empty. Everything in this package follows BraTS:
 
-=====================  ====  =========  ================  ======================
-prediction, reference  Dice  by lesion  HD95              sensitivity, precision
-=====================  ====  =========  ================  ======================
-both empty             1     1          0 mm              1
-exactly one empty      0     0          373.13 mm         0
-=====================  ====  =========  ================  ======================
+=====================  ====  ===========  ================  ======================
+prediction, reference  Dice  lesion-wise  HD95              sensitivity, precision
+=====================  ====  ===========  ================  ======================
+both empty             1     1            0 mm              1
+exactly one empty      0     0            373.13 mm         0
+=====================  ====  ===========  ================  ======================
 
 373.13 mm is the diagonal of the BraTS volume (240 x 240 x 155 mm), a penalty larger than any distance that can occur in it.
-MONAI's classes leave such cases out by default, which rewards a network that invents tumour where there is none.
-
-The relative volume error alone has no value where the reference is empty: it is NaN there, and left out of means.
+MONAI's classes leave such cases out by default, which rewards a network that invents tumour where there is none. The relative
+volume error alone has no value if the reference is empty: it is NaN then, and left out of means.
 
 Dice and distances are MONAI's, on masks cropped to the bounding box of their union plus one voxel, which changes no result.
 """
@@ -33,29 +30,15 @@ from scipy import ndimage
 
 from helpers.regions import REGIONS, classes_to_regions
 
-GROWTH_MM = 3.0
-SMALLEST_MM3 = 50.0
-"""Numbers of the rule for adult glioma; meningioma grows by 1 mm, metastases count from 2 cubic millimetres."""
-
+GROWTH_MM, SMALLEST_MM3 = 3.0, 50.0
+"""Numbers of the lesion-wise rule for adult glioma; meningioma grows by 1 mm, metastases count from 2 cubic millimetres."""
 NEAR, TOUCHING = ndimage.generate_binary_structure(3, 2), np.ones((3, 3, 3), bool)
-
-
 EMPTY_DISTANCE = math.hypot(240.0, 240.0, 155.0)
-"""HD95 in mm where exactly one of the two masks is empty."""
+"""HD95 in mm if exactly one of the two masks is empty."""
 
 METRICS: tuple[str, ...] = (
-    "dice",
-    "hd95",
-    "lesion_dice",
-    "lesions_found",
-    "lesions_missed",
-    "lesions_false",
-    "sensitivity",
-    "precision",
-    "reference_ml",
-    "prediction_ml",
-    "volume_error_ml",
-    "volume_error_percent",
+    *("dice", "hd95", "lesion_dice", "lesions_found", "lesions_missed", "lesions_false", "sensitivity", "precision"),
+    *("reference_ml", "prediction_ml", "volume_error_ml", "volume_error_percent"),
 )
 """Columns of `score_case` after the region."""
 
@@ -91,13 +74,8 @@ def score_lesions(prediction: np.ndarray, reference: np.ndarray, spacing: Sequen
     4. The score is the mean over lesions and false lesions. Lesions of at most 50 cubic millimetres do not count, though a
        component that touches one is not false. With nothing left to count the score is 1.
 
-    Parameters
-    ----------
-    prediction, reference : bool arrays (X, Y, Z)
-        Of equal shape, in one grid; what lies outside counts as background.
-    spacing : three floats
-        Voxel edges in mm. On a grid other than 1 mm the dilation is as many whole steps of a voxel as come closest to 3 mm, at
-        least one.
+    `prediction` and `reference` are bool arrays (X, Y, Z) in one grid, `spacing` its voxel edges in mm. On a grid other than
+    1 mm the dilation is as many whole steps of a voxel as come closest to 3 mm, at least one.
     """
     edge_mm3 = math.prod(float(edge) for edge in spacing)
     steps = max(1, round(GROWTH_MM / edge_mm3 ** (1 / 3)))
@@ -110,79 +88,41 @@ def score_lesions(prediction: np.ndarray, reference: np.ndarray, spacing: Sequen
     sizes = np.bincount(dilated[reference], minlength=lesions + 1)[1:]
     hits = np.bincount(dilated[reference & prediction], minlength=lesions + 1)[1:]
     answers = touches[1:, 1:] @ np.bincount(components[prediction], minlength=count + 1)[1:]
-    counted = sizes * edge_mm3 > SMALLEST_MM3
-    found = touches[1:, 1:].any(1)
+    counted, found = sizes * edge_mm3 > SMALLEST_MM3, touches[1:, 1:].any(1)
     false = int(count - touches[1:, 1:].any(0).sum())
     total = int(counted.sum()) + false
-    scores = 2 * hits / (sizes + answers)
-    return LesionScore(
-        dice=float(scores[counted].sum() / total) if total else 1.0,
-        found=int((counted & found).sum()),
-        missed=int((counted & ~found).sum()),
-        false=false,
-    )
+    mean = float((2 * hits / (sizes + answers))[counted].sum() / total) if total else 1.0
+    return LesionScore(mean, int((counted & found).sum()), int((counted & ~found).sum()), false)
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Dice coefficient 2 |P and R| / (|P| + |R|) of two binary masks of equal shape, 0 to 1 (Dice 1945).
-
-    Empty masks follow the rule at the top of this module: both empty 1, one empty 0.
-    """
+    """Compute 2 |P and R| / (|P| + |R|) of two binary masks of equal shape, 0 to 1 (Dice 1945); empty masks as above."""
     from monai.metrics import compute_dice  # here, since it takes seconds and who looks at images needs none of it
 
-    prediction, reference = _crop(*_masks(prediction, reference))
-    return float(compute_dice(_tensor(prediction), _tensor(reference), include_background=True, ignore_empty=False))
+    pair = map(_tensor, _crop(*_masks(prediction, reference)))
+    return float(compute_dice(*pair, include_background=True, ignore_empty=False))
 
 
 def hausdorff95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
-    """Distance in mm below which 95 % of the surface of either mask lies from the surface of the other.
+    """Compute the distance in mm below which 95 % of the surface of either mask lies from the surface of the other.
 
     The surface of a mask is the mask minus its binary erosion (6 neighbours in 3-D; voxels outside the volume count as
     background). Each surface voxel has its Euclidean distance in mm, between voxel centres, to the nearest surface voxel
     of the other mask; HD95 is the larger of the two directions' 95th percentiles (linear interpolation). This is
     MONAI's definition. Others pool both directions before the percentile, or weigh voxels by surface area, and differ a little.
 
-    Parameters
-    ----------
-    prediction, reference : binary arrays (X, Y, Z), or (X, Y)
-        Of equal shape, in one grid.
-    spacing : sequence of float
-        Size of a voxel along each axis in mm.
-
-    Returns
-    -------
-    float
-        Millimetres. Empty masks follow the rule at the top of this module: both empty 0, one empty 373.13.
+    `prediction` and `reference` are binary arrays (X, Y, Z) or (X, Y) in one grid, `spacing` its voxel edges in mm. Empty masks
+    as at the top of this module.
     """
     from monai.metrics import compute_hausdorff_distance  # as in `dice`
 
     prediction, reference = _crop(*_masks(prediction, reference))
     if not prediction.any() or not reference.any():
         return 0.0 if prediction.any() == reference.any() else EMPTY_DISTANCE
-    millimetres = [float(size) for size in spacing]
+    options = {"include_background": True, "percentile": 95, "spacing": [float(edge) for edge in spacing]}
     with warnings.catch_warnings():  # MONAI 1.6 calls an argument of its own that it has deprecated
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
-        distance = compute_hausdorff_distance(
-            _tensor(prediction), _tensor(reference), include_background=True, percentile=95, spacing=millimetres
-        )
-    return float(distance)
-
-
-def sensitivity(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Share of the reference that was found, |P and R| / |R|; empty masks follow the rule at the top of this module."""
-    prediction, reference = _masks(prediction, reference)
-    return _share(prediction, reference, reference)
-
-
-def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Share of the prediction that is right, |P and R| / |P|; empty masks follow the rule at the top of this module."""
-    prediction, reference = _masks(prediction, reference)
-    return _share(prediction, reference, prediction)
-
-
-def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """Volume of a binary mask (X, Y, Z) in millilitres, for voxels of `spacing` mm."""
-    return int(np.count_nonzero(mask)) * math.prod(float(s) for s in spacing) / 1000
+        return float(compute_hausdorff_distance(_tensor(prediction), _tensor(reference), **options))
 
 
 def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> pd.DataFrame:
@@ -198,9 +138,10 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
     Returns
     -------
     DataFrame
-        One row for each of TC, WT, ET; columns ``region`` and `METRICS`: ``dice``, ``lesion_dice``, ``sensitivity`` and
-        ``precision`` 0 to 1, ``hd95`` in mm, numbers of lesions (`helpers.evaluation.metrics`), ``reference_ml``,
-        ``prediction_ml``, and ``volume_error_ml`` = prediction minus reference, also in percent of the reference.
+        One row for each of TC, WT, ET; columns ``region`` and `METRICS`: ``dice``, ``lesion_dice``, ``sensitivity`` (the share
+        of the reference that was found) and ``precision`` (the share of the prediction that is right) 0 to 1, ``hd95`` in mm,
+        numbers of lesions, ``reference_ml``, ``prediction_ml``, and ``volume_error_ml`` = prediction minus reference, also in
+        percent of the reference.
 
     Raises
     ------
@@ -208,7 +149,7 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
         If the shapes differ, or a label map holds anything but 0, 1, 2, 3.
     """
     prediction, reference = np.asarray(prediction), np.asarray(reference)
-    _same_shape(prediction, reference)
+    _masks(prediction, reference)
     for name, classes in (("prediction", prediction), ("reference", reference)):
         if classes.size and (classes.dtype.kind not in "iub" or classes.min() < 0 or classes.max() > 3):
             raise ValueError(f"the {name} must hold the classes 0, 1, 2, 3; convert it with helpers.regions.to_classes")
@@ -217,8 +158,9 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
 
 
 def _score(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    volumes = volume_ml(reference, spacing), volume_ml(prediction, spacing)
-    lesions = score_lesions(prediction, reference, spacing)
+    lesions, voxel_ml = score_lesions(prediction, reference, spacing), math.prod(map(float, spacing)) / 1000
+    right, wanted, found = (np.count_nonzero(mask) for mask in (prediction & reference, reference, prediction))
+    sensitivity, precision = (right / whole if wanted and found else float(wanted == found) for whole in (wanted, found))
     values = (
         dice(prediction, reference),
         hausdorff95(prediction, reference, spacing),
@@ -226,30 +168,21 @@ def _score(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[floa
         lesions.found,
         lesions.missed,
         lesions.false,
-        sensitivity(prediction, reference),
-        precision(prediction, reference),
-        *volumes,
-        volumes[1] - volumes[0],
-        100 * (volumes[1] - volumes[0]) / volumes[0] if volumes[0] else math.nan,
+        sensitivity,
+        precision,
+        wanted * voxel_ml,
+        found * voxel_ml,
+        (found - wanted) * voxel_ml,
+        100 * (found - wanted) / wanted if wanted else math.nan,
     )
     return dict(zip(METRICS, values, strict=True))
 
 
-def _share(prediction: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> float:
-    if not prediction.any() or not reference.any():
-        return float(prediction.any() == reference.any())
-    return float(np.count_nonzero(prediction & reference) / np.count_nonzero(whole))
-
-
 def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    masks = np.asarray(prediction) > 0, np.asarray(reference) > 0
-    _same_shape(*masks)
-    return masks
-
-
-def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> None:
-    if prediction.shape != reference.shape:
-        raise ValueError(f"the prediction has shape {prediction.shape}, the reference {reference.shape}; they need one grid")
+    if np.shape(prediction) != np.shape(reference):
+        shapes = f"shape {np.shape(prediction)}, the reference {np.shape(reference)}"
+        raise ValueError(f"the prediction has {shapes}; they need one grid")
+    return np.asarray(prediction) > 0, np.asarray(reference) > 0
 
 
 def _crop(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

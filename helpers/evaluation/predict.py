@@ -52,7 +52,7 @@ class Prediction:
     image : array (4, X, Y, Z)
         The images, 0 outside the brain.
     labels : str
-        Key of the label convention (`helpers.regions.CONVENTIONS`) in which the label map is written.
+        Key of the `helpers.regions.CONVENTIONS` in whose numbers the label map is written.
     warnings : tuple of str
         What is odd about the images.
     """
@@ -92,15 +92,14 @@ def predict_image(
     ----------
     network : Module
         In evaluation mode, on the device that is to compute.
-    image : float32 tensor (4, X, Y, Z)
+    image : tensor (4, X, Y, Z)
         Prepared as in training.
     patch : sequence of 3 int
         Edges of the training patches in voxels.
     multiple : int
         Of which every edge of a window must be a multiple (`helpers.models.networks.input_multiple`).
     tta_axes : sequence of int
-        Test-time augmentation: the mean over all combinations of mirroring along these axes, 0 to 2. All three cost eight
-        times the work.
+        Test-time augmentation: the mean over all combinations of mirroring along these axes, 0 to 2.
 
     Returns
     -------
@@ -110,23 +109,15 @@ def predict_image(
     from monai.inferers import sliding_window_inference  # after `helpers.models`, which imports MONAI in half the time
 
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    batch = image[None].to(device, torch.float32)
-    window = window_size(image.shape[1:], patch, multiple)
-    spatial = [2 + axis for axis in tta_axes]
-    mirrored = [axes for count in range(len(spatial) + 1) for axes in itertools.combinations(spatial, count)]
+    batch, window = image[None].to(device, torch.float32), window_size(image.shape[1:], patch, multiple)
+    mirrored = [axes for count in range(len(tta_axes) + 1) for axes in itertools.combinations(tta_axes, count)]
     total = torch.zeros(())
-    for axes in mirrored:
+    for axes in ([2 + axis for axis in axes] for axes in mirrored):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = sliding_window_inference(
-                batch.flip(axes) if axes else batch,
-                window,
-                WINDOWS,
-                lambda part: network(channels_last(part)),
-                overlap=0.5,
-                mode="gaussian",
+                batch.flip(axes), window, WINDOWS, lambda part: network(channels_last(part)), overlap=0.5, mode="gaussian"
             )
-        probabilities = logits.float().sigmoid()
-        total = total + (probabilities.flip(axes) if axes else probabilities).cpu()
+        total = total + logits.float().sigmoid().flip(axes).cpu()
     return (total / len(mirrored))[0]
 
 
@@ -151,29 +142,15 @@ def predict_native(
 ) -> np.ndarray:
     """Predict region probabilities, float32 (3, X, Y, Z), of an image in memory, on its own grid.
 
-    Parameters
-    ----------
-    network, card
-        As `helpers.models.checkpoints.load_checkpoint` returns them.
-    image : array (4, X, Y, Z)
-        Order of `MODALITIES`, any grid and units, 0 outside the brain.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    identifier : str
-        Name for the errors.
+    The image (4, X, Y, Z) has the order of `MODALITIES`, any grid and units, and 0 outside the brain; its affine (4, 4) leads
+    from voxel indices to millimetres in RAS+. `identifier` is its name in errors.
     """
     prepared = preprocess_image(image, affine, PreprocessSettings(**card.preprocessing), identifier=identifier)
     return to_native(predict_prepared(network, card, prepared.image, tta=tta), prepared, mode="linear")
 
 
 def predict_case(network: nn.Module, card: ModelCard, case: Case, *, tta: bool = False) -> Prediction:
-    """Segment one case on its own grid, with the post-processing of the model card.
-
-    Raises
-    ------
-    DataError
-        As `helpers.data.checks.read_session`; what is only odd becomes a warning of the prediction.
-    """
+    """Segment one case on its own grid, with the post-processing of the model card; errors and warnings of `read_session`."""
     session = read_session(case, threads=joblib.cpu_count())
     image, affine = np.stack(session.image), session.affine
     probabilities = predict_native(network, card, image, affine, identifier=case.identifier, tta=tta)

@@ -7,14 +7,9 @@ import pandas as pd
 import pytest
 
 from helpers.cli import main
+from helpers.cli.evaluate import list_label_maps, match_identifier, pair_label_maps
 from helpers.data.nifti import write_volume
-from helpers.evaluation.cohort import (
-    LabelFile,
-    match_identifier,
-    pair_folders,
-    read_label_file,
-    score_files,
-)
+from helpers.evaluation.cohort import LabelFile, read_label_file, score_files
 from helpers.regions import BRATS2021, MSD, from_classes
 from helpers.workspace import DataError
 from tests.cases import LPS, REAL_CASES, case_arrays, write_case
@@ -115,17 +110,15 @@ def test_names_match_as_whole_words_and_doubles_are_a_fault(tmp_path):
     write_prediction(tmp_path / "references", "Case_1", classes)
     write_prediction(tmp_path / "out", "Case_1", classes)
     write_prediction(tmp_path / "out", "fold1_Case_1", classes)
-    pairing = pair_folders(tmp_path / "out", tmp_path / "references")
+    pairing = pair_label_maps(*(list_label_maps(tmp_path / name, "auto", "auto") for name in ("out", "references")))
     assert not pairing.pairs
     assert "both named for it" in pairing.faults[0]
 
 
-def test_a_folder_without_label_maps_says_so(tmp_path):
+def test_a_folder_without_label_maps_says_so(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no label map"):
-        pair_folders(tmp_path / "empty", tmp_path / "empty")
-    with pytest.raises(DataError, match="does not exist"):
-        pair_folders(tmp_path / "absent", tmp_path / "empty")
+    assert main(["evaluate", str(tmp_path / "empty"), str(tmp_path / "empty")]) == 1
+    assert "no label map" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not REAL_CASES.is_dir(), reason=f"no real cases in {REAL_CASES}")

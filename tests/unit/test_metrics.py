@@ -15,10 +15,7 @@ from helpers.evaluation.metrics import (
     METRICS,
     dice,
     hausdorff95,
-    precision,
     score_case,
-    sensitivity,
-    volume_ml,
 )
 from helpers.regions import classes_to_regions
 from tests.cases import REAL_CASES
@@ -66,8 +63,8 @@ def test_agrees_with_scipy_on_random_blobs(seed, shape, spacing, smooth):
 def test_dice_of_shifted_cubes(shift, expected):
     first, second = cube((6, 6, 6)), cube(tuple(6 + s for s in shift))
     assert dice(first, second) == pytest.approx(expected)
-    assert sensitivity(first, second) == pytest.approx(expected)
-    assert precision(first, second) == pytest.approx(expected)
+    whole = score_case(first * np.uint8(2), second * np.uint8(2), (1, 1, 1)).set_index("region").loc["WT"]
+    assert (whole["sensitivity"], whole["precision"]) == pytest.approx((expected, expected))
 
 
 @pytest.mark.parametrize(("axis", "spacing"), [(0, (2.0, 1.0, 1.0)), (1, (1.0, 3.0, 0.5)), (2, (1.0, 1.0, 5.0))])
@@ -107,14 +104,14 @@ def test_empty_regions_follow_the_rule_all_four_ways():
     ):
         assert dice(prediction, reference) == score
         assert hausdorff95(prediction, reference, spacing) == distance
-        assert sensitivity(prediction, reference) == score
-        assert precision(prediction, reference) == score
+        row = score_case(prediction * np.uint8(2), reference * np.uint8(2), spacing).loc[1]
+        assert (row["sensitivity"], row["precision"]) == (score, score)
 
 
 def test_sensitivity_and_precision_differ_when_too_much_is_predicted():
     reference, prediction = cube((6, 6, 6), size=4), cube((4, 4, 4), size=8)
-    assert sensitivity(prediction, reference) == 1.0
-    assert precision(prediction, reference) == pytest.approx(4**3 / 8**3)
+    whole = score_case(prediction * np.uint8(2), reference * np.uint8(2), (1, 1, 1)).loc[1]
+    assert (whole["sensitivity"], whole["precision"]) == pytest.approx((1.0, 4**3 / 8**3))
 
 
 def test_masks_at_the_border_of_the_volume_and_empty_space_around_change_nothing():
@@ -132,7 +129,8 @@ def test_volumes_in_millilitres_with_an_oblique_affine():
     rotation = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = rotation @ np.diag([-2.0, 1.0, 5.0])
-    assert volume_ml(cube((1, 1, 1), size=10), spacing_of(affine)) == pytest.approx(10.0)
+    tumour = cube((1, 1, 1), size=10) * np.uint8(2)
+    assert score_case(tumour, tumour, spacing_of(affine))["reference_ml"][1] == pytest.approx(10.0)
 
 
 def test_score_case_has_the_regions_in_order_and_signed_volume_errors():

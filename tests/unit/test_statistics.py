@@ -9,8 +9,6 @@ from scipy import stats
 
 from helpers.evaluation.statistics import (
     bootstrap_interval,
-    compare_scores,
-    holm,
     paired_test,
     summarise,
 )
@@ -41,7 +39,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_few_or_equal_values():
     assert math.isnan(bootstrap_interval([0.4, 0.8]).low)
-    assert "too few" in str(bootstrap_interval([0.4]))
     equal = bootstrap_interval([0.7] * 5)
     assert (equal.mean, equal.low, equal.high) == (0.7, 0.7, 0.7)
 
@@ -56,38 +53,32 @@ def test_paired_test_finds_a_steady_difference_that_an_unpaired_one_would_miss()
     generator = np.random.default_rng(1)
     difficulty = generator.uniform(0.4, 0.95, 20)
     first, second = difficulty + 0.02 + generator.normal(0, 0.005, 20), difficulty
-    result = paired_test(first, second)
-    assert result.p_value < 0.001 < 0.3 < stats.mannwhitneyu(first, second).pvalue
-    assert result.p_value == pytest.approx(stats.wilcoxon(first, second).pvalue)
-    assert result.difference.low > 0
-    assert result.higher + result.lower + result.equal == 20
-    assert "higher" in result.verdict
+    difference, p = paired_test(first, second)
+    assert p < 0.001 < 0.3 < stats.mannwhitneyu(first, second).pvalue
+    assert p == pytest.approx(stats.wilcoxon(first, second).pvalue)
+    assert difference.low > 0
 
 
 def test_swapping_the_systems_swaps_the_sign():
     generator = np.random.default_rng(2)
     first, second = generator.random(12), generator.random(12)
-    forth, back = paired_test(first, second), paired_test(second, first)
-    assert forth.p_value == pytest.approx(back.p_value)
-    assert forth.difference.mean == pytest.approx(-back.difference.mean)
-    assert (forth.higher, forth.lower) == (back.lower, back.higher)
+    (forth, p), (back, p_back) = paired_test(first, second), paired_test(second, first)
+    assert p == pytest.approx(p_back)
+    assert forth.mean == pytest.approx(-back.mean)
 
 
-def test_ties_are_counted_and_left_out_of_the_test():
+def test_ties_are_left_out_of_the_test():
     second = np.linspace(0.5, 0.9, 14)
     first = second + np.array([0.0] * 4 + [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, -0.001, 0.08, 0.09])
-    result = paired_test(first, second)
-    assert (result.higher, result.lower, result.equal) == (9, 1, 4)
-    assert result.p_value == pytest.approx(stats.wilcoxon((first - second)[4:]).pvalue)
+    difference, p = paired_test(first, second)
+    assert difference.n == 14
+    assert p == pytest.approx(stats.wilcoxon((first - second)[4:]).pvalue)
 
 
-def test_all_equal_and_too_few_are_said_plainly():
-    same = paired_test([0.8, 0.7, 0.9], [0.8, 0.7, 0.9])
-    assert math.isnan(same.p_value)
-    assert "equal in all 3 cases" in same.verdict
-    few = paired_test([0.9] * 5, [0.8, 0.7, 0.6, 0.5, 0.4])
-    assert math.isnan(few.p_value)
-    assert "n too small" in few.verdict
+def test_all_equal_and_too_few_have_no_p():
+    same, p = paired_test([0.8, 0.7, 0.9], [0.8, 0.7, 0.9])
+    assert math.isnan(p) and (same.low, same.mean, same.high) == (0, 0, 0)
+    assert math.isnan(paired_test([0.9] * 5, [0.8, 0.7, 0.6, 0.5, 0.4])[1])
     with pytest.raises(ValueError, match="same cases"):
         paired_test([0.5, 0.6], [0.5])
 
@@ -107,15 +98,13 @@ def test_summary_is_tidy_and_keeps_the_order_of_regions():
     assert summarise(pd.DataFrame(columns=["region", "dice", "hd95"])).empty
 
 
-def scores_of(generator, gain=0.0):
+def scores_of(generator):
     rows = [
         {"case": f"c{number}", "region": region, "dice": dice, "volume_error_percent": np.nan if number < 3 else dice}
         for region in ("TC", "ET")
         for number, dice in enumerate(generator.uniform(0.5, 0.8, 9))
     ]
-    table = pd.DataFrame(rows)
-    table["dice"] += gain * generator.uniform(0.5, 1.5, len(table))
-    return table
+    return pd.DataFrame(rows)
 
 
 def test_a_relative_volume_that_does_not_exist_is_left_out_and_counted():
@@ -128,20 +117,6 @@ def test_a_relative_volume_that_does_not_exist_is_left_out_and_counted():
     assert np.isnan(none.loc[0, "mean"])
 
 
-def test_comparing_tables_agrees_with_the_paired_test_region_by_region_whatever_the_order_of_cases():
-    first, second = scores_of(np.random.default_rng(1), gain=0.1), scores_of(np.random.default_rng(1))
-    table = compare_scores(first, second.sample(frac=1, random_state=0), metrics=["dice", "volume_error_percent"])
-    assert table["n"].tolist() == [9, 6, 9, 6]
-    for row in table[table["metric"] == "dice"].to_dict("records"):
-        pair = [each.loc[each["region"] == row["region"], "dice"].to_numpy() for each in (first, second)]
-        expected = paired_test(*pair)
-        assert (row["difference"], row["low"]) == pytest.approx((expected.difference.mean, expected.difference.low))
-        assert row["first"] - row["second"] == pytest.approx(row["difference"])
-        assert row["p_holm"] >= row["p"] == expected.p_value
-    with pytest.raises(ValueError, match="different cases"):
-        compare_scores(first, second[second["case"] != "c1"])
-
-
 def test_two_sessions_of_a_patient_count_once():
     """BraTS 2023 has patients with several sessions; taken for independent, they make an interval too narrow."""
     generator = np.random.default_rng(0)
@@ -152,12 +127,3 @@ def test_two_sessions_of_a_patient_count_once():
     assert summary["n"] == 8
     expected = bootstrap_interval(patients["dice"] + 0.01)
     assert (summary["low"], summary["high"]) == pytest.approx((expected.low, expected.high))
-    worse = sessions.assign(dice=sessions["dice"] - generator.uniform(0, 0.1, 16))
-    compared = compare_scores(sessions, worse, metrics=["dice"]).iloc[0]
-    difference = (sessions["dice"] - worse["dice"]).groupby(sessions["patient"]).mean()
-    assert (compared["n"], compared["p"]) == (8, pytest.approx(stats.wilcoxon(difference).pvalue))
-
-
-def test_holms_correction_by_hand():
-    np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
-    np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
