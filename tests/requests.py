@@ -92,7 +92,7 @@ def bodies_of(case: Case) -> dict[str, bytes]:
 @contextmanager
 def serving(model_dir: Path, **environment: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
     """Run the serving process on a free port of loopback until the block ends, with a client for it."""
-    command = [sys.executable, "-m", "helpers.serve.app", "--model-dir", str(model_dir), "--port", "0"]
+    command = [sys.executable, "-m", "helpers", "serve", "--model-dir", str(model_dir), "--port", "0"]
     paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH", "")])])
     settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
     process = subprocess.Popen(command, env=settings, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ import tyro
 
 from sagemaker_rehearsal.command import rehearse
 
-SERVE = f"{shlex.quote(sys.executable)} -m helpers.serve.app"
+SERVE = f"{shlex.quote(sys.executable)} -m helpers serve"
 
 
 def run(

@@ -1,10 +1,7 @@
 """The process behind an endpoint: ``/ping`` and ``/invocations`` over the functions of `helpers.serve.handler`.
 
-    python -m helpers.serve.app --model-dir DIR --port N
-
 One thread runs the model, so that memory is that of one case. A request waits in a queue of bounded length, its body in a
-temporary file; when the queue is full, the next request gets 503 and ``Retry-After``, and loses nothing by asking again. The
-process listens on loopback only, unless ``SERVE_HOST`` says otherwise, as the container's image does.
+temporary file; when the queue is full, the next request gets 503 and ``Retry-After``, and loses nothing by asking again.
 
 If ``SAGEMAKER_PROGRAM`` names a program in the ``code`` folder of the model, the four functions are taken from there, as AWS's
 own containers do. Such a program runs with all the rights of this process: name only your own.
@@ -12,16 +9,13 @@ own containers do. Such a program runs with all the rights of this process: name
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib.util
 import logging
 import os
-import signal
 import socket
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,40 +32,23 @@ from helpers.workspace import DataError
 
 MEMORY = 1 << 20
 """Bytes of a body that are kept in memory; the rest goes to a temporary file."""
-ATTRIBUTES, INFERENCE = "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id"
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+"""The one header that SageMaker hands through: volumes and the number of warnings, beside a label map too."""
+RECEIVE_SECONDS = 60
+"""In which a body must have arrived."""
 RETRY_SECONDS = 2
 STOP_SECONDS = 25
 """A container that was told to stop is killed after 30 seconds."""
-
-MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model"))
-PORT = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
-HOST = os.environ.get("SERVE_HOST", "127.0.0.1")
-"""Defaults of the command line: what SageMaker tells a container."""
 
 log = logging.getLogger("helpers.serve")
 
 
 class Server:
-    """The state of one serving process: its model, the thread that runs it and the requests inside.
-
-    Attributes
-    ----------
-    model_dir : Path
-    limits : Limits
-    functions : module
-        With ``model_fn``, ``input_fn``, ``predict_fn`` and ``output_fn``.
-    model : object or None
-        What ``model_fn`` returned; None until then.
-    fault : str
-        Why it could not be loaded; empty otherwise.
-    """
+    """The state of one serving process: its model, the thread that runs it and the requests inside."""
 
     def __init__(self, model_dir: Path, limits: Limits) -> None:
-        self.model_dir = model_dir
-        self.limits = limits
-        self.functions: ModuleType = handler
-        self.model = None
-        self.fault = ""
+        self.model_dir, self.limits = model_dir, limits
+        self.functions, self.model, self.fault = handler, None, ""
         self._inside = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
 
@@ -79,8 +56,8 @@ class Server:
         """Load the model in the worker's thread, so that ``/ping`` answers meanwhile."""
         try:
             self.functions = functions_of(self.model_dir)
-            load: Callable[[Path], object] = self.functions.model_fn
-            self.model = await asyncio.get_running_loop().run_in_executor(self._worker, load, self.model_dir)
+            run = asyncio.get_running_loop().run_in_executor
+            self.model = await run(self._worker, self.functions.model_fn, self.model_dir)
         except Exception as error:  # whatever it is, /ping has to say it rather than time out
             log.exception("the model cannot be loaded")
             self.fault = f"the model cannot be loaded: {error}"
@@ -97,34 +74,29 @@ class Server:
 
     async def invoke(self, request: Request) -> Response:
         """Answer one request, or say in one sentence why not."""
+        ready = self.model and not self.fault
+        full = self._inside > self.limits.waiting
         try:
-            if self.fault or not self.model:
+            if not ready or full:
                 await _receive(request, self.limits)
-                return self.ping()
-            if self._inside > self.limits.waiting:
-                await _receive(request, self.limits)
-                return _text(503, "the queue is full; ask again", retry=RETRY_SECONDS)
-            return await self._admit(request)
+                return _text(503, "the queue is full; ask again", retry=True) if ready else self.ping()
+            self._inside += 1
+            try:
+                with tempfile.SpooledTemporaryFile(MEMORY) as body:
+                    await _receive(request, self.limits, body)
+                    run = asyncio.get_running_loop().run_in_executor
+                    return await run(self._worker, self._answer, body, dict(request.headers))
+            finally:
+                self._inside -= 1
         except BadRequest as error:
             return _text(error.status, str(error))
         except ClientDisconnect:
             return _text(400, "the connection ended before the body did")
         except MemoryError:
-            return _text(503, "there is not enough memory at the moment; ask again or send a smaller case", retry=RETRY_SECONDS)
+            return _text(503, "there is not enough memory at the moment; ask again or send a smaller case", retry=True)
         except Exception:
             log.exception("a request failed")
             return _text(500, "the model failed on this request; the log of the endpoint says why")
-
-    async def _admit(self, request: Request) -> Response:
-        """Store the body, wait for the worker and hand its answer on."""
-        self._inside += 1
-        try:
-            with tempfile.SpooledTemporaryFile(MEMORY) as body:
-                await _receive(request, self.limits, body)
-                run = asyncio.get_running_loop().run_in_executor
-                return await run(self._worker, self._answer, body, dict(request.headers))
-        finally:
-            self._inside -= 1
 
     def _answer(self, body: BinaryIO, headers: dict[str, str]) -> Response:
         accept, kind = headers.get("accept"), headers.get("content-type", "")
@@ -135,7 +107,8 @@ class Server:
             data = self.functions.input_fn(body.read(), kind)
         prediction = self.functions.predict_fn(data, self.model)
         content, kind = self.functions.output_fn(prediction, accept)
-        return Response(content, media_type=kind, headers=_passed_on(headers, prediction))
+        summary = prediction.summary if isinstance(prediction, handler.Answer) else ""
+        return Response(content, media_type=kind, headers={ATTRIBUTES: summary} if summary else None)
 
 
 def make_app(model_dir: Path, limits: Limits | None = None) -> FastAPI:
@@ -178,35 +151,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise DataError(f"{host}:{port} cannot be listened on ({error.strerror})", "choose another --port") from error
 
 
-def serve(model_dir: Path, listener: socket.socket, *, limits: Limits | None = None) -> None:
+def serve(model_dir: Path, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is being answered and return."""
-    app = make_app(model_dir, limits)
+    app = make_app(model_dir)
     config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=STOP_SECONDS)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def run(model_dir: Path, host: str, port: int) -> int:
-    """Serve until interrupted; the first line of output names the address."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = listen(host, port)
-    print(f"http://{host}:{listener.getsockname()[1]}/invocations; stop with Ctrl-C", flush=True)
-    serve(model_dir, listener)
-    return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the process."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.serve.app", description="Serve a model as SageMaker expects.")
-    parser.add_argument("--model-dir", type=Path, default=MODEL_DIR, help="folder of best.safetensors and best.json")
-    parser.add_argument("--port", type=int, default=PORT, help="where to listen; 0 takes a free port")
-    parser.add_argument("--host", default=HOST, help="address to listen on; any but loopback is open to the network")
-    given = parser.parse_args(arguments)
-    try:
-        return run(given.model_dir, given.host, given.port)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
 
 
 async def _receive(request: Request, limits: Limits, body: BinaryIO | None = None) -> None:
@@ -217,7 +166,7 @@ async def _receive(request: Request, limits: Limits, body: BinaryIO | None = Non
     """
     size = 0
     try:
-        async with asyncio.timeout(limits.receive_seconds):
+        async with asyncio.timeout(RECEIVE_SECONDS):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > 4 * limits.body_mb * MB:
@@ -225,7 +174,7 @@ async def _receive(request: Request, limits: Limits, body: BinaryIO | None = Non
                 if body and size <= limits.body_mb * MB:
                     body.write(chunk)
     except TimeoutError:
-        raise BadRequest(408, f"the body did not arrive within {limits.receive_seconds:g} s; send it again") from None
+        raise BadRequest(408, f"the body did not arrive within {RECEIVE_SECONDS} s; send it again") from None
     if size > limits.body_mb * MB:
         advice = "send int16 volumes, compressed, or use an asynchronous endpoint"
         raise BadRequest(413, f"the body is larger than {limits.body_mb} MB; {advice}")
@@ -233,21 +182,6 @@ async def _receive(request: Request, limits: Limits, body: BinaryIO | None = Non
         body.seek(0)
 
 
-def _passed_on(headers: dict[str, str], prediction: object) -> dict[str, str]:
-    """What the caller gave to recognise the answer by, and the volumes, in the one header that SageMaker hands through."""
-    volumes = getattr(prediction, "volumes", {})
-    parts = [headers.get(ATTRIBUTES, ""), *(f"{name}_ml={volume:g}" for name, volume in volumes.items())]
-    if isinstance(prediction, handler.Answer) and prediction.request.warnings:
-        parts.append(f"warnings={len(prediction.request.warnings)}")
-    attributes = ";".join(part for part in parts if part)
-    found = {ATTRIBUTES: attributes if len(attributes) <= 1024 else headers[ATTRIBUTES], INFERENCE: headers.get(INFERENCE, "")}
-    return {name: value for name, value in found.items() if value}
-
-
-def _text(status: int, sentence: str, *, retry: int = 0) -> Response:
-    headers = {"retry-after": str(retry)} if retry else {}
+def _text(status: int, sentence: str, *, retry: bool = False) -> Response:
+    headers = {"retry-after": str(RETRY_SECONDS)} if retry else {}
     return Response(sentence + "\n", status, headers, "text/plain; charset=utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

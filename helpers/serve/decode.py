@@ -1,8 +1,9 @@
 """Decode a request: from its body to the four volumes of one case. Nothing in it is trusted.
 
 A body is an archive (zip, tar or tar.gz) of four NIfTI files, or an npz file with the arrays t1, t1ce, t2, flair and affine.
-The usual ways to do harm with an archive are refused: paths out of the folder, links and devices, sparse files and other
-bombs, a table of contents larger than the contents, compression with dictionaries of gigabytes. Nothing is unpickled.
+Either is unpacked into a folder first, within a budget of bytes and under the last part of each name. Links, devices, paths
+out of the folder and whatever else harms with an archive are refused. Every volume is checked by its header before memory is
+taken for its voxels, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import tokenize
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,24 +30,32 @@ import numpy as np
 
 from helpers.data.cases import discover
 from helpers.data.checks import Session, check_session, read_session
-from helpers.data.nifti import open_volume
+from helpers.data.nifti import LARGEST_MM, SMALLEST_MM, open_volume
 from helpers.data.resample import spacing_of
 from helpers.regions import MODALITIES
 from helpers.workspace import DataError
 
+NPZ = "application/x-npz"
+ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip", "application/x-gzip")
+CONTENT_TYPES = (NPZ, *ARCHIVES)
+"""What a request may be; of an archive the first bytes tell the kind."""
+
 MB = 1024 * 1024
-GZIP = b"\x1f\x8b"
-ENDINGS = (".nii", ".nii.gz")
-HEADER = 1024
-"""Characters of a .npy header: those of a plain array have about 120."""
-END_RECORD = struct.Struct("<4s4H2LH")
-TABLE = 256 * 150
-"""Bytes of a zip's table of contents, far more than `Limits.members` entries need."""
+MEMBERS = 64
+"""Entries that an archive may have."""
+EDGE = 1024
+"""Voxels that a volume may have along one axis."""
 SHEAR = 0.1
 """Least volume of a voxel, as a share of the product of its edges: below it the axes of the grid nearly coincide."""
+GZIP = b"\x1f\x8b"
 DAMAGED = (EOFError, OSError, ValueError, KeyError, IndexError, OverflowError, NotImplementedError, RuntimeError)
 DAMAGED += (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, tokenize.TokenError, SyntaxError)
 """What the libraries raise on damaged files; OSError includes that of gzip, and NumPy's headers are read as Python."""
+
+
+Member = tuple[str, bool, Callable[[], BinaryIO] | None]
+"""Name of an entry, whether it is a plain file or folder, and how to open it if it is a file."""
+TOO_MANY = f"the archive has more than {MEMBERS} entries; send the four NIfTI files only"
 
 
 class BadRequest(Exception):
@@ -66,28 +76,16 @@ class Limits:
         Of the request as it is sent. SageMaker passes 25 MB to a real-time endpoint and 1,024 to an asynchronous one.
     unpacked_mb : int
         Of everything that the request unpacks to.
-    members : int
-        Entries of an archive.
-    edge : int
-        Voxels along one axis of a volume.
     voxels : int
         Voxels of one volume, as sent and on the grid of the network. A BraTS volume has 9 million.
-    spacing : tuple of 2 float
-        Shortest and longest edge of a voxel in mm.
     waiting : int
         Requests that wait while one is answered; the next one gets 503.
-    receive_seconds : float
-        In which a body must have arrived.
     """
 
     body_mb: int = 25
     unpacked_mb: int = 512
-    members: int = 64
-    edge: int = 1024
     voxels: int = 32_000_000
-    spacing: tuple[float, float] = (0.1, 20.0)
     waiting: int = 8
-    receive_seconds: float = 60.0
 
 
 def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
@@ -109,54 +107,36 @@ class Volumes:
 
     Attributes
     ----------
-    identifier : str
-        Name of the case, for the errors.
-    image : array (4, X, Y, Z)
-        Checked by `helpers.data.checks`, in the order of `helpers.regions.MODALITIES`, 0 outside the brain.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    warnings : tuple of str
-        What is odd about the images but usable.
+    session : Session
+        The four checked images, their affine and warnings.
     labels : str
         Key of the label convention (`helpers.regions.CONVENTIONS`) in which to answer.
     like : Nifti1Image or None
         Header of the first image file, if there is one; its voxels are gone.
     """
 
-    identifier: str
-    image: np.ndarray
-    affine: np.ndarray
-    warnings: tuple[str, ...] = ()
+    session: Session
     labels: str = "brats2021"
     like: nib.Nifti1Image | None = None
 
 
 def decode(stream: BinaryIO, content_type: str, limits: Limits) -> Volumes:
-    """Decode a request; the folder in which it is unpacked is gone when this returns.
+    """Decode a seekable body; the folder in which it is unpacked is gone when this returns.
 
-    Parameters
-    ----------
-    stream : binary file
-        The body, seekable.
-    content_type : str
-        A key of `DECODERS`; parameters such as a charset are ignored.
-    limits : Limits
-
-    Raises
-    ------
-    BadRequest
-        With status 415, 413, 400 or 422.
+    Raises `BadRequest` with status 415, 413, 400 or 422.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    if kind not in DECODERS:
-        raise BadRequest(415, f"the content type is {kind[:80]!a}; send one of {', '.join(DECODERS)}")
+    if kind not in CONTENT_TYPES:
+        raise BadRequest(415, f"the content type is {kind[:80]!a}; send one of {', '.join(CONTENT_TYPES)}")
     if not stream.seek(0, io.SEEK_END):
         raise BadRequest(400, "the request has no body; send the four volumes of one case")
     stream.seek(0)
     with tempfile.TemporaryDirectory(prefix="request-") as name:
-        folder = Path(name)
+        folder = Path(name) / "case"
+        folder.mkdir()
         try:
-            return DECODERS[kind](stream, folder, limits)
+            unpack(stream, folder, limits, endings=(".npy",) if kind == NPZ else (".nii", ".nii.gz"))
+            return read_arrays(folder, limits) if kind == NPZ else read_files(folder, limits)
         except DataError as error:
             raise BadRequest(422, _without(folder, str(error))) from error
         except DAMAGED as error:
@@ -164,19 +144,8 @@ def decode(stream: BinaryIO, content_type: str, limits: Limits) -> Volumes:
             raise BadRequest(400, f"the body cannot be read as {kind} ({reason}); send it again") from error
 
 
-def read_archive(stream: BinaryIO, folder: Path, limits: Limits) -> Volumes:
-    """Read the NIfTI files of an archive; what kind of archive it is, its first bytes say."""
-    start = stream.read(4)
-    stream.seek(0)
-    if start[:2] == b"PK":
-        _unpack_zip(stream, folder, limits)
-    else:
-        _unpack_tar(stream, folder, limits)
-    return read_folder(folder, limits)
-
-
-def read_folder(folder: Path, limits: Limits) -> Volumes:
-    """Read and check the one case in a folder of NIfTI files, each by its header before its voxels are read."""
+def read_files(folder: Path, limits: Limits) -> Volumes:
+    """Read and check the one case in a folder of NIfTI files."""
     if not any(folder.iterdir()):
         examples = ", ".join(f"{modality}.nii.gz" for modality in MODALITIES)
         raise BadRequest(422, f"the request holds no NIfTI file; send four, such as {examples}")
@@ -184,76 +153,33 @@ def read_folder(folder: Path, limits: Limits) -> Volumes:
     if len(cases) > 1:
         names = ", ".join(case.identifier for case in cases[:4])
         raise BadRequest(422, f"the request holds {len(cases)} cases ({names}); send one")
-    case = cases[0]
-    for path in case.channels:
-        _check_header(path, limits)
-    session = read_session(case)
-    check_affine(session.affine, limits)
-    return _checked(session, case.labels, open_volume(case.images[MODALITIES[0]].path))
+    for path in cases[0].channels:
+        image = open_volume(path)
+        shape = image.shape[:3] if np.prod(image.shape[3:]) == 1 else image.shape
+        _check_volume(path.name, image.get_data_dtype(), shape, limits)
+    session = read_session(cases[0])
+    _check_affine(session.affine)
+    return Volumes(session, cases[0].labels, open_volume(cases[0].images[MODALITIES[0]].path))
 
 
-def read_npz(stream: BinaryIO, folder: Path, limits: Limits) -> Volumes:
-    """Read the arrays of an npz file; every header is checked before an array is made, and pickles are never opened."""
+def read_arrays(folder: Path, limits: Limits) -> Volumes:
+    """Read and check the arrays of an npz file, unpacked; a memory map opens no pickle and takes no memory."""
     arrays = {}
-    with _open_zip(stream, limits) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        missing = [name for name in (*MODALITIES, "affine") if name not in members]
-        if missing:
-            raise BadRequest(422, f"the npz has no array {' and no '.join(missing)}; send {', '.join(MODALITIES)} and affine")
-        for name in (*MODALITIES, "affine"):
-            with archive.open(members[name]) as member:
-                arrays[name] = _read_array(member, name, members[name].file_size, limits)
-    volumes = [arrays[name] for name in MODALITIES]
-    shapes = {volume.shape for volume in volumes}
-    if len(shapes) > 1:
+    for name in (*MODALITIES, "affine"):
+        if not (folder / f"{name}.npy").is_file():
+            raise BadRequest(422, f"the npz has no array {name}; send {', '.join(MODALITIES)} and affine")
+        arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
+    affine = arrays.pop("affine")
+    if affine.shape != (4, 4) or affine.dtype.kind not in "iuf":
+        raise BadRequest(422, f"the affine is {affine.dtype} of shape {affine.shape}; send 4 x 4 numbers")
+    for name, array in arrays.items():
+        _check_volume(f"the volume {name}", array.dtype, array.shape, limits)
+    if len(shapes := {array.shape for array in arrays.values()}) > 1:
         raise BadRequest(422, f"the volumes differ in shape ({', '.join(map(str, sorted(shapes)))}); resample them to one grid")
-    affine = arrays["affine"].astype(np.float64)
-    check_affine(affine, limits)
-    return _checked(check_session(volumes, affine, "request"))
-
-
-def _checked(session: Session, labels: str = "brats2021", like: nib.Nifti1Image | None = None) -> Volumes:
-    return Volumes(session.identifier, np.stack(session.image), session.affine, session.warnings, labels, like)
-
-
-DECODERS: dict[str, Callable[[BinaryIO, Path, Limits], Volumes]] = {
-    "application/x-npz": read_npz,
-    "application/zip": read_archive,
-    "application/x-zip-compressed": read_archive,
-    "application/x-tar": read_archive,
-    "application/gzip": read_archive,
-    "application/x-gzip": read_archive,
-}
-"""How each content type is read."""
-
-
-def check_volume(name: str, dtype: np.dtype, shape: Sequence[int], limits: Limits) -> None:
-    """Refuse a volume by its header alone, before any memory is taken for its voxels.
-
-    Raises
-    ------
-    BadRequest
-        If it is not three-dimensional, too large, or not of numbers.
-    """
-    plain = tuple(int(edge) for edge in shape[:8])
-    if len(shape) != 3:
-        raise BadRequest(422, f"{name} has shape {plain}; send one 3-D volume (X, Y, Z) for each modality")
-    if not all(1 <= edge <= limits.edge for edge in shape) or np.prod(shape, dtype=np.float64) > limits.voxels:
-        allowed = f"edges from 1 to {limits.edge} and at most {limits.voxels} voxels are possible"
-        raise BadRequest(422, f"{name} has shape {plain}; {allowed}")
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise BadRequest(422, f"{name} holds {dtype}; send volumes of int16, or of another integer or float type")
-
-
-def check_affine(affine: np.ndarray, limits: Limits) -> None:
-    """Refuse an affine (4, 4) that does not map voxels of a scan to millimetres."""
-    edges = spacing_of(affine) if np.isfinite(affine).all() else np.zeros(3)
-    low, high = limits.spacing
-    if not all(low <= edge <= high for edge in edges) or not np.abs(affine).max() < 1e5:
-        allowed = f"from {low:g} to {high:g} mm are possible, so check the affine"
-        raise BadRequest(422, f"the affine has voxel edges {_edges(edges)} mm; {allowed}")
-    if abs(np.linalg.det(affine[:3, :3])) < SHEAR * np.prod(edges) or np.abs(affine[3] - [0, 0, 0, 1]).max() > 1e-6:
-        raise BadRequest(422, "the affine does not map voxels to millimetres: two axes coincide or its last row is not 0 0 0 1")
+    affine = np.array(affine, np.float64)
+    _check_affine(affine)
+    image = [array.astype(array.dtype.newbyteorder("=")) for array in arrays.values()]
+    return Volumes(check_session(image, affine, "request"))
 
 
 def check_size(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float], limits: Limits) -> None:
@@ -265,131 +191,125 @@ def check_size(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float
         raise BadRequest(422, f"{size}; crop it to the head or check the affine")
 
 
+def _check_volume(name: str, dtype: np.dtype, shape: Sequence[int], limits: Limits) -> None:
+    """Refuse a volume by its header alone, before any memory is taken for its voxels."""
+    plain = tuple(int(edge) for edge in shape[:8])
+    if len(shape) != 3:
+        raise BadRequest(422, f"{name} has shape {plain}; send one 3-D volume (X, Y, Z) for each modality")
+    if not all(1 <= edge <= EDGE for edge in shape) or np.prod(shape, dtype=np.float64) > limits.voxels:
+        allowed = f"edges from 1 to {EDGE} and at most {limits.voxels} voxels are possible"
+        raise BadRequest(422, f"{name} has shape {plain}; {allowed}")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise BadRequest(422, f"{name} holds {dtype}; send volumes of int16, or of another integer or float type")
+
+
+def _check_affine(affine: np.ndarray) -> None:
+    """Refuse an affine (4, 4) that does not map the voxels of a head to millimetres."""
+    edges = spacing_of(affine)
+    sized = np.isfinite(affine).all() and edges.min() >= SMALLEST_MM and edges.max() <= LARGEST_MM
+    if not sized or np.abs(affine).max() > 1e5:
+        raise BadRequest(422, f"the affine has voxel edges {_edges(edges)} mm, which no scan of a head has; check the affine")
+    if abs(np.linalg.det(affine[:3, :3])) < SHEAR * np.prod(edges) or (affine[3] != [0, 0, 0, 1]).any():
+        raise BadRequest(422, "the affine does not map voxels to millimetres: two axes coincide or its last row is not 0 0 0 1")
+
+
 class _Budget:
     """How many bytes a request may still unpack."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.left = limits.unpacked_mb * MB
+    def __init__(self, megabytes: int) -> None:
+        self.megabytes, self.left = megabytes, megabytes * MB
 
-    def copy(self, source: BinaryIO, path: Path) -> None:
+    def copy(self, source: BinaryIO, path: Path) -> Path:
         """Copy a stream to a file within the budget."""
         with path.open("wb") as target:
             while chunk := source.read(MB):
                 self.left -= len(chunk)
                 if self.left < 0:
-                    raise BadRequest(413, f"the request unpacks to more than {self.limits.unpacked_mb} MB; send one case only")
+                    raise BadRequest(413, f"the request unpacks to more than {self.megabytes} MB; send one case only")
                 target.write(chunk)
+        return path
 
 
-def _unpack_zip(stream: BinaryIO, folder: Path, limits: Limits) -> None:
-    budget = _Budget(limits)
-    with _open_zip(stream, limits) as archive:
+def unpack(stream: BinaryIO, folder: Path, limits: Limits, *, endings: tuple[str, ...]) -> None:
+    """Write the files of a zip, tar or tar.gz archive whose names have one of `endings` into a folder, decompressed.
+
+    Only the last part of a name counts. Raises `BadRequest` for what has no business in an honest archive, wanted or not.
+    """
+    start = stream.read(2)
+    stream.seek(0)
+    if start == GZIP:
+        with gzip.open(stream) as packed:
+            tar = _Budget(limits.unpacked_mb).copy(packed, folder.with_name("archive.tar"))
+        with tar.open("rb") as plain:
+            _place_all(_tar_members(plain), folder, limits, endings)
+    else:
+        _place_all(_zip_members(stream) if start == b"PK" else _tar_members(stream), folder, limits, endings)
+
+
+def _zip_members(stream: BinaryIO) -> Iterator[Member]:
+    """Walk through a zip archive; its table of contents is counted before zipfile reads it in one piece."""
+    entries = sum(block.count(b"PK\1\2") for block in iter(lambda: stream.read(MB), b""))
+    if entries > 2 * MEMBERS:
+        raise BadRequest(413, TOO_MANY)
+    with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
             name = member.filename if member.flag_bits & 0x800 else _readable(member.filename.encode("cp437"))
-            mode = member.external_attr >> 16
-            if not name.endswith(("/", "\\")) and _wanted(name, regular=mode >> 12 in (0, 0o10)):
-                with archive.open(member) as source:
-                    _place(name, source, folder, budget)
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise BadRequest(400, f"{_short(name)} is compressed in a way other than deflate; pack the archive again")
+            regular = member.external_attr >> 28 in (0, 0o10, 0o4)
+            yield name, regular, None if name.endswith(("/", "\\")) else partial(archive.open, member)
 
 
-def _open_zip(stream: BinaryIO, limits: Limits) -> zipfile.ZipFile:
-    """Open a zip archive if the table of contents, the number and the kind of its members are harmless."""
-    if _table_bytes(stream) > TABLE:
-        raise BadRequest(413, f"the archive has more than {limits.members} entries; send the four NIfTI files only")
-    archive = zipfile.ZipFile(stream)
-    members = archive.infolist()
-    _check_count(len(members), limits)
-    for member in members:
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            name = _short(member.filename)
-            raise BadRequest(400, f"{name} is compressed in a way other than deflate; pack the archive again")
-        if member.flag_bits & 1:
-            raise BadRequest(400, f"{_short(member.filename)} is encrypted; pack the archive without a password")
-    if sum(member.file_size for member in members) > limits.unpacked_mb * MB:
-        raise BadRequest(413, f"the archive unpacks to more than {limits.unpacked_mb} MB; send one case only")
-    return archive
-
-
-def _unpack_tar(stream: BinaryIO, folder: Path, limits: Limits) -> None:
-    """Unpack a tar archive, plain or gzip-compressed."""
-    budget = _Budget(limits)
-    compressed = stream.read(2) == GZIP
-    stream.seek(0)
-    if not compressed:
-        _unpack_plain_tar(stream, folder, budget)
-        return
-    plain = folder / "archive.tar"
-    with gzip.GzipFile(fileobj=stream, mode="rb") as source:
-        budget.copy(source, plain)
-    with plain.open("rb") as source:
-        _unpack_plain_tar(source, folder, _Budget(limits))
-    plain.unlink()
-
-
-def _unpack_plain_tar(stream: BinaryIO, folder: Path, budget: _Budget) -> None:
+def _tar_members(stream: BinaryIO) -> Iterator[Member]:
     with tarfile.open(fileobj=_SmallReads(stream), mode="r:") as archive:
-        for count, member in enumerate(archive, start=1):
-            _check_count(count, budget.limits)
+        for member in archive:
             name = _readable(member.name.encode("utf-8", "surrogateescape"))
-            regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
-            if not member.isdir() and _wanted(name, regular=regular):
-                _place(name, archive.extractfile(member), folder, budget)
+            regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) and not member.issparse()
+            yield name, regular, None if member.isdir() else partial(archive.extractfile, member)
 
 
 class _SmallReads(io.RawIOBase):
     """A file that hands out at most 1 MB at once: tarfile reads the headers it believes in in one piece."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
+        self.stream, self.seek, self.tell = stream, stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MB:
             raise BadRequest(400, "the archive has a header larger than 1 MB; pack it again")
         return self.stream.read(size)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self.stream.seek(offset, whence)
 
-    def tell(self) -> int:
-        return self.stream.tell()
+def _place_all(members: Iterable[Member], folder: Path, limits: Limits, endings: tuple[str, ...]) -> None:
+    """Write the wanted files into a folder; refuse what has no business in an honest archive, wanted or not."""
+    budget = _Budget(limits.unpacked_mb)
+    for count, (name, regular, opened) in enumerate(members, start=1):
+        parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]  # Windows programs write backslashes
+        if count > MEMBERS:
+            raise BadRequest(413, TOO_MANY)
+        if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+            raise BadRequest(400, f"{_short(name)} leads out of the archive; use plain file names")
+        if not regular:
+            raise BadRequest(400, f"{_short(name)} is a link, a device or a sparse file; pack the files themselves")
+        if opened and parts[-1].lower().endswith(endings) and not parts[-1].startswith("."):
+            with opened() as source:
+                _place(parts[-1], source, folder, budget)
 
 
 def _place(name: str, source: BinaryIO, folder: Path, budget: _Budget) -> None:
-    """Write one NIfTI file into a folder, decompressed; only the last part of its name counts, and only if it is harmless."""
-    base = _parts(name)[-1]
-    if not base.isprintable() or len(base.encode()) > 200:
+    """Write one file into a folder, decompressed."""
+    if not name.isprintable() or len(name.encode()) > 200:
         raise BadRequest(400, f"{_short(name)} is no plain file name; use letters, digits, dots, dashes and underscores")
-    bare = base.lower().split(".nii")[0] in (*MODALITIES, "seg")
-    path = folder / (f"case_{base}" if bare else base)
-    unpacked = path.with_name(path.name.removesuffix(".gz"))
-    if path.exists() or unpacked.exists():
-        raise BadRequest(400, f"the archive holds {_short(base)} twice; send one case only")
-    budget.copy(source, path)
+    unpacked = folder / (name[:-3] if name.lower().endswith(".gz") else name)
+    if (folder / name).exists() or unpacked.exists():
+        raise BadRequest(400, f"the archive holds {_short(name)} twice; send one case only")
+    path = budget.copy(source, folder / name)
     with path.open("rb") as packed:
-        compressed = packed.read(2) == GZIP
-    if path.suffix == ".gz" and compressed:
+        compressed = path != unpacked and packed.read(2) == GZIP
+    if compressed:
         with gzip.open(path) as content:
-            try:
-                budget.copy(content, unpacked)
-            except (EOFError, OSError, zlib.error) as error:
-                raise BadRequest(400, f"{_short(base)} is truncated or damaged ({error}); send it again") from error
+            budget.copy(content, unpacked)
         path.unlink()
-
-
-def _wanted(name: str, *, regular: bool) -> bool:
-    """Tell whether a member is a NIfTI file; raise for one that has no business in an honest archive, whatever its name."""
-    parts = _parts(name)
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise BadRequest(400, f"{_short(name)} leads out of the archive; use plain file names")
-    if not regular:
-        raise BadRequest(400, f"{_short(name)} is a link, a device or a sparse file; pack the files themselves")
-    return parts[-1].lower().endswith(ENDINGS) and not parts[-1].startswith(".")
-
-
-def _parts(name: str) -> list[str]:
-    """Split a name at slashes, and at the backslashes that Windows programs write."""
-    return [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
 
 
 def _readable(raw: bytes) -> str:
@@ -402,60 +322,6 @@ def _readable(raw: bytes) -> str:
         if all(letter.isascii() or unicodedata.name(letter, "").startswith(("LATIN", "COMBINING")) for letter in text):
             return text
     return raw.decode("utf-8", "replace")
-
-
-def _check_count(count: int, limits: Limits) -> None:
-    if count > limits.members:
-        raise BadRequest(413, f"the archive has more than {limits.members} entries; send the four NIfTI files only")
-
-
-def _table_bytes(stream: BinaryIO) -> int:
-    """Size of a zip's table of contents as its end record states it, which zipfile would read in one piece."""
-    size = stream.seek(0, io.SEEK_END)
-    begin = max(size - 65_536 - END_RECORD.size - 20, 0)
-    stream.seek(begin)
-    tail = stream.read()
-    stream.seek(0)
-    end = tail.rfind(b"PK\5\6")
-    if end < 0 or len(tail) - end < END_RECORD.size:
-        raise BadRequest(400, "the body is not a zip archive, or it is truncated; send it again")
-    if b"PK\6\7" in tail[max(end - 20, 0) : end]:
-        raise BadRequest(400, "the archive is in zip64, which is for more than 4 GB; pack it again without")
-    return END_RECORD.unpack_from(tail, end)[5]
-
-
-def _check_header(path: Path, limits: Limits) -> None:
-    """Check a file by its header: nibabel takes the memory that a header asks for before it looks at how much there is."""
-    image = open_volume(path)
-    shape = tuple(int(edge) for edge in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    dtype = image.get_data_dtype()
-    check_volume(path.name, dtype, shape, limits)
-    offset, size = int(image.dataobj.offset), path.stat().st_size
-    if offset < 0 or offset + int(np.prod(shape)) * dtype.itemsize > size:
-        raise BadRequest(422, f"{path.name} is shorter than its header says ({size} bytes); copy or send it again")
-
-
-def _read_array(member: BinaryIO, name: str, size: int, limits: Limits) -> np.ndarray:
-    version = np.lib.format.read_magic(member)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise BadRequest(400, f"the array {name} is in version {version} of the npy format; save it with numpy.savez")
-    shape, fortran, dtype = readers[version](member, max_header_size=HEADER)
-    if dtype.hasobject:
-        raise BadRequest(400, f"the array {name} holds Python objects, which can run code and are never opened; send numbers")
-    if name == "affine":
-        if shape != (4, 4) or dtype.kind not in "iuf" or dtype.itemsize > 8:
-            raise BadRequest(422, f"the affine is {dtype} of shape {shape}; send 4 x 4 numbers")
-    else:
-        check_volume(f"the volume {name}", dtype, shape, limits)
-    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if size < count:
-        raise BadRequest(422, f"the array {name} is shorter than its header says; save and send it again")
-    content = member.read(count)
-    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _edges(lengths: np.ndarray) -> str:

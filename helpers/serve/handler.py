@@ -11,7 +11,6 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -41,17 +40,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The segmentation of a request.
-
-    Attributes
-    ----------
-    classes : uint8 array (X, Y, Z)
-        In the caller's grid.
-    request : Volumes
-        What was asked: its header, label convention and warnings go into the answer.
-    checkpoint : str
-        SHA-256 of the weights that gave it.
-    """
+    """The segmentation of a request: its classes, uint8 (X, Y, Z), and the SHA-256 of the weights that gave them."""
 
     classes: np.ndarray
     request: Volumes
@@ -61,8 +50,14 @@ class Answer:
     def volumes(self) -> dict[str, float]:
         """Volume of each region in ml."""
         counts = classes_to_regions(self.classes).sum((1, 2, 3))
-        voxel = float(np.prod(spacing_of(self.request.affine))) / 1000
+        voxel = float(np.prod(spacing_of(self.request.session.affine))) / 1000
         return {name: round(int(count) * voxel, 3) for name, count in zip(REGIONS, counts, strict=True)}
+
+    @property
+    def summary(self) -> str:
+        """Volumes and the number of warnings, such as ``TC_ml=3.1;WT_ml=20.4;ET_ml=0;warnings=1``."""
+        parts = [f"{name}_ml={volume:g}" for name, volume in self.volumes.items()]
+        return ";".join([*parts, f"warnings={len(self.request.session.warnings)}"])
 
 
 def model_fn(model_dir: str | Path) -> Model:
@@ -83,39 +78,38 @@ def weights_of(model_dir: str | Path) -> Path:
     return found[0] if len(found) == 1 else Path(model_dir) / "best.safetensors"
 
 
-def input_fn(body: bytes | BinaryIO, content_type: str) -> Volumes:
+def input_fn(body: bytes, content_type: str) -> Volumes:
     """Decode and check a request (see `helpers.serve.decode`); raises `BadRequest`."""
-    return decode(io.BytesIO(body) if isinstance(body, bytes) else body, content_type, limits_from())
+    return decode(io.BytesIO(body), content_type, limits_from())
 
 
 def predict_fn(data: Volumes, model: Model) -> Answer:
     """Segment the volumes of a case; raises `BadRequest` if they are no usable case."""
-    card = model.card
-    check_size(data.image.shape[1:], data.affine, card.spacing, model.limits)
+    card, session, image = model.card, data.session, np.stack(data.session.image)
+    check_size(image.shape[1:], session.affine, card.spacing, model.limits)
     try:
-        native = predict_native(model.network, card, data.image, data.affine, identifier=data.identifier)
+        native = predict_native(model.network, card, image, session.affine, identifier=session.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    classes = label_map(native, data.image, spacing_of(data.affine), PostProcessing(**card.postprocessing))
+    classes = label_map(native, image, spacing_of(session.affine), PostProcessing(**card.postprocessing))
     return Answer(classes, data, card.weights_sha256)
 
 
 def output_fn(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
     """Encode a segmentation as NIfTI, or its volumes and warnings as JSON; returns the bytes and their content type."""
-    kind = answer_type(accept)
+    kind, asked = answer_type(accept), prediction.request
     if kind == JSON:
         content = {
-            "case": prediction.request.identifier,
+            "case": asked.session.identifier,
             "volumes_ml": prediction.volumes,
             "shape": list(prediction.classes.shape),
-            "warnings": list(prediction.request.warnings),
+            "warnings": list(asked.session.warnings),
             "checkpoint_sha256": prediction.checkpoint,
         }
         return (json.dumps(content) + "\n").encode(), kind
-    asked = prediction.request
     labels = from_classes(prediction.classes, CONVENTIONS[asked.labels])
     with tempfile.TemporaryDirectory(prefix="answer-") as folder:
-        path = write_volume(Path(folder) / "labels.nii.gz", labels, asked.affine, like=asked.like)
+        path = write_volume(Path(folder) / "labels.nii.gz", labels, asked.session.affine, like=asked.like)
         return path.read_bytes(), kind
 
 

@@ -45,10 +45,10 @@ def test_the_image_is_on_the_base_that_is_given_and_holds_no_secret():
 
 
 def test_the_commands_of_the_image_are_modules_that_exist():
-    assert "exec python3 -m helpers.serve.app" in (CLOUD / "docker" / "serve").read_text()
+    assert "exec python3 -m helpers serve" in (CLOUD / "docker" / "serve").read_text()
     compile((CLOUD / "docker" / "train").read_text(), "train", "exec")
     for module in (
-        "helpers.serve.app",
+        "helpers.cli.serve",
         "helpers.cloud.jobs",
         *re.findall(r"import (helpers[\w.]+), (helpers[\w.]+)", DOCKERFILE)[0],
     ):
