@@ -1,4 +1,4 @@
-"""Move files to S3, read the logs of jobs, and delete everything that a run made.
+"""Move files to S3, and delete everything that a run made.
 
 Every name that a run makes is the run's own, or begins with it and a hyphen; that is how its things are found again. All
 functions take a `boto3.Session`, and so work in a real account and in a rehearsal.
@@ -60,30 +60,6 @@ def split_uri(uri: str) -> tuple[str, str]:
     if not uri.startswith("s3://") or not bucket:
         raise DataError(f"{uri!r} is not an S3 location", "write s3://bucket/key")
     return bucket, key
-
-
-def read_log(session: boto3.Session, group: str, job: str) -> list[str]:
-    """Read the lines that the machines of a job have printed, in the order of time.
-
-    Parameters
-    ----------
-    session : boto3 Session
-    group : str
-        Log group, such as ``/aws/sagemaker/TrainingJobs``.
-    job : str
-    """
-    logs = session.client("logs")
-    pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=group, logStreamNamePrefix=f"{job}/")
-    try:
-        streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
-    except logs.exceptions.ResourceNotFoundException:
-        return []
-    lines = []
-    for start in range(0, len(streams), 100):  # AWS takes no more names at a time
-        some = streams[start : start + 100]
-        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group, logStreamNames=some)
-        lines += [(event["timestamp"], event["message"]) for page in pages for event in page["events"]]
-    return [message for _, message in sorted(lines, key=lambda line: line[0])]
 
 
 @dataclass(frozen=True)

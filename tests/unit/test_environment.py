@@ -1,10 +1,12 @@
 """pyproject.toml, environment.yml and requirements.lock describe one environment, and it is enough for the package."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 
 import pytest
 import yaml
@@ -26,6 +28,10 @@ LOCK_LINES = [line for line in (REPOSITORY / "requirements.lock").read_text().sp
 LOCKED = {canonicalize_name(name): Version(version) for name, _, version in (line.partition("==") for line in LOCK_LINES)}
 
 
+DISTRIBUTIONS = functools.cache(packages_distributions)
+"""Distributions by the package that they bring: seconds, so once."""
+
+
 def names(requirements) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
@@ -38,21 +44,31 @@ def with_what_they_bring(requirements) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        lines = PACKAGES[name]["dependencies"] if name in PACKAGES else requires(name) or []
-        waiting += [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate({"extra": ""})]
+        waiting += required_by(name)
     return found
 
 
-def imported(folder: str) -> set[str]:
-    """Top-level names of the packages outside the standard library that the modules below `folder` import."""
+@functools.cache
+def required_by(name: str) -> list[Requirement]:
+    lines = PACKAGES[name]["dependencies"] if name in PACKAGES else requires(name) or []
+    return [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate({"extra": ""})]
+
+
+def imported(paths) -> set[str]:
+    """Top-level names of the packages outside the standard library that some modules import."""
     found = set()
-    for path in (REPOSITORY / folder).rglob("*.py"):
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.partition(".")[0])
     return found - set(sys.stdlib_module_names) - {"helpers", "tests"}
+
+
+def providers(module: str) -> set[str]:
+    """Distributions that bring a package: one may be spread over some that one of its own name asks for, as sagemaker is."""
+    return {canonicalize_name(name) for name in [module, *DISTRIBUTIONS().get(module, [])]}
 
 
 @pytest.mark.parametrize("requirement", FROM_INDEX + OF_PACKAGES + FOR_TESTS, ids=str)
@@ -93,14 +109,41 @@ def test_every_line_for_conda_says_which_notebook_needs_it():
     ("folder", "declared"), [("helpers", REQUIRED), ("benchmarks", REQUIRED + FOR_TESTS), ("tests", REQUIRED + FOR_TESTS)]
 )
 def test_what_is_imported_is_declared(folder, declared):
-    distributions = packages_distributions()
     optional = names(Requirement(line) for extra in ("kaggle", "openvino") for line in PROJECT["optional-dependencies"][extra])
-    for module in imported(folder):
-        # A package may be spread over distributions that one of its own name asks for, as sagemaker is.
-        candidates = {canonicalize_name(name) for name in [module, *distributions.get(module, [])]}
-        assert candidates & (with_what_they_bring(declared) | optional), (
-            f"{folder} imports {module}, which pyproject.toml does not ask for"
+    enough = with_what_they_bring(declared) | optional
+    for module in imported((REPOSITORY / folder).rglob("*.py")):
+        assert providers(module) & enough, f"{folder} imports {module}, which pyproject.toml does not ask for"
+
+
+def modules_behind(*waiting: str) -> set[Path]:
+    """Files of the modules that are imported with these, of this repository."""
+    found, waiting = set(), list(waiting)
+    while waiting:
+        name = waiting.pop().replace(".", "/")
+        roots = [REPOSITORY, *REPOSITORY.glob("packages/*/src")]
+        path = next(
+            (path for root in roots for path in (root / f"{name}.py", root / name / "__init__.py") if path.is_file()), None
         )
+        if path is None or path in found:
+            continue
+        found.add(path)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+    return found
+
+
+def test_jobs_and_endpoints_get_what_their_commands_import():
+    """In AWS nothing is installed but the base image and what this list brings; in a rehearsal everything is there."""
+    lines = (REPOSITORY / "cloud" / "docker" / "requirements.txt").read_text().splitlines()
+    enough = with_what_they_bring(Requirement(line) for line in lines if not line.startswith("#")) | {"torch", "setuptools"}
+    commands = [f"helpers.cli.{name}" for name in ("options", "preprocess", "serve", "train")]
+    files = modules_behind("helpers.__main__", *commands)
+    assert {path.stem for path in files} >= {"decode", "generator", "settings"}
+    for module in imported(files) - {folder.name.replace("-", "_") for folder in FOLDERS}:
+        assert providers(module) & enough, f"a job imports {module}, which cloud/docker/requirements.txt does not ask for"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -109,12 +152,11 @@ def test_a_package_stands_alone(folder):
     assert project["name"] == folder.name and (folder / "README.md").is_file() and list((folder / "tests").glob("test_*.py"))
     assert folder.name in {requirement.name for requirement in REQUIRED}
     own = folder.name.replace("-", "_")
-    modules = imported(f"packages/{folder.name}/src") - {own}
+    modules = imported((folder / "src").rglob("*.py")) - {own}
     assert not {module for module in modules if (REPOSITORY / module).exists()}, "a package imports nothing of the repository"
-    distributions, declared = packages_distributions(), names(Requirement(line) for line in project["dependencies"])
+    declared = names(Requirement(line) for line in project["dependencies"])
     for module in modules:
-        candidates = {canonicalize_name(name) for name in [module, *distributions.get(module, [])]}
-        assert candidates & declared, f"{folder.name} imports {module}, which its pyproject.toml does not ask for"
+        assert providers(module) & declared, f"{folder.name} imports {module}, which its pyproject.toml does not ask for"
 
 
 def test_versions_kept_beside_results_are_dependencies():

@@ -61,7 +61,6 @@ def test_a_resource_is_open_only_where_aws_has_none_smaller():
     without = {
         "ecr:GetAuthorizationToken",
         "cloudwatch:PutMetricData",
-        "pricing:GetProducts",
         "sts:GetCallerIdentity",
         "s3:ListAllMyBuckets",
     }
@@ -189,7 +188,7 @@ def test_the_place_of_a_run_is_read_off_its_calls():
     assert place_of(calls, account=PLACE.account, region=PLACE.region) == Place(**{**vars(PLACE), "prefix": "brain-tumour-"})
 
 
-SERVICES = ("s3", "sagemaker", "sagemaker-runtime", "logs", "application-autoscaling", "cloudwatch", "iam", "pricing", "sts")
+SERVICES = ("s3", "sagemaker", "sagemaker-runtime", "logs", "application-autoscaling", "cloudwatch", "iam", "sts")
 TRANSFERS = {"upload_file": "s3:PutObject", "download_file": "s3:GetObject"}
 ONLY_REHEARSED = {"iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy"}
 
