@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import resource
 import sys
@@ -14,9 +15,11 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from monai.losses import DiceLoss
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.cli.options import pick_device
-from helpers.models.networks import NETWORKS, PUBLISHED, build_network, channels_last, check_patch, describe_network
+from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch
 from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import DataError
 
@@ -24,6 +27,15 @@ EDGES: dict[int, int] = {2: 256, 3: 128}
 """Edge of the input for which operations are counted, by number of dimensions, unless one is given."""
 STEPS = 2
 """Measured steps: the first allocates what the optimiser keeps, the second has it all at once."""
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "unet": {"channels": (32, 64, 128, 256, 512)},
+    "attention_unet": {"channels": (64, 128, 256, 512)},
+    "segresnet": {"init_filters": 32, "dropout": 0.2},
+    "dynunet": {"filters": (32, 64, 128, 256, 320, 320)},
+    "unetr": {"feature_size": 16, "hidden_size": 768, "num_heads": 12},
+    "swin_unetr": {"feature_size": 48, "window_size": 7},
+}
+"""Arguments as the networks were published or are commonly trained on a GPU."""
 
 
 def run(
@@ -64,14 +76,12 @@ def run(
     for name in network:
         for kind in setting:
             arguments = _arguments(name, spatial_dims, edge, kind)
-            size = describe_network(build_network(name, **arguments), size=(edge,) * spatial_dims)
-            row = {"network": name, "setting": kind, "parameters M": f"{size.parameters / 1e6:.2f}"}
-            row[f"GFLOP {edge}{power}"] = f"{size.gflop:.1f}"
+            parameters, gflop = describe_network(build_network(name, **arguments), size=(edge,) * spatial_dims)
+            row = {"network": name, "setting": kind, "parameters M": f"{parameters / 1e6:.2f}"}
+            row[f"GFLOP {edge}{power}"] = f"{gflop:.1f}"
             if measure:
-                arguments = _arguments(name, spatial_dims, patch, kind)
-                peak = peak_training_memory(
-                    name, patch=(patch,) * spatial_dims, batch=batch, arguments=arguments, device=device
-                )
+                options = {"patch": (patch,) * spatial_dims, "batch": batch, "device": device}
+                peak = peak_training_memory(name, arguments=_arguments(name, spatial_dims, patch, kind), **options)
                 row["peak GiB"] = f"{peak / 2**30:.2f}"
             rows.append(row)
     print(pd.DataFrame(rows).to_string(index=False))
@@ -88,6 +98,20 @@ def _arguments(name: str, dimensions: int, edge: int, setting: str) -> dict[str,
     """Arguments of a network for square or cubic inputs of `edge` voxels."""
     size = {"img_size": edge} if NETWORKS[name].one_size else {}
     return {"spatial_dims": dimensions, **(PUBLISHED[name] if setting == "published" else {}), **size}
+
+
+def describe_network(network: nn.Module, *, size: Sequence[int] = (64, 64, 64)) -> tuple[int, float]:
+    """Count trainable parameters, and 10^9 operations of one forward pass over an input of `size` voxels, not executed.
+
+    A multiplication and an addition count as two operations; only convolutions, matrix products and attention count
+    (`torch.utils.flop_counter`).
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()
+    channels = next(module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(torch.empty(1, channels, *size, device="meta"))
+    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return parameters, counter.get_total_flops() / 1e9
 
 
 def peak_training_memory(
@@ -109,16 +133,15 @@ def peak_training_memory(
             return pool.submit(_train, network, tuple(patch), batch, dict(arguments), device).result()
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:
         size = "x".join(map(str, patch))
-        raise DataError(
-            f"{network} could not be trained on {batch} patches of {size} voxels on {device}", "take less"
-        ) from error
+        problem = f"{network} could not be trained on {batch} patches of {size} voxels on {device}"
+        raise DataError(problem, "take less") from error
 
 
 def _train(network: str, patch: tuple[int, ...], batch: int, arguments: dict[str, Any], device: str) -> int:
     """Train in the process that `peak_training_memory` started, and return the peak."""
     gpu, before = device != "cpu", _greatest_resident()
-    image = channels_last(torch.randn(batch, arguments.get("in_channels", len(MODALITIES)), *patch, device=device))
-    target = (torch.rand(batch, arguments.get("out_channels", len(REGIONS)), *patch, device=device) > 0.9).float()
+    image = channels_last(torch.randn(batch, len(MODALITIES), *patch, device=device))
+    target = (torch.rand(batch, len(REGIONS), *patch, device=device) > 0.9).float()
     model, loss = build_network(network, **arguments).to(device).train(), DiceLoss(sigmoid=True)
     optimiser = torch.optim.AdamW(model.parameters())
     for _ in range(STEPS):

@@ -17,7 +17,7 @@ from monai.losses import DiceLoss
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.cli.options import Target, pick_device
-from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch, checkpoint_activations
+from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch
 from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import DataError
 
@@ -34,7 +34,6 @@ def run(
     batch: int = 2,
     steps: int = 10,
     bf16: bool = False,
-    checkpointing: bool = False,
     compile: bool = False,
     device: str = "auto",
     threads: int = 0,
@@ -57,8 +56,6 @@ def run(
         Measured steps, after two that warm up.
     bf16
         Compute the forward pass in bfloat16.
-    checkpointing
-        Compute the inside of blocks again in the backward pass, to save memory.
     compile
         Compile the network first, which takes minutes on a CPU.
     device
@@ -72,11 +69,10 @@ def run(
     device = pick_device(device)
     torch.set_num_threads(threads or torch.get_num_threads())
     model = build_network(network, **arguments).to(device).train()
-    model = checkpoint_activations(model) if checkpointing else model
     model = torch.compile(model) if compile else model
     loss, optimiser = DiceLoss(sigmoid=True), torch.optim.AdamW(model.parameters(), fused=True)
-    image = channels_last(torch.randn(batch, arguments.get("in_channels", len(MODALITIES)), *patch, device=device))
-    regions = (torch.rand(batch, arguments.get("out_channels", len(REGIONS)), *patch, device=device) > 0.9).float()
+    image = channels_last(torch.randn(batch, len(MODALITIES), *patch, device=device))
+    regions = (torch.rand(batch, len(REGIONS), *patch, device=device) > 0.9).float()
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):

@@ -22,7 +22,6 @@ def run(
     out: Target,
     fold: int = 0,
     trials: int = 20,
-    startup: int = 5,
     search_workers: int = 1,
     space: Mapping[str, Any] = SPACE,
     settings: TrainSettings,
@@ -39,8 +38,6 @@ def run(
         Which fold is the validation part.
     trials : int
         Trials in all; more may be asked for later.
-    startup : int
-        Trials drawn at random before TPE learns from them.
     search_workers : int
         Processes that work on the study here.
     space : mapping
@@ -48,13 +45,11 @@ def run(
     settings : TrainSettings
         What is not searched.
     """
-    for name, value in {"trials": trials, "startup": startup, "search_workers": search_workers}.items():
-        if value < 1:
-            raise DataError(f"{name} is {value}", "give 1 or more")
+    if min(trials, search_workers) < 1:
+        raise DataError(f"--trials is {trials} and --search-workers is {search_workers}", "give 1 or more for both")
     _, manifest, prepared = open_cohort(source, settings, work=out)
     training, validation = parts_of(manifest, prepared, fold)
-    options = {"out": out, "trials": trials, "startup": startup, "split_hash": manifest.sha256}
-    options["space"] = {name: tuple(limits) for name, limits in space.items()}
+    options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space)}
     context = multiprocessing.get_context("spawn")
     words = (search_workers, settings, training, validation, options)
     others = [context.Process(target=_work, args=(number, *words)) for number in range(1, search_workers)]

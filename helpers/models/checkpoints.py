@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.networks import copy_model_state
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import nn
@@ -25,8 +26,6 @@ from helpers.workspace import DataError, versions, write_atomically
 
 RELEASED = Path(__file__).parent / "released"
 """Folder of the models that come with the package, in half precision, each with its card."""
-LIMIT = 6_000_000
-"""Most bytes that released weights may have: every clone of the repository carries them."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,17 @@ def save_checkpoint(path: Path, network: nn.Module | Mapping[str, torch.Tensor],
     Raises
     ------
     DataError
-        If a weight is too large for half precision, the card names another number of channels than the network has, or the
-        path does not end in ``.safetensors``.
+        If a weight is too large for half precision, or the card names another number of channels than the network has.
     """
     path = _weights_path(path)
-    _check_counts(card, path)
+    _check_channels(card, path)
     state = network if isinstance(network, Mapping) else network.state_dict()
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    payload = save({key: _half(key, tensor) for key, tensor in tensors.items()} if half else tensors)
+    if half:
+        tensors = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+        if large := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+            raise DataError(f"{large[0]} has weights that half precision cannot hold", "save them in full")
+    payload = save(tensors)
     digest = hashlib.sha256(payload).hexdigest()
     complete = replace(card, weights_sha256=digest, versions=dict(card.versions) or versions())
     for file, content in ((path, payload), (card_path(path), (json.dumps(asdict(complete), indent=2) + "\n").encode())):
@@ -129,49 +131,32 @@ def save_checkpoint(path: Path, network: nn.Module | Mapping[str, torch.Tensor],
     return digest
 
 
-def load_checkpoint(path: Path, *, device: str | torch.device = "cpu", glioma: bool = True) -> tuple[nn.Module, ModelCard]:
-    """Rebuild a network from its weights and card, in evaluation mode.
-
-    Parameters
-    ----------
-    path : Path
-        Of the weights.
-    device : str or device
-        Where the network is to be.
-    glioma : bool
-        Refuse a network that has not the four modalities in and TC, WT, ET out, in this order.
+def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Rebuild a network from its weights and card, in evaluation mode, on a device.
 
     Raises
     ------
     DataError
-        If a file is missing or damaged, weights and card do not belong together, the card is of another kind of model, or the
-        weights do not fit the network that the card names.
+        If a file is missing or damaged, weights and card do not belong together, the network has other channels than the four
+        modalities in and TC, WT, ET out, or the weights do not fit it.
     """
-    path = _weights_path(path)
-    card = load_card(path, glioma=glioma)
+    path, card = _weights_path(path), load_card(path)
     payload = path.read_bytes()
     if hashlib.sha256(payload).hexdigest() != card.weights_sha256:
-        raise DataError(
-            f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs)", "copy both files again"
-        )
-    try:
-        tensors = load(payload)
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a safetensors file ({error})", "copy it again") from error
+        problem = f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs)"
+        raise DataError(problem, "copy both files again")
     network = build_network(card.network, **card.arguments)
     try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1:2] or [str(error)]
-        raise DataError(
-            f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason[0].strip()})",
-            "use the card that was written with it",
-        ) from error
+        network.load_state_dict(load(payload))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split("\n", 2)[-1].split())[:200]
+        problem = f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason})"
+        raise DataError(problem, "use the card that was written with it") from error
     return network.to(device).eval(), card
 
 
-def load_card(path: Path, *, glioma: bool = True) -> ModelCard:
-    """Read and check the card of a weights file; arguments and errors as in `load_checkpoint`."""
+def load_card(path: Path) -> ModelCard:
+    """Read and check the card of a weights file; errors as in `load_checkpoint`."""
     path = _weights_path(path)
     for file in (path, card_path(path)):
         if not file.is_file():
@@ -181,16 +166,23 @@ def load_card(path: Path, *, glioma: bool = True) -> ModelCard:
         tuples = [item.name for item in fields(ModelCard) if isinstance(item.default, tuple)]
         card = ModelCard(**content | {name: tuple(content[name]) for name in ("patch", *tuples)})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{card_path(path)} is not a model card of this version ({error!r})", "copy it again, or train the model again"
-        ) from error
-    for name, found, wanted in (("channels", card.modalities, MODALITIES), ("regions", card.regions, REGIONS)):
-        if glioma and sorted(found) != sorted(wanted):
-            raise DataError(f"{path} is a model with the {name} {list(found)}, not {list(wanted)}", "give one for glioma")
-        if glioma and found != wanted:
-            raise DataError(f"{path} orders its {name} {list(found)}, this package {list(wanted)}", "train it again")
-    _check_counts(card, path)
+        problem = f"{card_path(path)} is not a model card of this version ({error!r})"
+        raise DataError(problem, "copy it again, or train the model again") from error
+    _check_channels(card, path)
     return card
+
+
+def _check_channels(card: ModelCard, path: Path) -> None:
+    """Raise `DataError` unless card and network have the channels and regions of glioma, in the order of this package."""
+    for what, argument, found, usual in (
+        ("channels", "in_channels", card.modalities, MODALITIES),
+        ("regions", "out_channels", card.regions, REGIONS),
+    ):
+        if sorted(found) != sorted(usual) or card.arguments.get(argument, len(usual)) != len(usual):
+            problem = f"{path} is a {card.network} with {dict(card.arguments)} and the {what} {list(found)}, not {list(usual)}"
+            raise DataError(problem, "give one for glioma")
+        if found != usual:
+            raise DataError(f"{path} orders its {what} {list(found)}, this package {list(usual)}", "train it again")
 
 
 def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
@@ -211,7 +203,7 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
     Raises
     ------
     DataError
-        If no path is given, one of them cannot be loaded, or the members expect different input.
+        If one of them cannot be loaded, the members expect different input, or two are the same.
     """
     if not paths:
         raise DataError("an ensemble needs at least one checkpoint", "give the paths of its .safetensors files")
@@ -221,13 +213,10 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
     networks, cards = zip(*loaded, strict=True)
     for path, card in zip(paths[1:], cards[1:], strict=True):
         shared = ("preprocessing", "patch", "postprocessing")
-        differing = [name for name in shared if getattr(card, name) != getattr(cards[0], name)]
-        if differing:
-            raise DataError(
-                f"{path} differs from {paths[0]} in {', '.join(differing)}", "an ensemble needs members of one kind"
-            )
-    hashes = [card.weights_sha256 for card in cards]
-    if len(set(hashes)) < len(hashes):
+        if differing := [name for name in shared if getattr(card, name) != getattr(cards[0], name)]:
+            problem = f"{path} differs from {paths[0]} in {', '.join(differing)}"
+            raise DataError(problem, "an ensemble needs members of one kind")
+    if len({card.weights_sha256 for card in cards}) < len(cards):
         raise DataError("an ensemble was given the same weights twice", "name every checkpoint once")
     card = _shared_card(cards)
     return Ensemble(networks, ensemble_weights(card.arguments["members"])).to(device).eval(), card
@@ -253,7 +242,7 @@ def _shared_card(cards: Sequence[ModelCard]) -> ModelCard:
 
 
 def _joint(hashes: Iterable[str]) -> str:
-    """One hash for several: that of all of them, or the one that they all are."""
+    """Return one hash for several: that of all of them, or the one that they all are."""
     hashes = sorted(hashes)
     return hashes[0] if len(set(hashes)) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
@@ -274,64 +263,16 @@ def load_released(name: str = "phantom", *, device: str | torch.device = "cpu") 
     return load_checkpoint(path, device=device)
 
 
-def release_checkpoints(paths: Sequence[Path], *, name: str = "phantom") -> Path:
-    """Write a trained checkpoint, or several as an ensemble, in half precision to the released models.
-
-    Raises
-    ------
-    DataError
-        If a checkpoint cannot be loaded, they do not fit together, or in half precision they have more than `LIMIT` bytes.
-        Nothing is changed then.
-    """
-    network, card = load_ensemble(paths)
-    target = RELEASED / f"{name}.safetensors"
-    unfinished = target.with_name(f"unfinished-{target.name}")
-    try:
-        save_checkpoint(unfinished, network, card, half=True)
-        size = unfinished.stat().st_size
-        if size > LIMIT:
-            names = " and ".join(map(str, paths))
-            raise DataError(f"{names}: {size:,} bytes in half precision, at most {LIMIT:,} can be released", "train smaller")
-        card_path(unfinished).replace(card_path(target))
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-        card_path(unfinished).unlink(missing_ok=True)
-    return target
-
-
-CONTAINERS: tuple[str, ...] = ("state_dict", "model_state_dict", "model", "network")
+CONTAINERS = ("state_dict", "model_state_dict", "model", "network")
 """Names under which training scripts store the weights among other things."""
-PREFIXES: tuple[str, ...] = ("module.", "_orig_mod.", "model.", "network.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 """What data parallelism, torch.compile and Lightning put before every name."""
 ENCODER = "swinViT."
 """Where SwinUNETR keeps what self-supervised training stores without a prefix (``model_swinvit.pt``)."""
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of every tensor, by the network's names, but `unexpected`, which has the file's.
-
-    Attributes
-    ----------
-    matched : tuple of str
-        Taken from the file.
-    missing : tuple of str
-        Not in the file; left as they were.
-    unexpected : tuple of str
-        In the file, without a place in the network.
-    mismatched : mapping from str to pair of tuples
-        In both with different shapes, the file's and the network's; left as they were.
-    """
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-
-def load_pretrained(network: nn.Module, path: Path) -> LoadReport:
-    """Copy every tensor of a file that fits into a network, in place; the others stay as they are.
+def load_pretrained(network: nn.Module, path: Path) -> list[str]:
+    """Copy every tensor of a foreign file that fits into a network, in place, and return their names; the others stay.
 
     Names may be wrapped by containers and prefixes of common training scripts, or be those of a Swin encoder alone
     (``mlp.fc1`` is MONAI's ``mlp.linear1``). The file is ``.safetensors`` or one of `torch.save` with nothing but tensors and
@@ -342,84 +283,33 @@ def load_pretrained(network: nn.Module, path: Path) -> LoadReport:
     DataError
         If the file cannot be read without unpickling code, or less than half of its tensors fit; nothing is changed then.
     """
-    path, own = Path(path), network.state_dict()
-    taken, mismatched, unexpected = {}, {}, []
-    for key, tensor in _read_weights(path).items():
-        name = _own_name(key, own)
-        if name is None or name in taken or name in mismatched:
-            unexpected.append(key)
-        elif tensor.shape == own[name].shape:
-            taken[name] = tensor
-        else:
-            mismatched[name] = (tuple(tensor.shape), tuple(own[name].shape))
-    if not taken or len(taken) < len(unexpected) + len(mismatched):
-        example = ""
-        if mismatched:
-            name, (found, wanted) = next(iter(mismatched.items()))
-            example = f", {len(mismatched)} have another shape (such as {name}, {found} instead of {wanted})"
-        raise DataError(
-            f"{path} does not fit {type(network).__name__}: {len(taken)} of its tensors match{example}, "
-            f"{len(unexpected)} have no place",
-            "build the network that it was saved from",
-        )
-    network.load_state_dict(taken, strict=False)
-    missing = tuple(name for name in own if name not in taken and name not in mismatched)
-    return LoadReport(tuple(taken), missing, tuple(unexpected), mismatched)
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a weights file by its name there, on the CPU."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist", "give a .safetensors file or one of torch.save")
+    own = network.state_dict()
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it ends early")
         raise DataError(f"{path} holds no plain weights ({reason})", "save its state_dict alone") from error
-    while isinstance(content, Mapping):
-        inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    tensors = {key: value for key, value in content.items() if torch.is_tensor(value)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise DataError(f"{path} holds no tensors by name", "save the state_dict of a network")
-    return tensors
+    while inner := [content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)]:
+        content = inner[0]
+    tensors = {_own_name(key, own): value for key, value in content.items() if torch.is_tensor(value)}
+    state, taken, _ = copy_model_state(own, tensors)
+    if len(taken) < max(1, len(tensors) / 2):
+        problem = f"{path} does not fit {type(network).__name__}: {len(taken)} of its {len(tensors)} tensors match"
+        raise DataError(problem, "build the network that it was saved from, and save its state_dict")
+    network.load_state_dict(state)
+    return taken
 
 
-def _own_name(key: str, own: Mapping[str, torch.Tensor]) -> str | None:
-    """The network's name of a tensor that a file calls `key`; None if it has none."""
+def _own_name(key: str, own: Mapping[str, torch.Tensor]) -> str:
+    """Return the network's name of a tensor that a file calls `key`, or `key` without prefixes if it has none."""
     while key not in own:
-        encoder = ENCODER + key.replace("mlp.fc", "mlp.linear")
-        if encoder in own:
+        if (encoder := ENCODER + key.replace("mlp.fc", "mlp.linear")) in own:
             return encoder
         prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)
         if prefix is None:
-            return None
+            break
         key = key.removeprefix(prefix)
     return key
-
-
-def _check_counts(card: ModelCard, path: Path) -> None:
-    """Raise `DataError` if a card names more or fewer channels than its network has."""
-    for argument, names, usual in (
-        ("in_channels", card.modalities, MODALITIES),
-        ("out_channels", card.regions, REGIONS),
-    ):
-        count = card.arguments.get(argument, len(usual))
-        if count != len(names):
-            raise DataError(
-                f"the card of {path} names {list(names)}, but {card.network} has {argument} {count}", "make them agree"
-            )
-
-
-def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    smaller = tensor.half()
-    if not torch.isfinite(smaller).all():
-        raise DataError(f"{name} has weights that half precision cannot hold", "save them in full")
-    return smaller
 
 
 def _weights_path(path: Path) -> Path:

@@ -7,7 +7,6 @@ Every network takes an image (B, in_channels, X, Y, Z), or (B, in_channels, X, Y
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import math
@@ -16,109 +15,63 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.networks.blocks import UnetBasicBlock, UnetResBlock
-from monai.networks.blocks.convolutions import ResidualUnit
-from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.nets import UNETR, AttentionUnet, DynUNet, SegResNet, SwinUNETR, UNet
-from monai.networks.nets.swin_unetr import SwinTransformerBlock
+from monai.networks.nets.swin_unetr import WindowAttention
 from torch import nn
-from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.functional import scaled_dot_product_attention
 
 from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import DataError
 
-IMAGE, LOGITS = len(MODALITIES), len(REGIONS)
+GRID = {"spatial_dims": 3, "in_channels": len(MODALITIES), "out_channels": len(REGIONS)}
+"""Arguments that every network takes, with their defaults."""
 CHANNELS: dict[int, tuple[int, ...]] = {2: (16, 32, 64, 128, 256), 3: (16, 32, 64, 128)}
 """Channels of the levels by number of dimensions. Slices are longer than patches and so have one level more."""
 MEMORY_FORMATS: dict[int, torch.memory_format] = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By the number of axes of an image with batch and channels."""
-BLOCKS: tuple[type[nn.Module], ...] = (ResidualUnit, ResBlock, UnetBasicBlock, UnetResBlock, SwinTransformerBlock)
-"""Blocks of several layers, to which gradient checkpointing applies."""
 
 
-def unet(
-    *,
-    channels: Sequence[int] | None = None,
-    num_res_units: int = 2,
-    dropout: float = 0.0,
-    spatial_dims: int = 3,
-    in_channels: int = IMAGE,
-    out_channels: int = LOGITS,
-) -> nn.Module:
+def unet(grid: Mapping[str, int], *, channels: Sequence[int] = (), num_res_units: int = 2, dropout: float = 0.0) -> nn.Module:
     """Build a U-Net with residual units and instance normalisation (Kerfoot et al. 2019).
 
     The default in 3-D, ``channels=(16, 32, 64, 128)``, has 1.2 million parameters; the grid is halved between levels.
     """
-    channels = tuple(channels or CHANNELS[spatial_dims])
-    return UNet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=channels,
-        strides=(2,) * (len(channels) - 1),
-        num_res_units=num_res_units,
-        norm="INSTANCE",
-        dropout=dropout,
-    )
+    levels = levels_of(channels or CHANNELS[grid["spatial_dims"]], least=1)
+    return UNet(**grid, **levels, num_res_units=num_res_units, norm="INSTANCE", dropout=dropout)
 
 
-def attention_unet(
-    *,
-    channels: Sequence[int] | None = None,
-    dropout: float = 0.0,
-    spatial_dims: int = 3,
-    in_channels: int = IMAGE,
-    out_channels: int = LOGITS,
-) -> nn.Module:
+def attention_unet(grid: Mapping[str, int], *, channels: Sequence[int] = (), dropout: float = 0.0) -> nn.Module:
     """Build a U-Net whose skip connections pass through attention gates (Oktay et al. 2018).
 
     The published batch normalisation is replaced by instance normalisation: over one or two volumes its statistics mean little.
     """
-    channels = tuple(channels or CHANNELS[spatial_dims])
-    if len(channels) < 2:
-        raise ValueError(f"channels {channels} must name at least two levels")
-    network = AttentionUnet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=channels,
-        strides=(2,) * (len(channels) - 1),
-        dropout=dropout,
-    )
-    _normalise_instances(network, {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[spatial_dims])
+    network = AttentionUnet(**grid, **levels_of(channels or CHANNELS[grid["spatial_dims"]], least=2), dropout=dropout)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
+                kind = nn.InstanceNorm2d if isinstance(child, nn.BatchNorm2d) else nn.InstanceNorm3d
+                setattr(module, name, kind(child.num_features, affine=True))
     return network
 
 
-def _normalise_instances(module: nn.Module, kind: type[nn.Module]) -> None:
-    """Replace every batch normalisation below `module` by instance normalisation with scale and offset."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
-            setattr(module, name, kind(child.num_features, affine=True))
-        else:
-            _normalise_instances(child, kind)
+def levels_of(channels: Sequence[int], *, least: int) -> dict[str, tuple[int, ...]]:
+    """Return MONAI's arguments for levels of so many channels, each of half the grid of the one before."""
+    if len(channels) < least:
+        raise ValueError(f"{tuple(channels)} must name at least {least} levels")
+    return {"channels": tuple(channels), "strides": (2,) * (len(channels) - 1)}
 
 
 def segresnet(
+    grid: Mapping[str, int],
     *,
     init_filters: int = 8,
     blocks_down: Sequence[int] = (1, 2, 2, 4),
     blocks_up: Sequence[int] = (1, 1, 1),
     dropout: float = 0.0,
-    spatial_dims: int = 3,
-    in_channels: int = IMAGE,
-    out_channels: int = LOGITS,
 ) -> nn.Module:
     """Build the residual encoder and decoder of Myronenko (2018), which won BraTS 2018."""
-    return SegResNet(
-        spatial_dims=spatial_dims,
-        init_filters=init_filters,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        dropout_prob=dropout or None,
-        blocks_down=tuple(blocks_down),
-        blocks_up=tuple(blocks_up),
-    )
+    blocks = {"blocks_down": tuple(blocks_down), "blocks_up": tuple(blocks_up)}
+    return SegResNet(**grid, **blocks, init_filters=init_filters, dropout_prob=dropout or None)
 
 
 class SupervisedDynUNet(DynUNet):
@@ -148,46 +101,34 @@ class SupervisedDynUNet(DynUNet):
 
 
 def dynunet(
-    *,
-    filters: Sequence[int] | None = None,
-    deep_supervision: bool = True,
-    dropout: float = 0.0,
-    spatial_dims: int = 3,
-    in_channels: int = IMAGE,
-    out_channels: int = LOGITS,
+    grid: Mapping[str, int], *, filters: Sequence[int] = (), deep_supervision: bool = True, dropout: float = 0.0
 ) -> nn.Module:
     """Build nnU-Net's U-Net (Isensee et al. 2021): two plain convolutions a level, strided down, transposed up.
 
     With `deep_supervision` it returns, in training, an output of every level but the two coarsest.
     """
-    filters = tuple(filters or CHANNELS[spatial_dims])
-    if len(filters) < 3:
-        raise ValueError(f"filters {filters} must name at least three levels")
-    strides = (1, *(2,) * (len(filters) - 1))
+    levels = levels_of(filters or CHANNELS[grid["spatial_dims"]], least=3)
+    count, strides = len(levels["channels"]), levels["strides"]
     return SupervisedDynUNet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=(3,) * len(filters),
-        strides=strides,
-        upsample_kernel_size=strides[1:],
-        filters=filters,
+        **grid,
+        kernel_size=(3,) * count,
+        strides=(1, *strides),
+        upsample_kernel_size=strides,
+        filters=levels["channels"],
         dropout=dropout or None,
         deep_supervision=deep_supervision,
-        deep_supr_num=len(filters) - 2,
+        deep_supr_num=count - 2,
     )
 
 
 def unetr(
+    grid: Mapping[str, int],
     *,
     img_size: int = 64,
     feature_size: int = 8,
     hidden_size: int = 192,
     num_heads: int = 6,
     dropout: float = 0.0,
-    spatial_dims: int = 3,
-    in_channels: int = IMAGE,
-    out_channels: int = LOGITS,
 ) -> nn.Module:
     """Build UNETR (Hatamizadeh et al. 2022): every token of 16^3 voxels attends to every other, with a U-Net decoder.
 
@@ -195,32 +136,21 @@ def unetr(
     """
     if img_size % 16 or img_size < 32:
         raise DataError(f"unetr cannot have img_size {img_size}", "give a multiple of 16, at least 32")
-    network = UNETR(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        img_size=img_size,
-        feature_size=feature_size,
-        hidden_size=hidden_size,
-        mlp_dim=4 * hidden_size,
-        num_heads=num_heads,
-        dropout_rate=dropout,
-        spatial_dims=spatial_dims,
-    )
+    sizes = {"img_size": img_size, "feature_size": feature_size, "hidden_size": hidden_size, "mlp_dim": 4 * hidden_size}
+    network = UNETR(**grid, **sizes, num_heads=num_heads, dropout_rate=dropout)
     for block in network.vit.blocks:
         block.norm_cross_attn.requires_grad_(False)  # never used; several processes would wait for its gradient
     return network
 
 
 def swin_unetr(
+    grid: Mapping[str, int],
     *,
     feature_size: int = 12,
-    window_size: int | None = None,
+    window_size: int = 0,
     use_v2: bool = False,
     use_flash_attention: bool | None = None,
     dropout: float = 0.0,
-    spatial_dims: int = 3,
-    in_channels: int = IMAGE,
-    out_channels: int = LOGITS,
 ) -> nn.Module:
     """Build Swin UNETR (Hatamizadeh et al. 2022): attention within shifted windows, and a U-Net decoder.
 
@@ -228,7 +158,7 @@ def swin_unetr(
     ----------
     feature_size : int
         Channels of the first level, a multiple of 12: 12, 24 or 48 (published).
-    window_size : int, optional
+    window_size : int
         Edge of an attention window in tokens, each of 2^3 voxels. The default in 3-D is 4 (published: 7), which costs about a
         quarter of the time on a CPU and divides the grids of a 64^3 patch without padding; in 2-D it is 8.
     use_v2 : bool
@@ -239,14 +169,12 @@ def swin_unetr(
     if feature_size % 12:
         raise DataError(f"swin_unetr cannot have feature_size {feature_size}", "give a multiple of 12, such as 12, 24 or 48")
     return SwinUNETR(
-        in_channels=in_channels,
-        out_channels=out_channels,
+        **grid,
         feature_size=feature_size,
-        window_size=window_size or {2: 8, 3: 4}[spatial_dims],
+        window_size=window_size or {2: 8, 3: 4}[grid["spatial_dims"]],
         use_v2=use_v2,
         use_flash_attention=torch.cuda.is_available() if use_flash_attention is None else use_flash_attention,
         drop_rate=dropout,
-        spatial_dims=spatial_dims,
     )
 
 
@@ -257,7 +185,7 @@ class NetworkKind:
     Attributes
     ----------
     build : callable
-        Takes keyword arguments only, all with defaults, and returns the network.
+        Takes ``{"spatial_dims": 3, "in_channels": 4, "out_channels": 3}`` and keyword arguments, all with defaults.
     multiple : callable
         From the same arguments to the number of voxels of which every edge of an input must be a multiple.
     one_size : bool
@@ -273,34 +201,20 @@ class NetworkKind:
     cpu_bf16: bool = True
 
 
-def _levels_multiple(argument: str) -> Callable[..., int]:
-    """Multiple of a network that halves the grid between the levels whose channels this argument lists."""
-
-    def multiple(*, spatial_dims: int = 3, **arguments) -> int:
-        return 2 ** (len(arguments.get(argument) or CHANNELS[spatial_dims]) - 1)
-
-    return multiple
+def halvings(*, spatial_dims: int = 3, channels: Sequence[int] = (), filters: Sequence[int] = (), **_: Any) -> int:
+    """Multiple of a network that halves the grid between its levels."""
+    return 2 ** (len(channels or filters or CHANNELS[spatial_dims]) - 1)
 
 
 NETWORKS: dict[str, NetworkKind] = {
-    "unet": NetworkKind(unet, _levels_multiple("channels")),
-    "attention_unet": NetworkKind(attention_unet, _levels_multiple("channels")),
+    "unet": NetworkKind(unet, halvings),
+    "attention_unet": NetworkKind(attention_unet, halvings),
     "segresnet": NetworkKind(segresnet, lambda *, blocks_down=(1, 2, 2, 4), **_: 2 ** (len(blocks_down) - 1), cpu_bf16=False),
-    "dynunet": NetworkKind(dynunet, _levels_multiple("filters")),
+    "dynunet": NetworkKind(dynunet, halvings),
     "unetr": NetworkKind(unetr, lambda *, img_size=64, **_: img_size, one_size=True),
     "swin_unetr": NetworkKind(swin_unetr, lambda **_: 32),
 }
 """Every network that can be trained by name; another one is added by adding its builder here."""
-
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "unet": {"channels": (32, 64, 128, 256, 512)},
-    "attention_unet": {"channels": (64, 128, 256, 512)},
-    "segresnet": {"init_filters": 32, "dropout": 0.2},
-    "dynunet": {"filters": (32, 64, 128, 256, 320, 320)},
-    "unetr": {"feature_size": 16, "hidden_size": 768, "num_heads": 12},
-    "swin_unetr": {"feature_size": 48, "window_size": 7},
-}
-"""Arguments as the networks were published or are commonly trained on a GPU."""
 
 ENSEMBLE = "ensemble"
 """Several networks as one: ``build_network(ENSEMBLE, members=[{"network": name, "arguments": {...}}, ...])``.
@@ -339,7 +253,7 @@ def build_network(name: str, **arguments) -> nn.Module:
     """Build a network with fresh weights from torch's current random state.
 
     Its weights lie channels last in memory, which convolutions on a CPU run on about a third faster, and its convolutions stay
-    in 32 bit where bfloat16 would spoil their gradients (`keep_small_grids_exact`).
+    in 32 bit if bfloat16 would spoil their gradients (`keep_small_grids_exact`).
 
     Parameters
     ----------
@@ -358,33 +272,31 @@ def build_network(name: str, **arguments) -> nn.Module:
         return Ensemble(members, ensemble_weights(arguments["members"]))
     if name not in NETWORKS:
         raise DataError(f"there is no network {name!r}", f"choose one of {', '.join(NETWORKS)}")
-    known = inspect.signature(NETWORKS[name].build).parameters
-    unknown = [argument for argument in arguments if argument not in known]
-    if unknown:
+    known = [*inspect.signature(NETWORKS[name].build).parameters][1:] + list(GRID)
+    if unknown := [argument for argument in arguments if argument not in known]:
         raise DataError(f"{name} has no argument {', '.join(unknown)}", f"it takes {', '.join(known)}")
-    if arguments.get("spatial_dims", 3) not in (2, 3):
-        raise DataError(f"{name} cannot be built with {arguments['spatial_dims']} dimensions", "take 2 or 3")
+    grid = {key: arguments.pop(key, default) for key, default in GRID.items()}
+    if grid["spatial_dims"] not in (2, 3):
+        raise DataError(f"{name} cannot be built with {grid['spatial_dims']} dimensions", "take 2 or 3")
     try:
-        network = NETWORKS[name].build(**arguments)
+        network = NETWORKS[name].build(grid, **arguments)
+    except DataError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{name} cannot be built with {arguments}: {error}", "change the arguments") from error
-    return keep_small_grids_exact(network).to(memory_format=MEMORY_FORMATS[arguments.get("spatial_dims", 3) + 2])
+    return keep_small_grids_exact(network).to(memory_format=MEMORY_FORMATS[grid["spatial_dims"] + 2])
 
 
 def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple[str, Mapping[str, Any]]]:
-    """Names and arguments of the networks in an ensemble."""
+    """Return names and arguments of the networks in an ensemble."""
     try:
         found = [(member["network"], member["arguments"]) for member in members]
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{members!r} are not members of an ensemble", "give a network and its arguments for every member"
-        ) from error
+        remedy = "give a network and its arguments for every member"
+        raise DataError(f"{members!r} are not members of an ensemble", remedy) from error
     if unknown or not found:
-        raise DataError(
-            f"{ENSEMBLE} was given no members, or more than members", "give one argument, members, with at least one network"
-        )
+        remedy = "give one argument, members, with at least one network"
+        raise DataError(f"{ENSEMBLE} was given no members, or more than members", remedy)
     return found
 
 
@@ -395,10 +307,8 @@ def ensemble_weights(members: Sequence[Mapping[str, Any]]) -> list[Sequence[floa
         return None
     alike = len(weights) == len(members) and len(set(map(len, weights))) == 1
     if not alike or min(map(min, weights)) < 0 or not all(map(any, zip(*weights, strict=True))):
-        raise DataError(
-            f"{ENSEMBLE} cannot have the weights {weights}",
-            "give every member as many, none below 0, and for every output one above 0",
-        )
+        remedy = "give every member as many, none below 0, and for every output one above 0"
+        raise DataError(f"{ENSEMBLE} cannot have the weights {weights}", remedy)
     return weights
 
 
@@ -421,40 +331,14 @@ def check_patch(patch: Sequence[int], name: str, **arguments) -> None:
     normalisation there has no spread to divide by otherwise. A network of one size takes no other.
     """
     multiple, dimensions = input_multiple(name, **arguments), arguments.get("spatial_dims", 3)
-    size = "x".join(map(str, patch))
+    problem = f"{name} cannot train on patches of {'x'.join(map(str, patch))} voxels"
     if len(patch) != dimensions:
-        raise DataError(
-            f"{name} with {dimensions} dimensions cannot train on patches of {size} voxels", f"give {dimensions} edges"
-        )
+        raise DataError(f"{problem} with {dimensions} dimensions", f"give {dimensions} edges")
     if NETWORKS[name].one_size:
         if any(edge != multiple for edge in patch):
-            raise DataError(f"{name} was built for edges of {multiple} voxels, not {size}", "set patch and img_size alike")
+            raise DataError(f"{problem}, as it was built for edges of {multiple}", "set patch and img_size alike")
     elif any(edge % multiple or edge <= 0 for edge in patch) or math.prod(edge // multiple for edge in patch) < 2:
-        raise DataError(
-            f"{name} cannot train on patches of {size} voxels",
-            f"take multiples of {multiple}, at least one edge of {2 * multiple} or more",
-        )
-
-
-@dataclass(frozen=True)
-class NetworkDescription:
-    """Size of a network: trainable parameters, and 10^9 operations of one forward pass over one input."""
-
-    parameters: int
-    gflop: float
-
-
-def describe_network(network: nn.Module, *, size: Sequence[int] = (64, 64, 64), in_channels: int = IMAGE) -> NetworkDescription:
-    """Count parameters and operations of one forward pass over an input of `size` voxels, without executing it.
-
-    A multiplication and an addition count as two operations; only convolutions, matrix products and attention count
-    (`torch.utils.flop_counter`).
-    """
-    shadow = copy.deepcopy(network).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(1, in_channels, *size, device="meta"))
-    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return NetworkDescription(parameters, counter.get_total_flops() / 1e9)
+        raise DataError(problem, f"take multiples of {multiple}, at least one edge of {2 * multiple} or more")
 
 
 def keep_small_grids_exact(network: nn.Module) -> nn.Module:
@@ -483,32 +367,41 @@ def _exact(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
     return type(f"Exact{kind.__name__}", (kind,), {"forward": forward})
 
 
-def checkpoint_activations(network: nn.Module) -> nn.Module:
-    """Apply gradient (activation) checkpointing to every one of the network's `BLOCKS`, in place (Chen et al. 2016).
+class FusedWindowAttention(WindowAttention):
+    """MONAI's `WindowAttention` with the same weights, computed by `scaled_dot_product_attention`.
 
-    A block keeps its input only, and the backward pass computes its activations again: less memory for about one more forward
-    pass. Outputs, gradients, weights and their names stay, and prediction is not touched.
-
-    Raises
-    ------
-    DataError
-        If it has none of the `BLOCKS`.
+    MONAI's own ``use_flash_attention`` fuses only while no gradients are recorded, so that training keeps the attention
+    weights of every pair of tokens for the backward pass, and it repeats the bias for every image of a batch. On a CPU no
+    fused kernel gives the gradient of the bias: MONAI's products are used there.
     """
-    found = [module for module in network.modules() if isinstance(module, BLOCKS)]
-    if not found:
-        raise DataError(f"{type(network).__name__} has no block to checkpoint", "train it without gradient checkpointing")
-    for module in found:
-        module.__class__ = _checkpointed(type(module))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend within windows: (images * windows, tokens, channels), like the result.
+
+        The mask (windows, tokens, tokens) is 0 if two tokens may attend to each other and -100 if the shift brought them
+        together.
+        """
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            return super().forward(x, mask)
+        count, tokens, channels = x.shape
+        windows = 1 if mask is None else mask.shape[0]
+        index = self.relative_position_index[:tokens, :tokens].reshape(-1)
+        bias = self.relative_position_bias_table[index].view(tokens, tokens, self.num_heads).permute(2, 0, 1)
+        if mask is not None:
+            bias = (bias[None] + mask[:, None]).flatten(0, 1)  # (windows * heads, tokens, tokens)
+        parts = self.qkv(x).view(count // windows, windows, tokens, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5)
+        query, key, value = parts.flatten(2, 3)  # each (images, windows * heads, tokens, channels of a head)
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=bias[None].to(query.dtype), dropout_p=dropout, scale=self.scale
+        )
+        out = out.unflatten(1, (windows, self.num_heads)).transpose(2, 3).reshape(count, tokens, channels)
+        return self.proj_drop(self.proj(out))
+
+
+def fuse_attention(network: nn.Module) -> nn.Module:
+    """Let every window attention of a Swin UNETR run through the fused kernels, in place; weights and their names stay."""
+    for module in network.modules():
+        if isinstance(module, WindowAttention):
+            module.__class__ = FusedWindowAttention  # the same state, another forward: nothing is built or copied
     return network
-
-
-@functools.cache
-def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
-    """A block of this kind that keeps its input only."""
-
-    def forward(self: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return kind.forward(self, *inputs)
-        return checkpoint(functools.partial(kind.forward, self), *inputs, use_reentrant=False)
-
-    return type(f"Checkpointed{kind.__name__}", (kind,), {"forward": forward})

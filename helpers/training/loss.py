@@ -13,44 +13,34 @@ SMOOTH = 1e-5
 
 
 class RegionLoss(nn.Module):
-    """Add soft Dice loss and binary cross-entropy, each the mean over TC, WT and ET.
+    """Add soft Dice loss and binary cross-entropy ("dice+bce"), each the mean over TC, WT and ET, or take one of the two.
 
     TC, WT and ET overlap, so each is a yes-or-no question: a sigmoid and binary cross-entropy for every channel.
     (`monai.losses.DiceCELoss(sigmoid=True)` uses a softmax over the channels, which cannot say yes twice.)
 
     The soft Dice loss (Milletari et al. 2016) is taken over the whole batch, so a patch without, say, enhancing tumour is
-    weighed together with one that has it. If a region is empty in all of the batch, the gradient of Dice vanishes; there the
-    cross-entropy still pulls false positives down.
+    weighed together with one that has it; under DDP over the patches of all processes. (`monai.losses.DiceLoss(batch=True)`,
+    which this equals in one process, sees its own share only.) If a region is empty in all of the batch, the gradient of Dice
+    vanishes; there the cross-entropy still pulls false positives down.
 
-    If several processes train together, the sums of Dice run over the patches of all of them, so that the loss is that of one
-    process with the whole batch. (`monai.losses.DiceLoss(batch=True)`, which this equals in one process, sees its own share
-    only.) A network with deep supervision returns several logits, the full size first; each is compared with the target at its
-    own size, with weights 1, 1/2, 1/4 and so on, in all 1 (Isensee et al. 2021).
-
-    Parameters
-    ----------
-    name : str
-        "dice+bce", "dice" or "bce".
+    A network with deep supervision returns several logits, the full size first; each is compared with the target at its own
+    size, with weights 1, 1/2, 1/4 and so on, in all 1 (Isensee et al. 2021).
     """
 
     def __init__(self, name: str = "dice+bce") -> None:
         super().__init__()
-        self.terms = name.split("+")
+        self.terms = [{"dice": soft_dice_loss, "bce": binary_cross_entropy_with_logits}[term] for term in name.split("+")]
 
     def forward(self, logits: torch.Tensor | Sequence[torch.Tensor], regions: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits (B, 3, X, Y, Z), or several of them, against a region map of 0 and 1: a scalar."""
-        levels = [logits] if isinstance(logits, torch.Tensor) else list(logits)
-        weights = [0.5**level for level in range(len(levels))]
-        losses = [weight * self._level(level, regions) for weight, level in zip(weights, levels, strict=True)]
-        return torch.stack(losses).sum() / sum(weights)
+        levels = [logits] if isinstance(logits, torch.Tensor) else logits
+        losses = [0.5**level * self._level(each.float(), regions.float()) for level, each in enumerate(levels)]
+        return torch.stack(losses).sum() / sum(0.5**level for level in range(len(levels)))
 
-    def _level(self, logits: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        logits = logits.float()  # bfloat16 sums over a million voxels would lose the small terms
-        target = regions.to(logits.dtype)
+    def _level(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if target.shape[2:] != logits.shape[2:]:
             target = interpolate(target, size=logits.shape[2:], mode="nearest-exact")
-        losses = {"dice": soft_dice_loss, "bce": binary_cross_entropy_with_logits}
-        return sum(losses[term](logits, target) for term in self.terms)
+        return sum(term(logits, target) for term in self.terms)
 
 
 def soft_dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -64,7 +54,10 @@ def soft_dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class _SumOverProcesses(autograd.Function):
-    """Sum over all processes and let gradients through: the share of each process is part of the loss of every process."""
+    """Sum over all processes and let gradients through: the share of each process is part of the loss of every process.
+
+    (PyTorch has deprecated its own, `torch.distributed.nn.functional.all_reduce`.)
+    """
 
     @staticmethod
     def forward(context: autograd.function.FunctionCtx, share: torch.Tensor) -> torch.Tensor:
@@ -74,6 +67,4 @@ class _SumOverProcesses(autograd.Function):
 
     @staticmethod
     def backward(context: autograd.function.FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        distributed.all_reduce(total)
-        return total
+        return _SumOverProcesses.apply(gradient)

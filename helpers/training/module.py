@@ -15,9 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import label_map
 from helpers.evaluation.predict import predict_image
-from helpers.models.attention import fuse_attention
 from helpers.models.checkpoints import ModelCard
-from helpers.models.networks import input_multiple
+from helpers.models.networks import fuse_attention, input_multiple
 from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.loss import RegionLoss
 from helpers.training.settings import TrainSettings

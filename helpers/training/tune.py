@@ -30,10 +30,10 @@ from helpers.workspace import DataError
 
 HEARTBEAT, GRACE = 10, 60
 """Seconds between signs of life of a worker, and without any after which its trial is taken over."""
-
 RETRIES = 3
 """How often a trial is tried again: its workers may die of the trial itself, such as of its memory."""
-
+STARTUP = 5
+"""Trials that are drawn at random and not pruned, before TPE learns from them."""
 SPACE: dict[str, tuple[float, float]] = {
     "learning_rate": (1e-4, 3e-2),
     "weight_decay": (1e-6, 1e-1),
@@ -65,54 +65,45 @@ def search(
     out: Path,
     space: Mapping[str, tuple[float, float]] = SPACE,
     trials: int = 20,
-    startup: int = 5,
     worker: int = 0,
     split_hash: str = "",
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = print,
 ) -> optuna.Study:
     """Work on the study of a folder until `trials` have ended; several processes may, and one may go on after another died.
 
     Parameters
     ----------
-    settings : TrainSettings
-        What is not searched.
-    training, validation : sequence of Path
-        Prepared files with labels.
+    settings, training, validation, split_hash
+        As in `train`; the settings say what is not searched.
     out : Path
         For ``study.db`` and a folder for every trial.
     space : mapping from str to (float, float)
         Least and greatest value by setting; a range from above 0 over more than a factor of 10 is searched on a logarithmic
         scale.
-    trials, startup : int
-        Trials in all, pruned ones included; those of them that are drawn at random and not pruned, before TPE learns.
+    trials : int
+        Trials in all, pruned ones included.
     worker : int
         Number of this worker, so that each draws other settings.
-    split_hash : str
-        As in `train`.
-    report : callable, optional
-        Called with a line of text after every trial, such as `print`.
+    report : callable
+        Called with a line of text after every trial.
 
     Raises
     ------
     DataError
         If the folder holds a study with other settings, or the space names what is no number of `TrainSettings`.
     """
-    out = Path(out)
     for name, limits in space.items():
-        if not isinstance(getattr(settings, name, None), float) or not len(limits) == 2 or not limits[0] < limits[1]:
-            raise DataError(
-                f"{name} cannot be searched over {limits}", f"give two numbers for settings such as {', '.join(SPACE)}"
-            )
-    study = open_study(out, startup=startup)
+        if not isinstance(getattr(settings, name, None), float) or len(limits) != 2 or not limits[0] < limits[1]:
+            remedy = f"give two numbers for settings such as {', '.join(SPACE)}"
+            raise DataError(f"{name} cannot be searched over {limits}", remedy)
+    study, begun = open_study(out), []
     _check_fixed(study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out)
-
-    begun = []
 
     def objective(trial: Trial) -> float:
         begun.append(trial.number)
-        drawn = {name: trial.suggest_float(name, *limits, log=_logarithmic(*limits)) for name, limits in space.items()}
-        watch, folder = ReportTrial(trial), trial_folder(out, trial.study.get_trials(deepcopy=False)[trial.number])
-        changed = replace(settings, **drawn)
+        ranges = {name: {"low": low, "high": high, "log": low > 0 and high > 10 * low} for name, (low, high) in space.items()}
+        changed = replace(settings, **{name: trial.suggest_float(name, **ranges[name]) for name in space})
+        folder, watch = trial_folder(out, trial.study.get_trials(deepcopy=False)[trial.number]), ReportTrial(trial)
         try:
             result = train(changed, training, validation, out=folder, split_hash=split_hash, resume="auto", callbacks=[watch])
         except NonFiniteError as error:
@@ -124,29 +115,27 @@ def search(
 
     def conclude(study: optuna.Study, trial: FrozenTrial) -> None:
         shutil.rmtree(trial_folder(out, trial) / "checkpoints", ignore_errors=True)
-        if report:
-            drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
-            score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
-            report(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
+        drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+        score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
+        report(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
 
     while len(ended_trials(study)) < trials:
         fail_stale_trials(study)
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
-        busy = sum(state in (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED) for state in states)
-        if busy < trials or TrialState.WAITING in states:
-            seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
-            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-            try:
-                study.optimize(objective, n_trials=1, callbacks=[conclude])
-            except BaseException:  # the trial has failed, and is to be tried again by whoever goes on
-                _retry()(study, study.get_trials()[begun[-1]])
-                raise
-        else:
+        if TrialState.WAITING not in states and len(states) - states.count(TrialState.FAIL) >= trials:
             time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
+            continue
+        seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
+        try:
+            study.optimize(objective, n_trials=1, callbacks=[conclude])
+        except BaseException:  # the trial has failed, and is to be tried again by whoever goes on
+            _retry()(study, study.get_trials()[begun[-1]])
+            raise
     return study
 
 
-def open_study(folder: Path, *, startup: int = 5) -> optuna.Study:
+def open_study(folder: Path) -> optuna.Study:
     """Open the study of a folder; it is made if there is none."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -158,9 +147,8 @@ def open_study(folder: Path, *, startup: int = 5) -> optuna.Study:
         grace_period=GRACE,
         heartbeat_stale_trial_callback=_retry(),
     )
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=startup)
-    options = {"study_name": "search", "direction": "maximize", "pruner": pruner, "load_if_exists": True}
-    return optuna.create_study(storage=storage, **options)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
+    return optuna.create_study(study_name="search", storage=storage, direction="maximize", pruner=pruner, load_if_exists=True)
 
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -183,8 +171,8 @@ def export_best(study: optuna.Study, folder: Path) -> Path:
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise DataError(f"no trial of {Path(folder) / 'study.db'} is complete", "let the search go on, with more trials")
     source, target = trial_folder(folder, study.best_trial) / "best.safetensors", Path(folder) / "best.safetensors"
-    shutil.copyfile(source, target)
-    shutil.copyfile(card_path(source), card_path(target))
+    for each, copy in ((source, target), (card_path(source), card_path(target))):
+        shutil.copyfile(each, copy)
     return target
 
 
@@ -193,17 +181,12 @@ def _retry() -> RetryHeartbeatStaleTrialCallback:
     return RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
 
 
-def _logarithmic(low: float, high: float) -> bool:
-    return low > 0 and high > 10 * low
-
-
 def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> None:
     """Refuse a study whose trainings differ in more than what is drawn."""
     wanted = json.loads(json.dumps(fixed))
     found = study.user_attrs.get("fixed", wanted)
     differing = [f"{name} {found.get(name)} there, {wanted[name]} here" for name in wanted if found.get(name) != wanted[name]]
     if differing:
-        raise DataError(
-            f"{folder / 'study.db'} is a search with {'; '.join(differing)}", "give the settings of then, or another --out"
-        )
+        problem = f"{Path(folder) / 'study.db'} is a search with {'; '.join(differing)}"
+        raise DataError(problem, "give the settings of then, or another --out")
     study.set_user_attr("fixed", wanted)

@@ -32,7 +32,7 @@ LAS = np.diag([-1.0, 1.0, 1.0, 1.0])
 class Oracle(torch.nn.Module):
     """Says yes to TC, WT and ET where the second, third and fourth contrast are above the mean of the brain."""
 
-    def __init__(self):
+    def __init__(self, grid=None):
         super().__init__()
         self.certainty = torch.nn.Parameter(torch.tensor(20.0))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
+from helpers.cli.networks import describe_network
 from helpers.evaluation.predict import window_size
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import (
@@ -13,8 +14,6 @@ from helpers.models.networks import (
     build_network,
     channels_last,
     check_patch,
-    checkpoint_activations,
-    describe_network,
     input_multiple,
 )
 from helpers.training.loss import RegionLoss
@@ -52,21 +51,19 @@ def test_the_grid_comes_back_and_every_weight_learns(name, spatial_dims):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_card_rebuilds_the_network_in_any_dimension(name, tmp_path):
-    arguments = {**SMALL[name], "spatial_dims": 2, "in_channels": 1, "out_channels": 2}
+    arguments = {**SMALL[name], "spatial_dims": 2}
     network = build_network(name, **arguments).eval()
     card = ModelCard(
         network=name,
         arguments=arguments,
         preprocessing={"spacing": [1, 1, 1]},
         patch=shape_for(name, 2),
-        modalities=("flair",),
-        regions=("tumour", "rest"),
     )
     save_checkpoint(tmp_path / "best.safetensors", network, card)
     assert json.loads((tmp_path / "best.json").read_text())["arguments"]["spatial_dims"] == 2
-    again, loaded = load_checkpoint(tmp_path / "best.safetensors", glioma=False)
+    again, loaded = load_checkpoint(tmp_path / "best.safetensors")
     assert loaded.patch == shape_for(name, 2)
-    image = torch.randn(1, 1, *shape_for(name, 2))
+    image = torch.randn(1, 4, *shape_for(name, 2))
     with torch.no_grad():
         torch.testing.assert_close(again(image), network(image))
 
@@ -88,7 +85,7 @@ def test_multiple_follows_the_depth():
         ("swin_unetr", {"feature_size": 20}, "multiple of 12"),
         ("unetr", {"img_size": 40}, "multiple of 16"),
         ("unet", {"channels": (16,)}, "unet cannot be built"),
-        ("dynunet", {"filters": (16, 32)}, "at least three levels"),
+        ("dynunet", {"filters": (16, 32)}, "at least 3 levels"),
         ("unet", {"spatial_dims": 4}, "take 2 or 3"),
         ("unet", {"dropout": 2.0}, "unet cannot be built"),
     ],
@@ -112,9 +109,9 @@ def test_patches_that_cannot_be_trained_on():
     for name, patch in (("swin_unetr", (32, 32, 32)), ("unet", (8, 8, 8)), ("unet", (60, 64, 64)), ("unet", (0, 64, 64))):
         with pytest.raises(DataError, match="multiples of"):
             check_patch(patch, name)
-    with pytest.raises(DataError, match="2 dimensions cannot train on patches of 64x64x64"):
+    with pytest.raises(DataError, match="patches of 64x64x64 voxels with 2 dimensions"):
         check_patch((64, 64, 64), "unet", spatial_dims=2)
-    with pytest.raises(DataError, match="edges of 32 voxels, not 32x32x64"):
+    with pytest.raises(DataError, match="32x32x64 voxels, as it was built for edges of 32"):
         check_patch((32, 32, 64), "unetr", img_size=32)
     with pytest.raises(ValueError):  # what the rule protects from
         build_network("unet", channels=(4, 8, 16)).train()(torch.zeros(1, 4, 4, 4, 4))
@@ -152,18 +149,6 @@ def test_dynunet_supervises_every_level_and_is_monais_in_full_size():
         torch.testing.assert_close(torch.nn.functional.interpolate(level, 16), enlarged)
 
 
-def test_gradient_checkpointing_changes_no_gradient():
-    torch.manual_seed(0)
-    plain = build_network("swin_unetr", spatial_dims=2)
-    saving = checkpoint_activations(build_network("swin_unetr", spatial_dims=2))
-    saving.load_state_dict(plain.state_dict())
-    image = torch.randn(2, 4, 64, 32)
-    for network in (plain, saving):
-        network(image).square().mean().backward()
-    for ours, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
-
-
 def test_description_counts_what_can_be_counted_by_hand():
     class Pointwise(torch.nn.Module):
         def __init__(self):
@@ -174,11 +159,8 @@ def test_description_counts_what_can_be_counted_by_hand():
             return self.mix(image)
 
     network = Pointwise()
-    description = describe_network(network, size=(10, 20, 30))
-    assert description.parameters == 4 * 3 + 3
-    assert description.gflop == pytest.approx(2 * 4 * 3 * 10 * 20 * 30 / 1e9)
+    assert describe_network(network, size=(10, 20, 30)) == (4 * 3 + 3, pytest.approx(2 * 4 * 3 * 10 * 20 * 30 / 1e9))
     assert network.mix.weight.device.type == "cpu"
-    assert describe_network(build_network("unet", spatial_dims=2, in_channels=1), size=(64, 64), in_channels=1).gflop > 0
 
 
 def test_fused_attention_has_the_same_weights_result_and_count():
@@ -188,7 +170,7 @@ def test_fused_attention_has_the_same_weights_result_and_count():
     image = torch.randn(1, 4, 64, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(plain(image), fused(image), atol=1e-4, rtol=1e-4)
-    assert describe_network(plain).gflop == pytest.approx(describe_network(fused).gflop, rel=0.02)
+    assert describe_network(plain)[1] == pytest.approx(describe_network(fused)[1], rel=0.02)
 
 
 @pytest.mark.parametrize("members", [(), [{"network": "unet"}], ["unet"], [{"network": "nothing", "arguments": {}}]])

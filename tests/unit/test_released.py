@@ -7,20 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import release
+from benchmarks.release import LIMIT, release_checkpoints
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.models import checkpoints as released
-from helpers.models.checkpoints import (
-    LIMIT,
-    ModelCard,
-    load_checkpoint,
-    load_released,
-    release_checkpoints,
-    save_checkpoint,
-)
+from helpers.models.checkpoints import ModelCard, load_checkpoint, load_released, save_checkpoint
 from helpers.models.networks import build_network
 from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import REPOSITORY, DataError
@@ -61,7 +56,7 @@ def test_releasing_a_checkpoint_keeps_its_card_and_refuses_large_ones(tmp_path, 
     network, card = load_released("small")
     assert card.metrics == {"dice_mean": 0.5} and not network.training
     assert len(list(folder.iterdir())) == 2
-    monkeypatch.setattr(released, "LIMIT", 100)
+    monkeypatch.setattr(release, "LIMIT", 100)
     with pytest.raises(DataError, match="at most 100"):
         release_checkpoints([tmp_path / "best.safetensors"], name="small")
     assert len(list(folder.iterdir())) == 2 and load_released("small")

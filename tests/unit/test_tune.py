@@ -52,11 +52,12 @@ def hill(monkeypatch):
     hill = Hill()
     monkeypatch.setattr(tune, "train", hill)
     monkeypatch.setattr(tune, "History", SimpleNamespace)
+    monkeypatch.setattr(tune, "STARTUP", 3)
     return hill
 
 
 def run(out, trials=8, **options):
-    return search(SETTINGS, [], [], out=out, space=SPACE, trials=trials, startup=3, **options)
+    return search(SETTINGS, [], [], out=out, space=SPACE, trials=trials, **options)
 
 
 def table(study):
@@ -172,7 +173,7 @@ def _hang(folder):
 def test_the_command_searches_with_real_trainings_and_tells_of_dead_workers(tmp_path, capsys, monkeypatch):
     for number in range(4):
         write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
-    words = ["tune", "--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--trials", "2", "--startup", "1"]
+    words = ["tune", "--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--trials", "2"]
     words += [
         "--arguments",
         '{"channels": [4, 8]}',

@@ -6,13 +6,11 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import WindowAttention, compute_mask
 
-from helpers.models.attention import FusedWindowAttention, fuse_attention
 from helpers.models.checkpoints import ModelCard
-from helpers.models.networks import build_network
+from helpers.models.networks import FusedWindowAttention, build_network, fuse_attention
 from helpers.training.callbacks import StepTimer
 from helpers.training.module import SegmentationModule
 from helpers.training.settings import TrainSettings
-from helpers.workspace import DataError
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -88,8 +86,3 @@ def test_a_training_takes_it_and_its_weights_keep_their_names():
     assert attentions
     assert all(isinstance(each, FusedWindowAttention) for each in attentions)
     assert list(module.network.state_dict()) == names
-
-
-def test_a_network_without_windows_is_refused():
-    with pytest.raises(DataError, match="UNet has no window attention"):
-        fuse_attention(build_network("unet"))
