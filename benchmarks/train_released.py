@@ -1,152 +1,192 @@
-"""Train the released model on randomised phantoms: ``python -m benchmarks.train_released --out DIR``.
+"""Train the released networks on randomised phantoms, from scratch: ``python -m benchmarks.train_released --out DIR``.
 
-Two networks that differ in their random numbers alone learn at a time, each on a core of its own and from phantoms of its
-own. The released model is an ensemble of several such, which make different mistakes; MODEL_CARD.md says which. The learning
-rate falls along half a cosine over the time limit, and what is kept is an exponential moving average (EMA) of the weights.
-Steps take turns between two patches around a tumour and one whole brain, which is what prediction shows: in a patch, a network
-that normalises each instance sees other statistics. Nothing is flipped or rotated, so that a network can tell the cerebellum by
-where it lies.
+A U-Net and a SwinUNETR learn at the same time, each in a process and on a core of its own, from the same stream of phantoms and
+for about the same core time. A CUDA GPU is used if there is one. Each network takes a fixed number of steps; the learning rate
+falls along half a cosine over them, and what is kept is an exponential moving average (EMA) of the weights. Steps alternate
+between two patches around a tumour and one whole brain, which is what prediction shows: in a patch, a network that normalises
+each instance sees other statistics. Nothing is flipped or rotated, so that a network can tell the cerebellum by its place.
+
+The command resumes from DIR after any interruption, and ends with the same weights as without it.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import itertools
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing as multiprocessing
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
+from glioma_phantom import Randomisation
+from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
 from helpers.evaluation.postprocess import PostProcessing
-from helpers.models.checkpoints import (
-    ModelCard,
-    load_card,
-    load_checkpoint,
-    save_checkpoint,
-)
+from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import RegionLoss
+from helpers.workspace import DataError, write_atomically
 
-NETWORK, ARGUMENTS = "segresnet", {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
-MEMBERS = ("first", "second")
-WARMUP = 60
-POSTPROCESSING = PostProcessing(
-    tumour_ml=0.5,
-    enhancing_ml=0.1,
-    enhancing_share=0.1,
-    near_mm=4.0,
-    surrounded=4,
-    core_share=0.1,
-    tumour_threshold=0.4,
-    contrast_enhancement=0.2,
-    enhancing_threshold=0.05,
-)
-"""Shares and distance were chosen on phantoms that no training saw, the limits of whole tumour and of enhancement on five
-patients."""
 SAVE_EVERY = 180.0
-"""Seconds."""
-WHOLE, PER_BRAIN = (80, 96, 80), 4
-"""Voxels of 2 mm that hold any adult brain, and how often each brain is shown whole, with other changes of intensity."""
+"""Seconds between two checkpoints to resume from."""
+WARMUP = 60
+"""Steps in which the learning rate rises."""
+WORKERS = 8
+"""Processes that draw phantoms for a GPU; on a CPU the network's own process does."""
 
 
-def phantom_streams(arguments: argparse.Namespace, rank: int) -> tuple[PhantomStream, PhantomStream]:
-    """What one network trains on: patches by two, and whole brains one by one."""
-    seed = arguments.seed + 2 * rank
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained.
 
-    def stream(seed: int, patch: tuple[int, ...], batch: int, **settings) -> PhantomStream:
-        changes = training_transforms(patch, flip_axes=())
-        return PhantomStream(StreamSettings(seed=seed, **settings), patch=patch, count=10**9, batch=batch, transforms=changes)
+    Attributes
+    ----------
+    network, arguments
+        As in `helpers.models.networks.build_network`.
+    steps : int
+        Of the optimiser.
+    learning_rate, ema : float
+        The highest rate of AdamW, and the decay of the moving average.
+    whole : three ints
+        Voxels that hold any adult brain, multiples of what the network can halve.
+    patch, spacing : int
+        Edge of a patch in voxels and of a voxel in mm.
+    per_patches, per_brain : int
+        Patches that each phantom gives, and how often each brain is shown whole, with other changes of intensity.
+    bf16 : bool
+        Compute in bfloat16 where it is safe. On a CPU with AMX that takes about half of the time.
+    seed : int
+    """
 
-    return (
-        stream(seed, (arguments.patch,) * 3, 2, patches_per_case=12, foreground_probability=0.6),
-        stream(seed + 1, WHOLE, 1, patches_per_case=PER_BRAIN),
-    )
+    network: str
+    steps: int
+    learning_rate: float
+    whole: tuple[int, int, int]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    ema: float = 0.998
+    patch: int = 64
+    spacing: int = 2
+    per_patches: int = 12
+    per_brain: int = 4
+    bf16: bool = True
+    seed: int = 2026
 
 
-def batches(arguments: argparse.Namespace, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Image and regions of every batch that a network trains on."""
-    streams = phantom_streams(arguments, rank)
-    for step in itertools.count():
-        turn, which = divmod(step, len(streams))
-        stream = streams[which]
+RECIPES = {
+    "unet": Recipe("unet", 3600, 3e-3, (80, 96, 80), {"channels": (32, 64, 128, 256)}),
+    "swin_unetr": Recipe("swin_unetr", 900, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
+}
+
+
+class Batches(Dataset):
+    """Image and regions of every step, by its number alone: patches by two and whole brains one by one, in turn."""
+
+    def __init__(self, recipe: Recipe, ranges: Randomisation = WIDE) -> None:
+        def stream(seed: int, patch: Sequence[int], batch: int, **settings) -> PhantomStream:
+            chosen = StreamSettings(recipe.spacing, seed, ranges=ranges, **settings)
+            changes = training_transforms(patch, flip_axes=())
+            return PhantomStream(chosen, patch=patch, count=batch * recipe.steps, batch=batch, transforms=changes)
+
+        self.steps = recipe.steps
+        self.streams = (
+            stream(recipe.seed, (recipe.patch,) * 3, 2, patches_per_case=recipe.per_patches, foreground_probability=0.6),
+            stream(recipe.seed + 1, recipe.whole, 1, patches_per_case=recipe.per_brain),
+        )
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        turn, which = divmod(step, len(self.streams))
+        stream = self.streams[which]
         samples = [stream[stream.batch * turn + place] for place in range(stream.batch)]
-        yield channels_last(torch.stack([sample["image"] for sample in samples])), torch.stack([s["regions"] for s in samples])
+        return torch.stack([sample["image"] for sample in samples]), torch.stack([sample["regions"] for sample in samples])
 
 
-def work(rank: int, arguments: argparse.Namespace, began: float) -> None:
-    """Train one network until the time is over and save its averaged weights."""
-    torch.set_num_threads(1)
-    torch.manual_seed(arguments.seed + rank)
-    network = build_network(NETWORK, **ARGUMENTS)
-    if arguments.init:
-        network.load_state_dict(load_checkpoint(arguments.init / f"{MEMBERS[rank]}.safetensors")[0].state_dict())
-    loss = RegionLoss()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=arguments.learning_rate, weight_decay=1e-4)
-    ema = copy.deepcopy(network)
-    recent, saved = 0.0, began
-    for step, (image, regions) in enumerate(batches(arguments, rank)):
-        share = (time.time() - began) / (60 * arguments.minutes)
-        if share >= 1:
-            break
+def train(recipe: Recipe, out: Path, *, name: str, stop: int | None = None, ranges: Randomisation = WIDE) -> Path:
+    """Train one network and return its checkpoint, ``<out>/<name>.safetensors``; `stop` ends after that step, to be resumed."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe.network, **recipe.arguments).to(device)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    ema = AveragedModel(
+        network, avg_fn=lambda kept, new, count: kept.lerp(new, 1 - min(recipe.ema, (1 + count) / (10 + count)))
+    )
+    parts = {"network": network, "ema": ema, "optimiser": optimiser}
+    path, batches, loss, recent = out / f"{name}.ckpt", Batches(recipe, ranges), RegionLoss(), 0.0
+    identity = {**asdict(recipe), "streams": [stream.fingerprint for stream in batches.streams]}
+    first, seconds = 0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["identity"] != identity:
+            raise DataError(f"{path} is of another training", "choose another folder or remove it")
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
+        first, seconds, recent = state["step"], state["seconds"], state["loss"]
+    began, last = time.time() - seconds, min(recipe.steps, stop or recipe.steps)
+    workers = WORKERS if device == "cuda" else 0
+    loader = DataLoader(batches, batch_size=None, sampler=range(first, last), num_workers=workers)
+    saved = time.time()
+    for step, (image, regions) in enumerate(loader, first):
+        falling = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
         for group in optimiser.param_groups:
-            group["lr"] = arguments.learning_rate * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * share) + 0.01)
+            group["lr"] = recipe.learning_rate * min(1, (step + 1) / WARMUP) * (falling + 0.01)
         optimiser.zero_grad()
-        value = loss(network(image), regions)
+        with torch.autocast(device, torch.bfloat16, enabled=recipe.bf16):
+            logits = network(channels_last(image.to(device)))
+        value = loss(logits, regions.to(device))
         value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        recent += (float(value.detach()) - recent) * max(0.02, 1 / (step + 1))
-        with torch.no_grad():
-            for kept, new in zip(ema.parameters(), network.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(arguments.ema, (1 + step) / (10 + step)))
-        if time.time() - saved > SAVE_EVERY:
-            saved = time.time()
-            save(ema, arguments, rank, step, saved - began, recent)
-    save(ema, arguments, rank, step, time.time() - began, recent)
-
-
-def save(network: torch.nn.Module, arguments: argparse.Namespace, rank: int, step: int, seconds: float, loss: float) -> None:
-    """Write the averaged weights of one network as they are now, with their card."""
-    stream, whole = phantom_streams(arguments, rank)
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "init")}
-    settings |= {"whole": WHOLE, "whole_cohort_hash": whole.fingerprint}
-    if arguments.init:
-        settings["began_with"] = load_card(arguments.init / f"{MEMBERS[rank]}.safetensors").weights_sha256
+        ema.update_parameters(network)
+        recent += (float(value.detach()) - recent) * max(0.01, 1 / (step + 1))
+        if time.time() - saved > SAVE_EVERY or step + 1 == last:
+            saved, seconds = time.time(), time.time() - began
+            state = {key: part.state_dict() for key, part in parts.items()}
+            with write_atomically(path) as temporary:
+                torch.save(state | {"identity": identity, "step": step + 1, "seconds": seconds, "loss": recent}, temporary)
+            print(f"{name}: step {step + 1} of {recipe.steps}, {seconds:.0f} s, loss {recent:.3f}", flush=True)
+    facts = {**asdict(recipe), "minutes": round(seconds / 60, 1), "whole_cohort_hash": batches.streams[1].fingerprint}
     card = ModelCard(
-        NETWORK,
-        ARGUMENTS,
-        dict(stream.preprocessing),
-        stream.patch,
-        postprocessing=asdict(POSTPROCESSING),
+        recipe.network,
+        recipe.arguments,
+        dict(batches.streams[0].preprocessing),
+        (recipe.patch,) * 3,
+        postprocessing=asdict(PostProcessing()),
         tta_axes=(0,),  # phantoms are left-right mirrored at random
-        cohort_hash=stream.fingerprint,
-        training={**settings, "batch": stream.batch, "steps": step + 1, "seconds": round(seconds)},
-        metrics={"loss": round(loss, 4)},
+        cohort_hash=batches.streams[0].fingerprint,
+        training=facts,
+        metrics={"loss": round(recent, 4)},
     )
-    save_checkpoint(arguments.out / f"{MEMBERS[rank]}.safetensors", network, card)
-    print(f"{MEMBERS[rank]}: {seconds:.0f} s, {step + 1} steps, loss {loss:.3f}", flush=True)
+    save_checkpoint(out / f"{name}.safetensors", ema.module, card)
+    return out / f"{name}.safetensors"
+
+
+def work(rank: int, names: Sequence[str], recipes: Sequence[Recipe], out: Path) -> None:
+    """Train one of the networks in a process of its own."""
+    torch.set_num_threads(1)
+    train(recipes[rank], out, name=names[rank])
 
 
 def main() -> None:
-    """Read the settings and start the processes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Read the settings and start a process for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="folder of an earlier training, whose weights to begin with")
-    parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--patch", type=int, default=64, help="edge of a patch in voxels of 2 mm")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--ema", type=float, default=0.998, help="decay of the exponential moving average of the weights")
-    parser.add_argument("--seed", type=int, default=2021)
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--steps", type=int, help="of every network, instead of the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    multiprocessing.start_processes(work, (arguments, time.time()), nprocs=len(MEMBERS), start_method="spawn")
+    given = {key: value for key in ("steps", "learning_rate") if (value := getattr(arguments, key)) is not None}
+    recipes = [replace(RECIPES[name], **given) for name in arguments.networks]
+    options = (arguments.networks, recipes, arguments.out)
+    multiprocessing.start_processes(work, options, nprocs=len(recipes), start_method="spawn")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from glioma_phantom.contrast import MODALITIES, CoreRanges, draw_core, draw_look
 from glioma_phantom.draws import Box, Draws
 from glioma_phantom.generator import ContrastRanges, draw_random_looks
 from glioma_phantom.tumour import ED, ET, NCR, NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour, press_out
+from glioma_phantom.variants import NO_VARIANTS
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 
@@ -42,8 +43,8 @@ def test_images_are_finite_and_positive_inside_one_brain_for_all_modalities(phan
         assert phantom.image.dtype == np.float32
         assert np.isfinite(phantom.image).all()
         assert phantom.image.min() == 0
-        brain = (phantom.image > 0).all(axis=0)
-        assert np.array_equal(brain, (phantom.image > 0).any(axis=0))
+        brain = (phantom.image > 0).any(axis=0)
+        assert all(np.array_equal(brain, volume > 0) for volume in phantom.image if volume.any())
         assert 700 < brain.sum() * 64 / 1000 < 2200
 
 
@@ -51,10 +52,32 @@ def test_every_case_has_a_tumour_inside_the_brain_and_kinds_differ(phantoms):
     for phantom in phantoms:
         assert set(np.unique(phantom.classes)) <= {0, 1, 2, 3}
         assert (phantom.classes > 0).any()
-        assert not (phantom.classes[phantom.image[0] == 0] > 0).any()
+        assert not (phantom.classes[~phantom.image.any(axis=0)] > 0).any()
     enhancing = [bool((phantom.classes == ET).any()) for phantom in phantoms]
     assert any(enhancing)
     assert not all(enhancing)
+
+
+def of_variant(name, index, **others):
+    variants = replace(NO_VARIANTS, **{name: 1.0}, **others)
+    return draw_random_phantom(9, index, spacing=4.0, ranges=replace(Randomisation(), variants=variants))
+
+
+def test_variants_differ_from_the_same_phantom_without_them_in_what_they_are_called_after():
+    plain = of_variant("mismatch", 0)  # which alone changes nothing
+    missing = of_variant("missing", 0)
+    assert sorted(volume.any() for volume in missing.image) == [False, True, True, True]
+    kept = missing.image.any(axis=(1, 2, 3))
+    assert np.array_equal(missing.image[kept], plain.image[kept]) and np.array_equal(missing.classes, plain.classes)
+    assert (of_variant("badly_stripped", 0).image[0] > 0).sum() > (plain.image[0] > 0).sum()
+
+
+def test_variants_of_tumours_have_the_regions_that_define_them():
+    for index in range(3):
+        low_grade, small = of_variant("low_grade", index), of_variant("small_core", index)
+        assert not (low_grade.classes == ET).any()
+        assert (low_grade.classes == NCR).sum() > (low_grade.classes == ED).sum()
+        assert 0 < np.isin(small.classes, (NCR, ET)).sum() < (small.classes == ED).sum()
 
 
 def test_a_case_looks_the_same_at_every_spacing():
@@ -115,7 +138,8 @@ def test_a_shift_moves_by_parts_of_a_voxel():
 
 def test_a_never_enhancing_cohort_can_be_asked_for():
     defaults = Randomisation()
-    plain = replace(defaults, tumour=replace(defaults.tumour, kinds=(0.0, 0.0, 1.0), specks=0.0))
+    tumour = replace(defaults.tumour, kinds=(0.0, 0.0, 1.0), specks=0.0)
+    plain = replace(defaults, tumour=tumour, variants=NO_VARIANTS)
     assert not any((draw_random_phantom(6, n, spacing=4.0, ranges=plain).classes == ET).any() for n in range(3))
 
 
@@ -242,7 +266,7 @@ def test_core_is_labelled_as_enhancing_where_contrast_agent_makes_it_brighter_th
     dim = now[(was == ET) & ~left]
     assert (dim == NCR).any() and (dim == ED).any(), "inside core it is core, at the edge oedema"
     bled = labelled(tumour, looks, t1 + 0.4, t1 + 0.4)
-    assert torch.equal(bled == ET, was == ET), "blood is bright before contrast agent already"
+    assert not (bled == ET).any(), "blood is bright before contrast agent already"
 
 
 def test_where_white_matter_is_brighter_what_takes_up_most_enhances():

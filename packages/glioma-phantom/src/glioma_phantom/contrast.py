@@ -32,6 +32,9 @@ ABRUPT: Range = (1.0, 5.0)
 TAKEN_UP = 0.1
 """By how much T1 must brighten with contrast agent, relative to white matter, to be told from blood, bright already before."""
 
+BLOOD = 1.1
+"""From which T1 is too bright for tumour without blood in it."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -175,6 +178,10 @@ class CoreRanges:
         Probability that a core holds cysts and solid tissue besides necrosis.
     bloody : float
         Probability of blood in it.
+    clots : range
+        How rare that is within the core, in standard deviations of a field.
+    blood : range
+        How bright it is on T1, relative to white matter.
     patches : range
         Size in mm over which these take turns.
     uneven : float
@@ -195,6 +202,8 @@ class CoreRanges:
 
     mixed: float = 0.6
     bloody: float = 0.2
+    clots: Range = (0.8, 1.8)
+    blood: Range = (0.8, 1.8)
     patches: Range = (5.0, 16.0)
     uneven: float = 0.6
     mottled: float = 0.5
@@ -247,8 +256,8 @@ def draw_core(draws: Draws, tumour: Tumour, looks: dict[str, Look], spacing: flo
         cyst, solid = (torch.sigmoid((field - draws.uniform(-0.3, 1.5)) * 5) * necrosis for field in draws.field(box, scale, 2))
         stuff += [Overlay(solid, _solid(draws, looks)), Overlay(cyst, _cyst(draws, looks))]
     if draws.chance(ranges.bloody):
-        clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.uniform(0.8, 1.8)) * 5)
-        stuff.append(Overlay(clots * (necrosis + enhancing), _blood(draws)))
+        clots = torch.sigmoid((draws.field(box, draws.within(ranges.patches))[0] - draws.within(ranges.clots)) * 5)
+        stuff.append(Overlay(clots * (necrosis + enhancing), _blood(draws, ranges.blood)))
     return stuff
 
 
@@ -287,7 +296,7 @@ def label_enhancement(
     """
     look = looks["t1ce"]
     limit = min(draws.within(ranges.outline) * max(1.0, look.grey), (look.necrosis + look.enhancing) / 2)
-    bright = t1ce > limit
+    bright = (t1ce > limit) & ((t1 < BLOOD) | (t1ce - t1 > TAKEN_UP))
     width = 2 * round(2 / spacing) + 1
     necrosis, oedema = F.avg_pool3d(tumour.shares[None, :2], width, stride=1, padding=width // 2)[0]
     dim = torch.where(oedema > necrosis, ED, NCR).to(torch.uint8)
@@ -319,7 +328,7 @@ def _cyst(draws: Draws, looks: dict[str, Look]) -> dict[str, float]:
     return values | {"flair": draws.uniform(0.5, 1.8)}
 
 
-def _blood(draws: Draws) -> dict[str, float]:
+def _blood(draws: Draws, brightness: Range) -> dict[str, float]:
     """Of any age: bright on T1 before contrast agent already, on T2 mostly dark."""
-    t1 = draws.uniform(0.8, 1.8)
+    t1 = draws.within(brightness)
     return {"t1": t1, "t1ce": t1 * draws.uniform(0.95, 1.1), "t2": draws.uniform(0.3, 1.8), "flair": draws.uniform(0.4, 1.8)}

@@ -31,15 +31,16 @@ from glioma_phantom.contrast import (
 )
 from glioma_phantom.draws import Box, Draws, Range
 from glioma_phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour, press_out
+from glioma_phantom.variants import SOME_VARIANTS, VariantRanges, draw_variants, drop_modality, move_looks, narrow_ranges
 
 CEREBELLUM = {"t2": (0.85, 1.25), "flair": (0.85, 1.4)}
 """Brightness of the cerebellum and what lies beside it, relative to the rest of the brain."""
 FOLIA: Range = (0.0, 0.35)
 """Share of the cerebellum's cortex that is the fluid between its folia, too fine for any voxel to show."""
-RANDOMISED_VERSION = 4
+RANDOMISED_VERSION = 5
 """Raised when the same ranges, seed and number draw another case."""
-SERIES = 1
-"""Keeps the random numbers apart from those of the calibrated cohort (`Draws`)."""
+SERIES, VARIANTS = 1, 2
+"""Keep the random numbers of randomised phantoms and of their variants apart from the calibrated cohort's (`Draws`)."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ CONTRAST, CORE, MIMICS, SCANNER = ContrastRanges(), CoreRanges(), MimicRanges(),
 
 @dataclass(frozen=True)
 class Randomisation:
-    """All ranges of a randomised phantom: anatomy, tumour, contrast, the tumour's inside, mimics of tumour, scanner."""
+    """All ranges of a randomised phantom: anatomy, tumour and its inside, contrast, mimics of tumour, scanner, variants."""
 
     anatomy: AnatomyRanges = WIDE_ANATOMY
     tumour: TumourRanges = WIDE_TUMOUR
@@ -216,6 +217,7 @@ class Randomisation:
     core: CoreRanges = CORE
     mimics: MimicRanges = MIMICS
     scanner: ScannerRanges = SCANNER
+    variants: VariantRanges = SOME_VARIANTS
 
 
 WIDE = Randomisation()
@@ -240,9 +242,12 @@ def draw_random_phantom(
     Returns
     -------
     Phantom
-        As `make_phantom` makes it, but its image is float32, relative to white matter; at least 0.001 inside the brain.
+        As `make_phantom` makes it, but its image is float32, relative to white matter; at least 0.001 inside the brain,
+        except in a modality that is missing (`VariantRanges.missing`).
     """
-    draws = Draws(seed, index, device=device, series=SERIES)
+    draws, apart = (Draws(seed, index, device=device, series=series) for series in (SERIES, VARIANTS))
+    variants = draw_variants(apart, ranges.variants)
+    ranges = narrow_ranges(variants, ranges)
     template = load_template(device)
     with torch.inference_mode():
         pose = draw_pose(draws, ranges.anatomy)
@@ -252,16 +257,23 @@ def draw_random_phantom(
         anatomy = press_out(draws, foci, anatomy, warp.box, ranges.tumour)
         tumour = draw_tumour(draws, foci, replace(anatomy, brain=anatomy.brain & (shell == 0)), warp.box, ranges.tumour)
         mimics = draw_mimics(draws, anatomy, shell, warp.box, ranges.mimics)
-        image, tumour = draw_random_image(draws, anatomy, tumour, mimics, warp.box, ranges)
-        image = image.clamp_(min=1e-3).mul_(anatomy.brain)
+        looks = vary_looks(draws, draw_random_looks(draws, tumour.kind, ranges.contrast), tumour.kind, ranges.core)
+        looks = move_looks(apart, variants, looks)
+        image, tumour = draw_random_image(draws, anatomy, tumour, looks, mimics, warp.box, ranges)
+        image = drop_modality(apart, variants, image.clamp_(min=1e-3).mul_(anatomy.brain))
     return _whole(image, tumour, warp.box)
 
 
 def draw_random_image(
-    draws: Draws, anatomy: Anatomy, tumour: Tumour, mimics: list[Overlay], box: Box, ranges: Randomisation
+    draws: Draws,
+    anatomy: Anatomy,
+    tumour: Tumour,
+    looks: dict[str, Look],
+    mimics: list[Overlay],
+    box: Box,
+    ranges: Randomisation,
 ) -> tuple[torch.Tensor, Tumour]:
     """Render the four modalities, float32 (4, X, Y, Z), relative to white matter, and label the tumour as it looks there."""
-    looks = vary_looks(draws, draw_random_looks(draws, tumour.kind, ranges.contrast), tumour.kind, ranges.core)
     core = draw_core(draws, tumour, looks, box.spacing, ranges.core)
     grain, through = draws.within(ranges.contrast.grain), draws.within(ranges.contrast.through)
     channels, tissue = [], {}
