@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "tune": "search the settings of a training, in several workers and across interruptions",
     "predict": "segment one case or a folder of cases",
     "evaluate": "score predictions against references",
+    "export": "write a trained model for ONNX Runtime, PyTorch, MONAI or MONAI Label",
     "serve": "answer segmentation requests over HTTP, as an endpoint does",
     "rehearse": "start a local AWS in which SageMaker jobs and endpoints really run",
     "run": "execute the notebooks and write an index page",

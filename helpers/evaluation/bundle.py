@@ -1,0 +1,109 @@
+"""The steps of prediction as transforms of MONAI: what a bundle of `helpers.models.export` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+
+from helpers.data.cases import Case, Source, case_of_files, discover
+from helpers.data.checks import read_session
+from helpers.data.prepared import Prepared, PreprocessSettings
+from helpers.data.preprocess import preprocess_image, to_native
+from helpers.data.resample import spacing_of
+from helpers.evaluation.postprocess import PostProcessing, label_map
+from helpers.evaluation.predict import predict_image
+from helpers.regions import CONVENTIONS, MODALITIES, from_classes
+
+
+def list_sessions(folder: Path) -> list[dict[str, list[str]]]:
+    """List the cases of a cohort in any dataset format as items of a MONAI dataset."""
+    return [{"image": _files(case)} for case in discover(folder) if not case.missing]
+
+
+def _files(case: Case) -> list[str]:
+    return list(dict.fromkeys(str(case.images[modality].path) for modality in MODALITIES))
+
+
+class PrepareSessiond(MapTransform):
+    """Read a session and prepare it as in training; the scan itself is kept under "scan".
+
+    A session is four files, T1, T1ce, T2 and FLAIR, or one with these four as channels.
+    """
+
+    def __init__(self, keys: Any, settings: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.settings = PreprocessSettings(**settings)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the item with a prepared image (4, X, Y, Z) in place of file names."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            case = _case(item[key])
+            session = read_session(case)
+            prepared = preprocess_image(session.image, session.affine, self.settings, identifier=case.identifier)
+            scan = np.stack(session.image).astype(np.float32)
+            # What SaveImaged, and MONAI Label's Restored and Writer, look for.
+            meta = {"filename_or_obj": f"{case.identifier}.nii.gz", "spatial_shape": np.array(scan.shape[1:])}
+            meta["original_affine"] = session.affine
+            item["scan"] = MetaTensor(torch.from_numpy(scan), affine=torch.from_numpy(session.affine))
+            affine = torch.from_numpy(prepared.affine)
+            item[key] = MetaTensor(torch.from_numpy(prepared.image.astype(np.float32)), affine=affine, meta=meta)
+        return item
+
+
+def _case(files: str | PathLike | Sequence[str]) -> Case:
+    paths = [Path(files)] if isinstance(files, str | PathLike) else [Path(path) for path in files]
+    if len(paths) > 1:
+        return case_of_files(dict(zip(MODALITIES, paths, strict=True)))
+    name = paths[0].name.split(".nii")[0]
+    return Case(name, name, "msd", {modality: Source(paths[0], n) for n, modality in enumerate(MODALITIES)}, None)
+
+
+class WindowInferer(Inferer):
+    """Predict region probabilities by the sliding window of `helpers.evaluation.predict`."""
+
+    def __init__(self, patch: Sequence[int], multiple: int) -> None:
+        super().__init__()
+        self.patch, self.multiple = tuple(patch), multiple
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Return probabilities (1, 3, X, Y, Z) of a prepared image (1, 4, X, Y, Z)."""
+        image = torch.Tensor(inputs[0])
+        return predict_image(network, image, patch=self.patch, multiple=self.multiple)[None].clone()
+
+
+class ToLabelMapd(MapTransform):
+    """Take region probabilities to the scan's grid and post-process them to a label map (1, X, Y, Z)."""
+
+    def __init__(
+        self,
+        keys: Any,
+        preprocessing: Mapping[str, Any],
+        postprocessing: Mapping[str, float],
+        labels: str = "brats2021",
+        ref_image: str = "image",
+    ) -> None:
+        super().__init__(keys)
+        self.settings, self.limits = PreprocessSettings(**preprocessing), PostProcessing(**postprocessing)
+        self.convention, self.ref_image = CONVENTIONS[labels], ref_image
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the item with a label map in the numbers of a convention in place of probabilities."""
+        item = dict(data)
+        image, scan = item[self.ref_image], item["scan"]
+        affine = scan.affine.cpu().numpy()
+        native = Prepared("", image, None, image.affine.cpu().numpy(), tuple(scan.shape[1:]), affine, self.settings)
+        for key in self.key_iterator(item):
+            probabilities = to_native(np.asarray(item[key].cpu()), native, mode="linear")
+            classes = label_map(probabilities, np.asarray(scan.cpu()), spacing_of(affine), self.limits)
+            numbers = torch.from_numpy(from_classes(classes, self.convention))
+            item[key] = MetaTensor(numbers[None], affine=scan.affine, meta={"filename_or_obj": image.meta["filename_or_obj"]})
+        return item

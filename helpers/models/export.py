@@ -1,0 +1,216 @@
+"""Write trained networks for other tools: ONNX Runtime, PyTorch without this package, MONAI and MONAI Label.
+
+An ONNX file and a PyTorch program hold the network alone: prepared images in, region probabilities out, and the model card
+beside them says how to prepare. A MONAI bundle holds everything from the image files to the label map that `predict` writes;
+the steps that MONAI has no transform for (`helpers.evaluation.bundle`) come with it as source code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import warnings
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from helpers.models.checkpoints import ModelCard
+from helpers.models.networks import NETWORKS, input_multiple
+from helpers.regions import CONVENTIONS, MODALITIES
+from helpers.workspace import REPOSITORY, DataError, require_writable, versions, write_atomically
+
+LONGEST = 1024
+"""Edge in voxels up to which an exported network takes images."""
+LEFT_OUT = ("cli", "cloud", "plots", "released", "running", "serve", "training", "__pycache__")
+"""Folders of this package that a bundle does not need."""
+REQUIRED = ("einops", "fire", "isal", "joblib", "nibabel", "pytorch-ignite", "safetensors", "scipy", "tqdm")
+"""Packages that a bundle needs beside MONAI, PyTorch and NumPy."""
+LABELS = "brats2021"
+"""Label numbers that a bundle writes unless told otherwise."""
+
+
+class Probabilities(nn.Module):
+    """A network whose output is region probabilities instead of logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute probabilities (1, 3, X, Y, Z) of TC, WT, ET from a prepared image (1, 4, X, Y, Z)."""
+        return self.network(image).sigmoid()
+
+
+def export_program(path: Path, network: nn.Module, card: ModelCard) -> Path:
+    """Write a ``.pt2`` file of torch.export, which `torch.export.load` reads without this package, and the card beside it."""
+    with write_atomically(path) as temporary:
+        partial = temporary.with_suffix(".pt2")  # torch insists on the ending
+        torch.export.save(_program(network, card), partial, extra_files={"card.json": json.dumps(asdict(card))})
+        partial.replace(temporary)
+    return _write_card(path, card)
+
+
+def export_onnx(path: Path, network: nn.Module, card: ModelCard) -> Path:
+    """Write an ``.onnx`` file, which needs no PyTorch, and the card beside it and in the file's metadata."""
+    _need("onnxscript", "export")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about operators of torchvision, which is not needed
+        program = torch.onnx.export(_program(network, card), dynamo=True, verbose=False)
+    program.model.metadata_props["card"] = json.dumps(asdict(card))
+    with write_atomically(path) as temporary:
+        program.save(temporary)
+    return _write_card(path, card)
+
+
+def _program(network: nn.Module, card: ModelCard) -> ExportedProgram:
+    """Trace a network for one image at a time, of any edges that are multiples of what the network can halve."""
+    multiple = input_multiple(card.network, **card.arguments)
+    members = [member["network"] for member in card.arguments.get("members", [])] or [card.network]
+    example = torch.zeros(1, len(card.modalities), *(multiple * count for count in (2, 3, 4)))
+    shapes: dict[int, Any] = {2 + axis: multiple * Dim(f"n{axis}", max=LONGEST // multiple) for axis in range(3)}
+    if any(NETWORKS[name].one_size for name in members):
+        example, shapes = example[..., :multiple, :multiple, :multiple], {}
+    with torch.no_grad():
+        return torch.export.export(Probabilities(network.cpu()).eval(), (example,), dynamic_shapes={"image": shapes})
+
+
+def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:
+    """Write a MONAI bundle: configs, weights and the source of this package that its transforms need.
+
+    ``python -m monai.bundle run --config_file FOLDER/configs/inference.json --dataset_dir COHORT`` gives the label maps of
+    `predict`, and MONAI Label serves the folder.
+    """
+    for name in REQUIRED:
+        _need({"pytorch-ignite": "ignite"}.get(name, name), "export")
+    folder = require_writable(folder)
+    if any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty", "give the name of a new folder to --out")
+    source = Path(__file__).parents[1]
+    shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    contents = {"configs/metadata.json": _metadata(network, card), "configs/inference.json": _inference(card)}
+    contents["models/model.json"] = asdict(card)
+    for name, content in contents.items():
+        with write_atomically(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    with write_atomically(folder / "models" / "model.pt") as temporary:
+        torch.save(network.state_dict(), temporary)  # tensors only, which torch loads without unpickling anything else
+    (folder / "docs").mkdir()
+    for name, target in (("MODEL_CARD.md", "docs/README.md"), ("LICENSE", "LICENSE")):
+        if (REPOSITORY / name).is_file():
+            shutil.copyfile(REPOSITORY / name, folder / target)
+    return folder
+
+
+def _inference(card: ModelCard) -> dict[str, Any]:
+    """The bundle's config, by the names that MONAI and MONAI Label look for."""
+    bundle = "helpers.evaluation.bundle"
+    steps = {"preprocessing": dict(card.preprocessing), "postprocessing": dict(card.postprocessing)}
+    save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "", "resample": False}
+    return {
+        "imports": ["$import torch"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/data'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "labels": LABELS,
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {"_target_": "helpers.models.networks.build_network", "name": card.network, **card.arguments},
+        "network": "$@network_def.to(@device).eval()",
+        "weights": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, weights_only=True)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [{"_target_": f"{bundle}.PrepareSessiond", "keys": "image", "settings": steps["preprocessing"]}],
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": {"_target_": f"{bundle}.list_sessions", "folder": "@dataset_dir"},
+            "transform": "@preprocessing",
+        },
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
+        "inferer": {
+            "_target_": f"{bundle}.WindowInferer",
+            "patch": card.patch,
+            "multiple": input_multiple(card.network, **card.arguments),
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": f"{bundle}.ToLabelMapd", "keys": "pred", "labels": "@labels", **steps},
+                {**save, "separate_folder": False, "output_dtype": "$torch.uint8"},
+            ],
+        },
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+        },
+        "run": ["$@network.load_state_dict(@weights)", "$@evaluator.run()"],  # only now the bundle is in Python's path
+    }
+
+
+def _metadata(network: nn.Module, card: ModelCard) -> dict[str, Any]:
+    """The bundle's metadata: what it is, needs, takes and gives."""
+    installed = versions()
+    shape = [str(input_multiple(card.network, **card.arguments)) + "*n"] * 3
+    volume = {"spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "version": installed["helpers"],
+        "changelog": {installed["helpers"]: f"weights {card.weights_sha256}"},
+        "monai_version": installed["monai"],
+        "pytorch_version": installed["torch"].split("+")[0],
+        "numpy_version": installed["numpy"],
+        "required_packages_version": {name: metadata.version(name) for name in REQUIRED},
+        "name": "Brain-tumour segmentation",
+        "task": "Segmentation of gliomas in four MRI contrasts",
+        "description": f"{card.network}, {sum(tensor.numel() for tensor in network.parameters()):,} parameters",
+        "authors": "brain-tumour-segmentation",
+        "copyright": "Apache-2.0",
+        "intended_use": "Research and teaching, not clinical use",
+        "image_classes": "T1, T1ce, T2 and FLAIR, registered to each other and skull-stripped",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "MR",
+                    "num_channels": len(MODALITIES),
+                    "value_range": [-8, 8],
+                    "channel_def": {str(number): name for number, name in enumerate(MODALITIES)},
+                    **volume,
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": len(card.regions),
+                    "value_range": [0, 1],
+                    "channel_def": {"0": "background", **{str(n): name for n, name in CONVENTIONS[LABELS].meanings.items()}},
+                    **volume,
+                }
+            },
+        },
+    }
+
+
+def _write_card(path: Path, card: ModelCard) -> Path:
+    with write_atomically(path.with_name(f"{path.name}.json")) as temporary:
+        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
+    return path
+
+
+def _need(module: str, extra: str) -> None:
+    """Raise `DataError` if an optional package is not installed."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise DataError(f"this needs {error.name}, which is not installed", f'pip install ".[{extra}]"') from error

@@ -1,0 +1,70 @@
+"""Exported models give the numbers of `predict` in the tools that they are for."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from helpers.cli import main
+from helpers.data.nifti import read_volume
+from helpers.data.preprocess import PreprocessSettings, preprocess_case
+from helpers.evaluation.predict import predict_prepared
+from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from helpers.models.networks import build_network
+from tests.cases import write_case
+
+TINY = {"channels": (4, 8), "num_res_units": 1}
+CARD = ModelCard("unet", TINY, {"spacing": (1.5, 1.5, 1.5), "normalise": "zscore"}, (16, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint of random weights, which give a label map of every class."""
+    path = tmp_path_factory.mktemp("model") / "best.safetensors"
+    torch.manual_seed(0)
+    save_checkpoint(path, build_network("unet", **TINY), CARD)
+    return path
+
+
+def export(model, format, out):
+    assert main(["export", "--checkpoint", str(model), "--format", format, "--out", str(out)]) == 0
+    return out
+
+
+def test_monai_runs_the_bundle_without_this_package_and_gets_the_label_maps_of_predict(model, tmp_path):
+    for number in range(2):
+        write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
+    words = ["--checkpoint", str(model), "--device", "cpu"]
+    assert main(["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "wanted"), *words]) == 0
+    bundle = export(model, "monai-bundle", tmp_path / "bundle")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--bundle_root", "."]
+    command += ["--dataset_dir", str(tmp_path / "cohort"), "--output_dir", str(tmp_path / "found"), "--device", "cpu"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    for number in range(2):
+        wanted, found = (read_volume(tmp_path / name / f"Case_{number:03}.nii.gz") for name in ("wanted", "found"))
+        assert len(np.unique(wanted[0])) == 4 and np.array_equal(found[0], wanted[0])
+        assert np.allclose(found[1], wanted[1])
+    assert main(["export", "--format", "monai-bundle", "--checkpoint", str(model), "--out", str(bundle)]) == 1, "not empty"
+
+
+def test_onnx_runtime_and_pytorch_alone_give_the_same_probabilities(model, tmp_path):
+    network, card = load_checkpoint(model)
+    prepared = preprocess_case(write_case(tmp_path / "cohort"), PreprocessSettings(**card.preprocessing))
+    image = np.pad(prepared.image.astype(np.float32), [(0, 0), *((0, edge % 2) for edge in prepared.shape)])
+    wanted = predict_prepared(network, card, image)
+    session = onnxruntime.InferenceSession(export(model, "onnx", tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": image[None]})
+    assert np.abs(found[0] - wanted).max() < 1e-3
+    kept = session.get_modelmeta().custom_metadata_map["card"]
+    assert json.loads(kept) == json.loads((tmp_path / "model.onnx.json").read_text())
+    assert json.loads(kept)["weights_sha256"] == card.weights_sha256
+    program = torch.export.load(export(model, "torch", tmp_path / "model.pt2")).module()
+    with torch.no_grad():
+        assert np.abs(program(torch.from_numpy(image)[None]).numpy()[0] - wanted).max() < 1e-3
