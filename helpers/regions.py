@@ -73,6 +73,14 @@ class LabelConvention:
         return (0, self.ncr, self.ed, self.et)
 
     @property
+    def regions(self) -> dict[str, list[int]]:
+        """Numbers that make up each region, and each number but 0 that belongs to none, by name: the labels of nnU-Net."""
+        found = {
+            REGION_NAMES[name]: [n for n, kind in self.numbers.items() if kind in REGION_CLASSES[name]] for name in REGIONS
+        }
+        return {**found, **{name: [number] for number, kind, name in self.others if kind == BACKGROUND}}
+
+    @property
     def meanings(self) -> dict[int, str]:
         """What each number but 0 means, in ascending order."""
         own = {number: CLASS_NAMES[kind] for kind, number in enumerate(self.values) if kind}
@@ -97,6 +105,8 @@ CONVENTIONS: dict[str, LabelConvention] = {
     "brats-met": LabelConvention("BraTS-METS 2023", 1, 2, 3, "Moawad et al. 2023, arXiv:2306.00838"),
     "brats-men": LabelConvention("BraTS-MEN 2023", 1, 2, 3, "LaBella et al. 2023, arXiv:2305.07642"),
     "brats-africa": LabelConvention("BraTS-Africa", 1, 2, 3, "Adewole et al. 2023, arXiv:2305.19369"),
+    "ucsf-pdgm": LabelConvention("UCSF-PDGM", 1, 2, 4, "Calabrese et al. 2022, doi 10.1148/ryai.220058"),
+    "upenn-gbm": LabelConvention("UPENN-GBM", 1, 2, 4, "Bakas et al. 2022, doi 10.1038/s41597-022-01560-7"),
     "msd": LabelConvention("MSD Task01", 2, 1, 3, "dataset.json of the Medical Segmentation Decathlon"),
     "nnunet": LabelConvention("nnU-Net", 2, 1, 3, "nnU-Net's dataset conversion Dataset137_BraTS21.py"),
 }
@@ -112,6 +122,8 @@ CASE_NAMES: tuple[tuple[str, str], ...] = (
     (r"BraTS-GLI-\d+-[1-9]\d\d", "brats2024"),  # post-treatment sessions count from 100, those of 2023 from 000
     (r"BraTS-GLI", "brats2023"),
     (r"BraTS(20)?(18|19|20|21)_", "brats2021"),
+    (r"UCSF-PDGM", "ucsf-pdgm"),
+    (r"UPENN-GBM", "upenn-gbm"),
 )
 """Beginning of a case's name, as a regular expression, and the convention that its data set uses."""
 
@@ -119,6 +131,17 @@ CASE_NAMES: tuple[tuple[str, str], ...] = (
 def convention_by_name(identifier: str, default: str) -> str:
     """Find the key of `CONVENTIONS` that a case's name stands for: ``BraTS-PED-00001-000`` is "brats-peds"."""
     return next((key for pattern, key in CASE_NAMES if re.match(pattern, identifier, re.IGNORECASE)), default)
+
+
+def renumber(values: np.ndarray, convention: LabelConvention, to: LabelConvention) -> np.ndarray:
+    """Convert a label map from one convention's numbers to another's, uint8; `ValueError` if a number would be lost."""
+    others = {name: number for number, _, name in to.others}
+    table = dict(zip(convention.values, to.values, strict=True))
+    table |= {number: others[name] for number, _, name in convention.others if name in others}
+    for number, _, name in convention.others:
+        if number not in table and (values == number).any():
+            raise ValueError(f"{number} is {name}, for which {to.name} has no number")
+    return _map_values(values, table, convention)
 
 
 def to_classes(values: Array, convention: LabelConvention) -> Array:

@@ -37,8 +37,29 @@ def write_case(
     """Write one case as files of a dataset format below `folder` and return it as `discover` finds it."""
     if image is None or classes is None:
         image, classes = case_arrays(seed=seed)
-    values = from_classes(classes, CONVENTIONS[FORMATS[format].labels])
-    if format == "msd":
+    key = FORMATS[format].labels or "brats2021"
+    values = from_classes(classes, CONVENTIONS[key])
+    if format == "bids":
+        name = f"sub-{identifier.replace('-', '')}_ses-1"
+        subject, session = name.split("_")
+        (folder / subject).mkdir(parents=True, exist_ok=True)
+        (folder / "dataset_description.json").write_text('{"Name": "made", "BIDSVersion": "1.10.0"}')
+        (folder / subject / f"{subject}_sessions.tsv").write_text(f"session_id\tcase\n{session}\t{identifier}\n")
+        for ending, volume in zip(("T1w", "ce-gadolinium_T1w", "T2w", "FLAIR"), image, strict=True):
+            write_volume(folder / subject / session / "anat" / f"{name}_{ending}.nii.gz", volume, affine)
+        reference = folder / "derivatives" / "raters" / subject / session / "anat" / f"{name}_dseg.nii.gz"
+        write_volume(reference, values, affine)
+        rows = "".join(f"{number}\t{meaning}\n" for number, meaning in CONVENTIONS[key].meanings.items())
+        reference.with_name(f"{name}_dseg.tsv").write_text(f"index\tname\n{rows}")
+    elif format == "nnunet":
+        labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]}  # Dataset137_BraTS21
+        channels = {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dataset.json").write_text(json.dumps({"channel_names": channels, "labels": labels}))
+        for number, volume in enumerate(image):
+            write_volume(folder / "imagesTr" / f"{identifier}_{number:04}.nii.gz", volume, affine)
+        write_volume(folder / "labelsTr" / f"{identifier}.nii.gz", values, affine)
+    elif format == "msd":
         description = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset.json").write_text(json.dumps(description))

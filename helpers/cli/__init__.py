@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",
     "check": "look at every file of every case and print what is wrong",
     "download": "fetch a public cohort",
+    "convert": "write a cohort in the dataset format of another tool",
     "preprocess": "turn a cohort into prepared cases",
     "networks": "print how large each network is, and measure the memory of its training",
     "profile": "measure where the time of a network's training goes",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import glob
 import json
 import os
 import re
@@ -111,10 +112,10 @@ def fault_of(identifier: str, error: Exception, path: Path | None = None) -> Fau
 
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "t1": ("t1", "t1n", "t1w", "t1pre", "t1native", "t1wn"),
-    "t1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1km", "t1wce", "t1contrast", "t1gado"),
+    "t1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1km", "t1wce", "t1contrast", "t1gado", "ce-gadolinium_t1w"),
     "t2": ("t2", "t2w", "t2wi"),
     "flair": ("flair", "t2f", "fla", "flr", "t2flair", "t2wflair"),
-    "seg": ("seg", "segm", "segmentation", "label", "tumor_segmentation", "tumour_segmentation"),
+    "seg": ("seg", "segm", "segmentation", "label", "tumor_segmentation", "tumour_segmentation", "automated_approx_segm"),
 }
 """How public data sets end a file's name for each modality and the reference, in lower case. A "mask" may be the brain's."""
 
@@ -166,17 +167,27 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     cases = next(filter(None, (FORMATS[key].find(folder) for key in ([wanted] if wanted else FORMATS))), None)
     if cases is None:
         raise _nothing_found(folder, wanted)
-    default = format.lower() if format.lower() in CONVENTIONS else None  # brats2024 names files as brats2023 does
+    default = format.lower() if format.lower() in CONVENTIONS else ""  # brats2024 names files as brats2023 does
     names = patients_of([case.identifier for case in cases], patients)
 
     def labels_of(case: Case) -> str:
-        own = FORMATS[case.format].labels
-        if labels != "auto" or case.format == "msd":
-            return own if labels == "auto" else labels
-        return convention_by_name(case.identifier, default or own)
+        if labels != "auto" or case.format in DESCRIBED:
+            return case.labels if labels == "auto" else labels
+        return labels_by_name(case.identifier, case.format, default)
 
     ordered = sorted(cases, key=lambda case: case.identifier)
-    return [replace(case, patient=names[case.identifier], labels=labels_of(case)) for case in ordered]
+    found = [replace(case, patient=names[case.identifier], labels=labels_of(case)) for case in ordered]
+    if any(case.label and not case.labels for case in found):
+        raise DataError(
+            f"{folder} does not say whose label numbers it uses", f"name them with --labels ({', '.join(CONVENTIONS)})"
+        )
+    return found
+
+
+def labels_by_name(identifier: str, format: str, default: str = "") -> str:
+    """Key of the convention whose numbers the reference of a case has, by its name and the names of its files."""
+    key = convention_by_name(identifier, default or FORMATS[format].labels)
+    return format if (format, key) == ("brats2023", "brats2021") else key  # renamed, and so renumbered, since
 
 
 def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Case:
@@ -208,8 +219,7 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
     """
     if table is not None:
         try:
-            with Path(table).open(newline="", encoding="utf-8-sig") as stream:
-                rows = {row["case"]: row["patient"] for row in csv.DictReader(stream)}
+            rows = {row["case"]: row["patient"] for row in _rows(table)}
         except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
             problem = f"{table} is not a table of patients ({error!r})"
             raise DataError(problem, "give a CSV file with the columns case and patient") from error
@@ -228,6 +238,11 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
         if not match and several and numbered.get(name) in shared:
             patients[name] = numbered[name]
     return patients
+
+
+def _rows(table: Path, separator: str = ",") -> list[dict[str, str]]:
+    with Path(table).open(newline="", encoding="utf-8-sig") as stream:
+        return list(csv.DictReader(stream, delimiter=separator))
 
 
 _SESSIONS = (
@@ -272,13 +287,16 @@ def _find_named(folder: Path) -> list[Case]:
             groups[outer.parent, role[0]][role[1]].append((path, role[2]))
     found: dict[str, list[Case]] = defaultdict(list)
     strays: dict[Path, list[tuple[str, Path]]] = defaultdict(list)  # references that no image has the name of
-    for (parent, stem), roles in groups.items():
+    for (parent, stem), roles in sorted(groups.items()):
         if set(roles) == {"seg"} and "_segm." in roles["seg"][0][0].name.lower():
             strays[parent].append((stem, roles["seg"][0][0]))
     imaged = {place: roles for place, roles in groups.items() if set(roles) & set(MODALITIES)}
     beside = Counter(parent for parent, _ in imaged)
+    apart = {stem: path for others in strays.values() for stem, path in others}
     for (parent, stem), roles in imaged.items():
         case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
+        if case.label is None:  # of UPENN-GBM's two, this is the expert's: images_segm comes after automated_segm
+            case = replace(case, label=apart.get(stem))
         if case.label is None:
             case = _with_misnamed_label(case, strays[parent], alone=beside[parent] == 1)
         found[case.identifier].append(case)
@@ -331,25 +349,80 @@ def _find(key: str) -> Callable[[Path], list[Case]]:
     return lambda folder: [case for case in _find_named(folder) if case.format == key]
 
 
+def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int]] | None:
+    """Read dataset.json, and from its `key` the channel of each modality; None if it is absent or of another format."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if key not in facts and "channel_names" in (key, *facts):
+            return None
+        channels = {_ROLES[name.lower()]: int(number) for number, name in facts[key].items()}
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        problem = f"{path} does not describe the channels of {name} ({error!r})"
+        raise DataError(problem, f'expected "{key}": FLAIR, T1w, t1gd, T2w') from error
+    if set(channels) != set(MODALITIES):
+        raise DataError(f"{path} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")
+    return facts, channels
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Images of the training and the test part; macOS leaves ._BRATS_001.nii.gz beside the real files in an archive."""
+    paths = sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")])
+    return [path for path in paths if not path.name.startswith(".")]
+
+
 def _find_msd(folder: Path) -> list[Case]:
     """Find the cases of MSD Task01: dataset.json, 4-D imagesTr (and imagesTs, without labels), labelsTr."""
-    description = folder / "dataset.json"
-    if not description.is_file():
-        return []
-    try:
-        names = json.loads(description.read_text(encoding="utf-8"))["modality"]
-        channels = {_ROLES[name.lower()]: int(number) for number, name in names.items()}
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        problem = f"{description} does not describe the channels of MSD Task01 ({error!r})"
-        raise DataError(problem, 'expected "modality": FLAIR, T1w, t1gd, T2w') from error
-    if set(channels) != set(MODALITIES):
-        raise DataError(f"{description} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")
+    described = _description(folder, "modality", "MSD Task01")
     cases = []
-    for path in sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")]):
-        if not path.name.startswith("."):  # macOS leaves ._BRATS_001.nii.gz beside the real files in the published archive
-            name, label = path.name.split(".nii")[0], folder / "labelsTr" / path.name
-            images = {modality: Source(path, channel) for modality, channel in channels.items()}
-            cases.append(Case(name, name, "msd", images, label if label.is_file() else None))
+    for path in _listed(folder) if described else ():
+        name, label = path.name.split(".nii")[0], folder / "labelsTr" / path.name
+        images = {modality: Source(path, channel) for modality, channel in described[1].items()}
+        cases.append(Case(name, name, "msd", images, label if label.is_file() else None, "msd"))
+    return cases
+
+
+def _find_nnunet(folder: Path) -> list[Case]:
+    """Find the cases of a raw dataset of nnU-Net: dataset.json, imagesTr/<case>_0000.nii.gz ... _0003, labelsTr."""
+    described = _description(folder, "channel_names", "nnU-Net")
+    if not described:
+        return []
+    facts, channels = described
+    numbers = {frozenset([group] if isinstance(group, int) else group) for group in facts.get("labels", {}).values()}
+    known = {key: {frozenset(group) for group in each.regions.values()} for key, each in CONVENTIONS.items()}
+    labels = next((key for key in ("nnunet", *known) if known[key] == numbers - {frozenset([0])}), "")
+    images: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in _listed(folder):
+        if match := re.fullmatch(r"(.+)_(\d{4})\.nii(\.gz)?", path.name):
+            images[match[1]][int(match[2])] = path
+    cases = []
+    for name, files in images.items():
+        found = {modality: Source(files[channel]) for modality, channel in channels.items() if channel in files}
+        label = next(folder.glob(f"labelsTr/{glob.escape(name)}.nii*"), None)
+        cases.append(Case(name, name, "nnunet", found, label, labels))
+    return cases
+
+
+def _find_bids(folder: Path) -> list[Case]:
+    """Find the cases of a BIDS dataset: sub-*/ses-*/anat; references with a table of their labels in derivatives."""
+    if not (folder / "dataset_description.json").is_file():
+        return []
+    own = {}  # the name that a session had before it was converted
+    for table in folder.glob("sub-*/sub-*_sessions.tsv"):
+        own |= {f"{table.parent.name}_{row['session_id']}": row.get("case") for row in _rows(table, "\t")}
+    cases = []
+    for case in (case for subject in sorted(folder.glob("sub-*/")) for case in _find_named(subject)):
+        case = replace(case, identifier=own.get(case.identifier) or case.identifier, format="bids", label=None)
+        name = _role_of(next(iter(case.channels)).name)[0]
+        for label in folder.glob(f"derivatives/*/sub-*/**/{name}_dseg.nii*"):
+            table = label.with_name(f"{name}_dseg.tsv")
+            found = {int(row["index"]): row["name"] for row in _rows(table, "\t")} if table.is_file() else {}
+            keys = (labels_by_name(case.identifier, "bids", "brats2021"), *CONVENTIONS)
+            if key := next((key for key in keys if CONVENTIONS[key].meanings == found), None):
+                case = replace(case, label=label, labels=key)
+        cases.append(case)
     return cases
 
 
@@ -376,18 +449,24 @@ def _nothing_found(folder: Path, wanted: str | None) -> DataError:
 
 
 FORMATS: dict[str, Format] = {
+    "bids": Format("BIDS (sub-<patient>/ses-<session>/anat/..._T1w.nii.gz, _ce-gadolinium_T1w, _T2w, _FLAIR)", "", _find_bids),
     "brats2021": Format("BraTS 2018-2021 (<case>/<case>_t1.nii.gz, _t1ce, _t2, _flair, _seg)", "brats2021", _find("brats2021")),
     "brats2023": Format(
         "BraTS 2023 and later (<case>/<case>-t1n.nii.gz, -t1c, -t2w, -t2f, -seg)", "brats2023", _find("brats2023")
     ),
     "named": Format("other spellings of one file a modality (t1.nii.gz, <case>-T1Gd.nii.gz)", "brats2021", _find("named")),
+    "nnunet": Format("nnU-Net (dataset.json, imagesTr/<case>_0000.nii.gz to _0003, labelsTr)", "nnunet", _find_nnunet),
     "msd": Format("MSD Task01 (dataset.json, imagesTr/BRATS_001.nii.gz with four channels, labelsTr)", "msd", _find_msd),
 }
 """Dataset formats. To read a cohort of your own, rename its files to one of them or add a `Format` here."""
 
+DESCRIBED = ("bids", "nnunet", "msd")
+"""Formats whose descriptions, not the names of their cases, say whose label numbers they use."""
+
 ALIASES: dict[str, str] = {
     **dict.fromkeys(("phantom", "brats2018", "brats2019", "brats2020"), "brats2021"),
     **dict.fromkeys(("brats2024", "brats-peds", "brats-met", "brats-men", "brats-africa"), "brats2023"),
+    **dict.fromkeys(("ucsf-pdgm", "upenn-gbm"), "named"),
     "task01": "msd",
 }
 """Other names of dataset formats."""
@@ -474,20 +553,25 @@ def raise_first(identifier: str, faults: Iterable[Fault]) -> None:
 
 
 def read_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Read the reference label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; raises `DataError`.
+    """Read the reference label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; otherwise as `read_numbers`."""
+    values, affine = read_numbers(case)
+    return to_numbered_classes(values, CONVENTIONS[case.labels], case.label), affine
+
+
+def read_numbers(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Read the reference label map of a case in the numbers of its file, with its affine; raises `DataError`.
 
     It is turned to the grid of the case's first image, if it has the same voxels in another order of axes.
     """
     if case.label is None:
         raise DataError(f"case {case.identifier} has no reference label map", "add one, or only predict the case")
     values, affine = read_label_values(case.label)
-    classes = to_numbered_classes(values, CONVENTIONS[case.labels], case.label)
     first = next(iter(case.channels), None)
     if first is None:
-        return classes, affine
+        return values, affine
     image = open_volume(first)
     grid = (first.name, image.shape[:3], affine_in_mm(image, first))
-    turned, fault = onto_grid(classes, affine, grid, case.identifier, case.label.name)
+    turned, fault = onto_grid(values, affine, grid, case.identifier, case.label.name)
     raise_first(case.identifier, [fault] if fault else [])
     return turned, grid[2]
 

@@ -198,3 +198,36 @@ def test_labels_of_another_source_name_the_file(tmp_path):
         DataError, match=r"Case_001_seg\.nii\.gz: labels \[3\] do not exist .*3 is enhancing tumour in brats2023"
     ):
         read_classes(case)
+
+
+def test_ucsf_pdgm_is_read_beside_its_other_maps(tmp_path):
+    image, classes = case_arrays()
+    folder = tmp_path / "UCSF-PDGM-0004_nifti"
+    for ending, volume in zip(("T1", "T1c", "T2", "FLAIR"), image, strict=True):
+        write_volume(folder / f"UCSF-PDGM-0004_{ending}.nii.gz", volume, LPS)
+        write_volume(folder / f"UCSF-PDGM-0004_{ending}_bias.nii.gz", volume, LPS)
+    for ending in ("tumor_segmentation", "brain_segmentation", "brain_parenchyma_segmentation", "ADC"):
+        values = np.choose(classes, [0, 1, 2, 4]) if ending.startswith("tumor") else image[0] > 0
+        write_volume(folder / f"UCSF-PDGM-0004_{ending}.nii.gz", values.astype(np.uint8), LPS)
+    (case,) = discover(tmp_path)
+    assert (case.identifier, case.labels, case.faults) == ("UCSF-PDGM-0004", "ucsf-pdgm", ())
+    assert np.array_equal(read_image(case)[0], image) and np.array_equal(read_classes(case)[0], classes)
+
+
+def test_upenn_gbm_has_its_references_in_folders_of_their_own_and_the_experts_come_first(tmp_path):
+    image, classes = case_arrays()
+    for name in ("UPENN-GBM-00001_11", "UPENN-GBM-00002_11", "UPENN-GBM-00002_21"):
+        for ending, volume in zip(("T1", "T1GD", "T2", "FLAIR"), image, strict=True):
+            write_volume(tmp_path / "images_structural" / name / f"{name}_{ending}.nii.gz", volume, LPS)
+            unstripped = tmp_path / "images_structural_unstripped" / name / f"{name}_{ending}_unstripped.nii.gz"
+            write_volume(unstripped, volume, LPS)
+    expert = np.choose(classes, [0, 1, 2, 4]).astype(np.uint8)
+    write_volume(tmp_path / "images_segm" / "UPENN-GBM-00001_11_segm.nii.gz", expert, LPS)
+    for name in ("UPENN-GBM-00001_11", "UPENN-GBM-00002_11"):
+        write_volume(tmp_path / "automated_segm" / f"{name}_automated_approx_segm.nii.gz", np.minimum(expert, 2), LPS)
+    both, automated, follow_up = discover(tmp_path)
+    assert [case.labels for case in (both, automated)] == ["upenn-gbm"] * 2
+    assert np.array_equal(read_classes(both)[0], classes)
+    assert read_classes(automated)[0].max() == 2
+    assert follow_up.label is None and follow_up.patient == automated.patient == "UPENN-GBM-00002"
+    assert not any(case.faults for case in (both, automated, follow_up))

@@ -53,6 +53,10 @@ def test_numbers_beyond_the_three_classes_are_read_as_their_data_set_means_them(
         ("BraTS-GLI-02060-100", "brats2024"),
         ("BraTS-PED-00001-000", "brats-peds"),
         ("BraTS-SSA-00001-000", "brats-africa"),
+        ("BraTS-MET-00001-000", "brats-met"),
+        ("BraTS-MEN-00001-000", "brats-men"),
+        ("UCSF-PDGM-0004", "ucsf-pdgm"),
+        ("UPENN-GBM-00001_11", "upenn-gbm"),
         ("my-case", "msd"),
     ],
 )

@@ -1,0 +1,128 @@
+"""A cohort goes into the format of every other tool and comes back without loss; the other tool accepts it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from helpers.cli import main
+from helpers.data.cases import discover, read_classes, read_image, read_numbers
+from helpers.data.convert import FORMATS
+from helpers.data.nifti import write_volume
+from helpers.workspace import DataError
+from tests.cases import LPS, case_arrays, write_case
+
+OBLIQUE = LPS @ np.array([[0.9, 0.1, 0, 5], [-0.1, 0.9, 0, -7], [0, 0, 1.5, 3], [0, 0, 0, 1]])
+NAMES = ("BraTS-GLI-02060-100", "BraTS-GLI-02060-101", "BraTS-GLI-02061-100")
+CAVITY = 4
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Two patients after treatment, one with two sessions; the first has a resection cavity, the last no reference."""
+    for number, name in enumerate(NAMES):
+        case = write_case(tmp_path / "cohort", name, "brats2023", affine=OBLIQUE, seed=number)
+    case.label.unlink()
+    first = discover(tmp_path / "cohort")[0]
+    values, affine = read_numbers(first)
+    values[2, 2, 2] = CAVITY
+    write_volume(first.label, values, affine)
+    return tmp_path / "cohort"
+
+
+def read(folder, **options):
+    cases = discover(folder, **options)
+    references = [None if case.label is None else read_numbers(case)[0] for case in cases]
+    return [(case.identifier, case.patient, *read_image(case)) for case in cases], references
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name not in ("msd", "brats2021")])
+def test_there_and_back_nothing_is_lost(cohort, tmp_path, format):
+    wanted, numbers = read(cohort)
+    there, back = tmp_path / "Dataset501_Gliomas", tmp_path / "back"
+    assert main(["convert", str(cohort), "--to", format, "--out", str(there)]) == 0
+    assert main(["convert", str(there), "--to", "brats2023", "--out", str(back)]) == 0
+    for folder in (there, back):
+        found, references = read(folder)
+        for one, other in zip(found, wanted, strict=True):
+            assert one[:2] == other[:2]
+            assert one[2].dtype == other[2].dtype and np.array_equal(one[2], other[2])
+            assert np.allclose(one[3], other[3], atol=1e-6)
+        assert [None if each is None else each.tolist() for each in references] == [
+            None if each is None else each.tolist() for each in numbers
+        ]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("source", ["brats2021", "msd"])
+def test_classes_stay_in_the_numbers_of_every_format(tmp_path, source, format):
+    image, classes = case_arrays()
+    write_case(tmp_path / "cohort", "Case-001", source)
+    assert main(["convert", str(tmp_path / "cohort"), "--to", format, "--out", str(tmp_path / "Dataset501_Gliomas")]) == 0
+    (case,) = discover(tmp_path / "Dataset501_Gliomas")
+    assert np.array_equal(read_image(case)[0], image) and np.array_equal(read_classes(case)[0], classes)
+
+
+def test_a_case_whose_labels_a_format_has_no_number_for_is_left_out(cohort, tmp_path, capsys):
+    assert main(["convert", str(cohort), "--to", "msd", "--out", str(tmp_path / "msd")]) == 1
+    said = capsys.readouterr().out
+    assert "left out: BraTS-GLI-02060-100" in said and "4 is resection cavity, for which MSD Task01 has no number" in said
+    assert [case.identifier for case in discover(tmp_path / "msd")] == list(NAMES[1:])
+
+
+@pytest.mark.parametrize("format", ["msd", "nnunet"])
+def test_descriptions_count_what_is_there(cohort, tmp_path, format):
+    next(discover(cohort)[0].label.parent.glob("*-seg.nii.gz")).unlink()
+    folder = tmp_path / "Dataset501_Gliomas"
+    assert main(["convert", str(cohort), "--to", format, "--out", str(folder)]) == 0
+    facts = json.loads((folder / "dataset.json").read_text())
+    assert facts["numTraining"] == len(list(folder.glob("labelsTr/*.nii.gz"))) == 1
+    assert len({path.name[:19] for path in folder.glob("imagesTs/*.nii.gz")}) == 2
+
+
+def test_folders_that_would_not_do_are_refused(cohort, tmp_path, capsys):
+    assert main(["convert", str(cohort), "--to", "nnunet", "--out", str(tmp_path / "mine")]) == 1
+    assert "Dataset501_Gliomas" in capsys.readouterr().err
+    assert main(["convert", str(cohort), "--to", "msd", "--out", str(cohort)]) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_labels_of_a_foreign_nnunet_dataset_are_never_guessed(tmp_path):
+    write_case(tmp_path, "Case-001", "nnunet")
+    facts = json.loads((tmp_path / "dataset.json").read_text())
+    for labels, key in (
+        ({"background": 0, "whole tumour": [1, 2, 3], "core": [1, 3], "enhancing": 3}, "brats2023"),
+        ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": 3, "cavity": 4}, "brats2024"),
+        ({"background": 0, "ED": 1, "NCR": 2, "ET": 3}, None),
+    ):
+        (tmp_path / "dataset.json").write_text(json.dumps({**facts, "labels": labels}))
+        if key:
+            assert discover(tmp_path)[0].labels == key
+        else:
+            with pytest.raises(DataError, match="does not say whose label numbers it uses; name them with --labels"):
+                discover(tmp_path)
+            assert discover(tmp_path, labels="msd")[0].labels == "msd"
+
+
+def test_a_segmentation_of_tissue_in_a_bids_dataset_is_no_reference(tmp_path):
+    case = write_case(tmp_path, "Case-001", "bids")
+    table = next(case.label.parent.glob("*_dseg.tsv"))
+    table.write_text("index\tname\n1\tgrey matter\n2\twhite matter\n3\tfluid\n")
+    assert discover(tmp_path)[0].label is None
+
+
+def test_nnunet_itself_accepts_the_dataset(cohort, tmp_path):
+    pytest.importorskip("nnunetv2", reason="nnU-Net is not installed (pip install nnunetv2)")
+    folder = tmp_path / "Dataset501_Gliomas"
+    assert main(["convert", str(cohort), "--to", "nnunet", "--out", str(folder)]) == 0
+    code = "import sys; from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as verify\n"
+    code += "if __name__ == '__main__': verify(sys.argv[1], 1)"
+    (tmp_path / "verify.py").write_text(code)
+    paths = {name: str(tmp_path) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    command = [sys.executable, str(tmp_path / "verify.py"), str(folder)]
+    ended = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True)
+    assert ended.returncode == 0 and "verify_dataset_integrity Done" in ended.stdout, ended.stdout + ended.stderr
+    assert "Warning" not in ended.stdout
