@@ -1,0 +1,24 @@
+"""From a scanner's folder to four registered, skull-stripped images of a glioma session, and back to where they came from."""
+
+from scan_session.brain import extract_brain
+from scan_session.errors import SessionError
+from scan_session.native import to_native, volumes, write_native
+from scan_session.prepare import Session, load_session, prepare_session
+from scan_session.registration import Registration, register
+from scan_session.series import MODALITIES, Series, find_series
+
+__all__ = [
+    "MODALITIES",
+    "Registration",
+    "Series",
+    "Session",
+    "SessionError",
+    "extract_brain",
+    "find_series",
+    "load_session",
+    "prepare_session",
+    "register",
+    "to_native",
+    "volumes",
+    "write_native",
+]

@@ -1,0 +1,323 @@
+"""From a folder to a case: recognise, register, extract the brain, resample once, and write down what was decided."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from scan_session import brain, page
+from scan_session.errors import SessionError
+from scan_session.grid import affine_of, array_of, matrix_of, write_nifti
+from scan_session.recognise import NAMES, assign_by_contrast, choose, which_enhances
+from scan_session.registration import Registration, information, register
+from scan_session.series import MODALITIES, Series, find_series
+
+EDGE = 1.0
+"""Voxel edge of the case in mm, as in BraTS."""
+MARGIN_MM = 8.0
+"""Room around the brain."""
+LEAST_OVERLAP, LEAST_COVERAGE, STILL_MM = 0.85, 0.93, 1.0
+"""A registration has failed if the two brains overlap (Dice) less; a series is too short if it shows less of the brain; images
+on one grid that would move less are registered already."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A prepared session: `load_session` reads it again.
+
+    Attributes
+    ----------
+    folder : Path
+        The case. ``<folder name>_<modality>.nii.gz`` are the four images.
+    reference : str
+        Modality whose grid, made 1 mm wide, is the case's.
+    matrices : mapping from modality to array (4, 4)
+        From millimetres (RAS) of the case to millimetres of the series.
+    grids : mapping from modality to (shape, affine)
+        The grid of the series as it came.
+    measures : mapping from modality to mapping
+        How well it was registered.
+    series : mapping from modality to Series
+        What was taken; empty files if the session was loaded without its source.
+    left_out : tuple of Series
+    notes : tuple of str
+        What has to be said aloud.
+    """
+
+    folder: Path
+    reference: str
+    matrices: Mapping[str, np.ndarray]
+    grids: Mapping[str, tuple[tuple[int, ...], np.ndarray]]
+    measures: Mapping[str, Mapping[str, float | str]]
+    series: Mapping[str, Series] = field(default_factory=dict)
+    left_out: tuple[Series, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> dict[str, Path]:
+        """Files of the case by modality: 1 mm, registered, 0 outside the brain."""
+        return {modality: self.folder / f"{self.folder.name}_{modality}.nii.gz" for modality in self.grids}
+
+    @property
+    def mask(self) -> Path:
+        """The brain mask."""
+        return self.folder / "brain_mask.nii.gz"
+
+    @property
+    def page(self) -> Path:
+        """The page that shows what was done."""
+        return self.folder / "session.html"
+
+    def native(self, modality: str) -> Path:
+        """One series as it came, skull on, in its own grid."""
+        return self.folder / "series" / f"{modality}_native.nii.gz"
+
+
+def prepare_session(
+    folder: Path,
+    out: Path,
+    *,
+    t1: str | None = None,
+    t1ce: str | None = None,
+    t2: str | None = None,
+    flair: str | None = None,
+    mask: Path | None = None,
+    brain_method: str = "deepbet",
+    study: int | None = None,
+    require: Sequence[str] = MODALITIES,
+    say: Callable[[str], None] = print,
+) -> Session:
+    """Bring a folder of raw series into a case that a BraTS model reads.
+
+    Parameters
+    ----------
+    folder : Path
+        DICOM files of one session, nested and mixed as they may be, or NIfTI files.
+    out : Path
+        Folder of the case, outside `folder`; its name becomes the case's.
+    t1, t1ce, t2, flair : str, optional
+        Number of a series, or name of a NIfTI file, to take in place of what is recognised.
+    mask : Path, optional
+        Brain mask of one's own, drawn on the reference series. Else `brain_method`: "deepbet" or "hd-bet".
+    study : int, optional
+        Which of several sessions, from the oldest, 1.
+    require : sequence of str
+        Modalities without which there is no case. One of T1 and T1ce is always needed.
+    say : callable
+        Gets each decision as a sentence.
+
+    Raises
+    ------
+    SessionError
+        If the folder cannot become a case; after a failed registration with a picture of it.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+        raise SessionError("the case would be written into the folder that is read", "give --out another folder")
+    overrides = dict(zip(MODALITIES, (t1, t1ce, t2, flair), strict=True))
+    found = _resolve(find_series(folder, study=study), overrides, say)
+    taken, left, notes = choose(found, overrides)
+    _require(taken, left, require)
+    for modality, series in taken.items():
+        say(f"{NAMES[modality]}: {series.label}, {series.reason}")
+        notes += [f"{series.label}: {warning}" for warning in series.warnings]
+    images = {modality: series.read() for modality, series in taken.items()}
+    reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: max(images[key].GetSpacing()))
+    fixed = images[reference]
+    inside, how = _brain(fixed, mask, brain_method)
+    notes.append(f"brain: {how}")
+    transforms, measures = {reference: sitk.Euler3DTransform()}, {reference: {"role": "reference"}}
+    for modality, image in images.items():
+        if modality != reference:
+            result = register(fixed, image, inside)
+            result, measures[modality] = _judge(modality, result, fixed, image, inside, out)
+            transforms[modality] = result.transform
+            say(f"{NAMES[modality]}: {_in_words(measures[modality])}")
+    for note in notes:
+        say(note)
+    session = Session(
+        out, reference, {key: matrix_of(one) for key, one in transforms.items()},
+        {key: (image.GetSize(), affine_of(image)) for key, image in images.items()}, measures, taken, tuple(left), tuple(notes),
+    )  # fmt: skip
+    _write(session, images, transforms, inside)
+    return session
+
+
+def load_session(folder: Path, source: Path | None = None, *, study: int | None = None) -> Session:
+    """Read a prepared session again.
+
+    `source` is the folder that it was made from: paths and identifiers are not kept in the case, and a DICOM SEG needs the
+    original files.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "session.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SessionError(f"{folder} is no prepared session ({error})", "make it with prepare-session") from error
+    used = record["series"]
+    found = {one.fingerprint: one for one in find_series(source, study=study) if one.files and one.shape} if source else {}
+    series = {key: found[one["fingerprint"]] for key, one in used.items() if one["fingerprint"] in found}
+    if source and len(series) < len(used):
+        raise SessionError(f"{source} is not the folder that {folder} was made from", "give that folder")
+    return Session(
+        folder, record["reference"], {key: np.array(one["matrix"]) for key, one in used.items()},
+        {key: (tuple(one["shape"]), np.array(one["affine"])) for key, one in used.items()},
+        {key: one["measures"] for key, one in used.items()}, series, notes=tuple(record["notes"]),
+    )  # fmt: skip
+
+
+def _resolve(found: list[Series], overrides: Mapping[str, str | None], say: Callable[[str], None]) -> list[Series]:
+    """Let the images say what headers and names do not: four files without telling names, or two T1 of which one is T1ce."""
+    good = [one for one in found if not one.fault]
+    unknown = [one for one in good if one.modality is None]
+    plain = [one for one in good if one.modality == "t1"]
+    kinds: dict[str, str] = {}
+    if any(overrides.values()):
+        return found
+    if len(unknown) == len(good) == 4:
+        images = [one.read() for one in unknown]
+        kinds = dict(
+            zip((one.number for one in unknown), assign_by_contrast(images, brain.rough_brain(images[0])), strict=True)
+        )
+    elif len(plain) == 2 and not any(one.modality == "t1ce" for one in good):
+        images = [one.read() for one in plain]
+        bright = plain[which_enhances(*images, brain.rough_brain(images[0]))]
+        kinds = {bright.number: "t1ce"}
+    if kinds:
+        say("the images' contrast decided what the headers or names do not say; check the page")
+    by_contrast = {number: f"{NAMES[kind]} by the contrast of its image" for number, kind in kinds.items()}
+    return [replace(one, modality=kinds[one.number], reason=by_contrast[one.number]) if one.number in kinds and not one.fault
+            else one for one in found]  # fmt: skip
+
+
+def _require(taken: Mapping[str, Series], left: Sequence[Series], require: Sequence[str]) -> None:
+    missing = [modality for modality in MODALITIES if modality in require and modality not in taken]
+    if not {"t1", "t1ce"} & set(taken):
+        missing = missing or ["t1"]
+    if missing:
+        wanted = " and ".join(NAMES[modality] for modality in missing)
+        there = ", ".join(f"{NAMES[modality]} is {series.label}" for modality, series in taken.items()) or "none of the four"
+        others = "; ".join(f"{one.label} {one.fault or one.reason}" for one in left) or "nothing"
+        options = " ".join(f"--{modality} NUMBER" for modality in missing)
+        raise SessionError(
+            f"there is no {wanted} (found: {there}; left out: {others})", f"add it to the folder, or say {options}"
+        )
+
+
+def _brain(fixed: sitk.Image, mask: Path | None, method: str) -> tuple[sitk.Image, str]:
+    if mask:
+        return brain.read_mask(Path(mask), fixed), "the mask that you gave"
+    stripped = brain.stripped_mask(fixed, brain.rough_brain(fixed))
+    if stripped is not None:
+        return stripped, "the reference is skull-stripped already and was left so"
+    return brain.extract_brain(fixed, method), f"found by {method}"
+
+
+def _judge(
+    modality: str, result: Registration, fixed: sitk.Image, moving: sitk.Image, inside: sitk.Image, out: Path
+) -> tuple[Registration, dict[str, float | str]]:
+    """Measure a registration; raise an error with a picture if it has failed, leave alone what was registered already."""
+    other = brain.rough_brain(moving)
+    same = fixed.GetSize() == moving.GetSize() and np.allclose(affine_of(fixed), affine_of(moving), atol=1e-3)
+    role = "registered"
+    if same and result.shift_mm < STILL_MM:
+        still = sitk.Euler3DTransform()
+        same_again = information(fixed, moving, still, inside)
+        result, role = Registration(still, same_again, same_again, 0.0, 0.0), "registered already"
+    whole = sitk.Resample(moving * 0 + 1, fixed, result.transform, sitk.sitkNearestNeighbor, 0.0)
+    where = array_of(inside) > 0
+    measures: dict[str, float | str] = {
+        "role": role,
+        "information_before": round(result.information_before, 4),
+        "information_after": round(result.information_after, 4),
+        "brain_overlap_before": round(brain.overlap(inside, other, sitk.Transform()), 4),
+        "brain_overlap_after": round(brain.overlap(inside, other, result.transform), 4),
+        "brain_covered": round(float((array_of(whole)[where] > 0).mean()), 4),
+        "shift_mm": round(result.shift_mm, 2),
+        "rotation_degrees": round(result.rotation_degrees, 2),
+    }
+    wrong = ""
+    if measures["brain_covered"] < LEAST_COVERAGE:
+        wrong = f"shows only {measures['brain_covered']:.0%} of the brain of the reference"
+    elif measures["brain_overlap_after"] < LEAST_OVERLAP:
+        wrong = f"could not be registered: the brains overlap by {measures['brain_overlap_after']:.2f} (Dice)"
+    elif result.information_after < result.information_before - 0.01:
+        wrong = "could not be registered: the images fit each other worse than before"
+    if wrong:
+        picture = page.failure(out / f"registration_of_{modality}.png", fixed, moving, result.transform, inside)
+        raise SessionError(
+            f"the {NAMES[modality]} {wrong}", f"check that it is the same head, or take another --{modality}", picture
+        )
+    return result, measures
+
+
+def _in_words(measures: Mapping[str, float | str]) -> str:
+    if measures["role"] == "registered already":
+        return "registered already, left alone"
+    return (
+        f"moved by {measures['shift_mm']:.1f} mm and {measures['rotation_degrees']:.1f} degrees; mutual information "
+        f"{measures['information_before']:.2f} -> {measures['information_after']:.2f}, brain overlap "
+        f"{measures['brain_overlap_before']:.2f} -> {measures['brain_overlap_after']:.2f}"
+    )
+
+
+def case_grid(fixed: sitk.Image, inside: sitk.Image) -> sitk.Image:
+    """The grid of the case: that of the reference turned to LPS, 1 mm wide, cut to the brain; as it is if that is 1 mm."""
+    if np.allclose(fixed.GetSpacing(), EDGE, atol=0.05):
+        return fixed
+    turned = sitk.DICOMOrient(inside, "LPS")
+    voxels = np.argwhere(sitk.GetArrayFromImage(turned))[:, ::-1]
+    spacing = np.array(turned.GetSpacing())
+    low = voxels.min(0) - 0.5 - MARGIN_MM / spacing
+    high = voxels.max(0) + 0.5 + MARGIN_MM / spacing
+    size = np.ceil((high - low) * spacing / EDGE).astype(int)
+    origin = turned.TransformContinuousIndexToPhysicalPoint((low + EDGE / 2 / spacing).tolist())
+    grid = sitk.Image(size.tolist(), sitk.sitkUInt8)
+    grid.SetSpacing([EDGE] * 3)
+    grid.SetOrigin(origin)
+    grid.SetDirection(turned.GetDirection())
+    return grid
+
+
+def _write(
+    session: Session, images: Mapping[str, sitk.Image], transforms: Mapping[str, sitk.Transform], inside: sitk.Image
+) -> None:
+    """Resample every series once, from the original, and write the case, its record and its page."""
+    session.folder.mkdir(parents=True, exist_ok=True)
+    for old in session.folder.glob("registration_of_*.png"):
+        old.unlink()
+    grid = case_grid(images[session.reference], inside)
+    depth = sitk.SignedMaurerDistanceMap(inside, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+    mask = sitk.Resample(depth, grid, sitk.Transform(), sitk.sitkLinear, -1.0) > 0
+    moved = {}
+    for modality, image in images.items():
+        moved[modality] = sitk.Resample(image, grid, transforms[modality], sitk.sitkLinear, 0.0)
+        write_nifti(session.images[modality], sitk.Mask(moved[modality], mask))
+        write_nifti(session.native(modality), image)
+    write_nifti(session.mask, mask)
+    record = {
+        "made_by": "scan_session",
+        "contains": page.CONTENTS,
+        "reference": session.reference,
+        "series": {
+            modality: {
+                "label": series.label, "reason": series.reason, "fingerprint": series.fingerprint,
+                "matrix": np.round(session.matrices[modality], 8).tolist(), "shape": session.grids[modality][0],
+                "affine": session.grids[modality][1].tolist(), "measures": session.measures[modality],
+            }
+            for modality, series in session.series.items()
+        },
+        "left_out": [{"label": one.label, "reason": one.fault or one.reason} for one in session.left_out],
+        "notes": session.notes,
+    }  # fmt: skip
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)
+    (session.folder / "session.json").write_text(text + "\n", encoding="utf-8")
+    before = {key: sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, 0.0) for key, image in images.items()}
+    page.write(session, before, moved, mask)

@@ -1,0 +1,230 @@
+"""Say which series is T1, T1ce, T2 or FLAIR: from the scanner's timing, from words in many languages, from the images."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.stats import rankdata, skew
+
+from scan_session.errors import SessionError
+from scan_session.grid import array_of
+from scan_session.registration import register
+from scan_session.series import MODALITIES, Series
+
+NAMES = {"t1": "T1", "t1ce": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
+
+LEFT_OUT = {
+    "a localiser": r"loc|locali[sz]er|scout|survey|topogram|3 ?plane|aahead\w*|ubersicht|reperage|localizador",
+    "diffusion": r"dwi|dti|diff\w*|trace\w*|adc|fa|colfa|tensor|ivim",
+    "susceptibility": r"swi\w*|swan|swip|minip|mip|venobold|t2star|t2 ?\*\w*|hemo\w*|qsm|pha|phase",
+    "perfusion": r"perf\w*|dsc|dce|p?c?asl|r?cb[fv]|mtt|ttp|tmax|ktrans",
+    "angiography": r"tof|mra|angio\w*|veno\w*|pca",
+    "functional imaging": r"bold|fmri|resting",
+    "a subtraction": r"sub|subtr\w*|subtraktion",
+    "proton density": r"pd|pdw|proton\w*",
+    "a calibration": r"calibration|asset|shim\w*|b[01] ?map\w*|field ?map\w*",
+}
+"""What else a session holds, and how its descriptions say so."""
+MAPS = r"seg\w*|mask\w*|label\w*|fusion|lesion|roi|bet"
+"""Words of NIfTI files that are no scan."""
+WORDS = {
+    "flair": r"(t2)?w?flair\w*|t2f|fla|flr|tirm\w*|dark ?fluid|darkfluid",
+    "t2": r"t2\w*",
+    "t1": r"t1\w*|mp ?rage|bravo|i?r? ?f?spgr|tfe3d|vibe|mp2rage",
+}
+AGENT = r"contrast\w*|kontrast\w*|contraste|km|gd|gado\w*|gad|mdc|inj\w*|контраст\w*"
+WITH = (rf"\+ ?(?:c|ce|k|{AGENT})|c\+|(?:t1w?)?(?:c|ce|post\w*|{AGENT})|nach|apres|dopo|despues|pos|ку|"
+        r".*造影.*|.*增强.*|.*增強.*|.*조영.*")  # fmt: skip
+WITHOUT = (r"pre|t1pre|t1n|\w*nativ\w*|unenhanced|vor|avant|prima|antes|wo|w o|.*平扫.*|.*平掃.*|"
+           rf"(?:ohne|sans|sin|senza|without|non?|not|wo|w o|без) (?:iv )?(?:c|{AGENT})")  # fmt: skip
+"""Whether a T1 has a contrast agent, in English, German, French, Italian, Spanish, Portuguese, Russian, Chinese and Korean."""
+
+
+def recognise(series: Sequence[Series]) -> list[Series]:
+    """Give every series its modality or the reason why it is left out."""
+    return [one if one.fault else _from_header(one) if one.is_dicom else _from_name(one) for one in series]
+
+
+def choose(series: Sequence[Series], overrides: Mapping[str, str | None]) -> tuple[dict[str, Series], list[Series], list[str]]:
+    """Take one series for each modality: that of the user, else the finest of what was recognised.
+
+    Returns what was taken, what was left out with its reason, and what has to be said aloud.
+    """
+    series = list(series)
+    for modality, wanted in overrides.items():
+        if wanted:
+            series = _override(series, modality, str(wanted))
+    taken: dict[str, Series] = {}
+    left, notes = [], []
+    for modality in MODALITIES:
+        candidates = sorted((one for one in series if one.modality == modality and not one.fault), key=_rank)
+        if not candidates:
+            continue
+        taken[modality] = candidates[0]
+        for other in candidates[1:]:
+            left.append(
+                replace(other, modality=None, reason=f"is another {NAMES[modality]}; {candidates[0].label} is finer or first")
+            )
+        if candidates[1:]:
+            notes.append(f"{len(candidates)} series are {NAMES[modality]}; took {candidates[0].label}, the finest")
+    left += [one for one in series if one.fault or not one.modality]
+    return taken, left, notes
+
+
+def assign_by_contrast(images: Sequence[sitk.Image], mask: sitk.Image) -> list[str]:
+    """Say which of four images of one head, which only have each other, is T1, T1ce, T2 and FLAIR.
+
+    T1 and T1ce order the brain's voxels alike, and so, less so, do T2 and FLAIR. The pair with the longer bright tail is the
+    second. Fluid is bright in T2 alone, so T2 goes against T1; the contrast agent gives T1ce the tail that T1 has not.
+    Raises `SessionError` if no pairing stands out. `mask` is the brain in the first image.
+    """
+    values = _voxels(images, mask)
+    ranks = np.corrcoef([rankdata(one) for one in values])
+    pairings = sorted(((0, other), tuple({1, 2, 3} - {other})) for other in (1, 2, 3))
+    scored = sorted(((sum(ranks[pair] for pair in pairing), pairing) for pairing in pairings), reverse=True)
+    if scored[0][0] - scored[1][0] < 0.1:
+        raise SessionError("the contrast of the images does not tell which is which", "say so: --t1 --t1ce --t2 --flair")
+    tails = [np.percentile(one, 97) / np.percentile(one, 50) for one in values]
+    ones, twos = sorted(scored[0][1], key=lambda pair: max(tails[index] for index in pair))
+    t2, flair = sorted(twos, key=lambda index: ranks[index, list(ones)].sum())
+    t1, t1ce = ones if _enhancement(values[ones[0]], values[ones[1]]) > 0 else ones[::-1]
+    names = {t1: "t1", t1ce: "t1ce", t2: "t2", flair: "flair"}
+    return [names[index] for index in range(4)]
+
+
+def which_enhances(first: sitk.Image, second: sitk.Image, mask: sitk.Image) -> int:
+    """Say which of two T1 images of one head has the contrast agent, 0 or 1."""
+    return int(_enhancement(*_voxels([first, second], mask)) > 0)
+
+
+def _voxels(images: Sequence[sitk.Image], mask: sitk.Image) -> list[np.ndarray]:
+    first, *others = images
+    moved = [first, *(sitk.Resample(one, first, register(first, one, mask).transform) for one in others)]
+    inside = array_of(mask) > 0
+    return [array_of(one)[inside] for one in moved]
+
+
+def _enhancement(before: np.ndarray, after: np.ndarray) -> float:
+    low, middle = np.percentile([before, after], (5, 50), axis=1)
+    scaled = [(one - low[index]) / (middle[index] - low[index] + 1e-6) for index, one in enumerate((before, after))]
+    return float(skew(np.subtract(scaled[1], scaled[0])))
+
+
+def _plain(text: str) -> str:
+    """Lower case without accents, words apart: "T1_MPRAGE+Gd (après)" becomes "t1 mprage+gd apres"."""
+    flat = "".join(sign for sign in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(sign))
+    return " ".join(re.sub(r"[^\w+*]|_", " ", unicodedata.normalize("NFKC", flat)).split())
+
+
+def _says(text: str, pattern: str) -> bool:
+    return re.search(rf"(?<![^\s+])(?:{pattern})(?![^\s+])", text) is not None
+
+
+def _from_name(series: Series) -> Series:
+    text = _plain(str(series.facts.get("Name", "")))
+    if _says(text, MAPS):
+        return replace(series, fault="is a mask or a label map by its name")
+    weighting = next((key for key, pattern in WORDS.items() if _says(text, pattern)), None)
+    strange = next((kind for kind, pattern in LEFT_OUT.items() if _says(text.split()[-1] if text else "", pattern)), None)
+    if strange and weighting is None:
+        return replace(series, fault=f"is {strange} by its name")
+    if weighting is None:
+        return replace(series, reason="has a name that does not say what it is")
+    tail = text[max(0, text.find("t1")) :]  # what stands before it may be the patient's name
+    if weighting == "t1" and _says(tail, WITH) and not _says(tail, WITHOUT):
+        weighting = "t1ce"
+    return replace(series, modality=weighting, reason=f"{NAMES[weighting]} by the file's name")
+
+
+def _number(facts: Mapping[str, object], *keywords: str) -> float | None:
+    for keyword in keywords:
+        value = facts.get(keyword)
+        value = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and len(value) else value
+        if isinstance(value, (int, float)) and value > 0:
+            return float(value)
+    return None
+
+
+def _from_header(series: Series) -> Series:
+    facts = series.facts
+    text = _plain(f"{facts.get('Description', '')}")
+    kind = _plain(" ".join(map(str, facts.get("ImageType", ()))))
+    part = _plain(str(facts.get("BodyPartExamined", "")))
+    if "localizer" in kind:
+        return replace(series, fault="is a localiser by its header")
+    if facts.get("DiffusionBValue") is not None or _says(kind, "diffusion|adc|tracew|fa|tensor"):
+        return replace(series, fault="is diffusion by its header")
+    if str(facts.get("AngioFlag", "N")).upper() == "Y":
+        return replace(series, fault="is angiography by its header")
+    if part and not re.search("head|brain|skull|schadel|kopf|cran|hirn|cerebr|tete|cabeza|neuro|orbit", part):
+        return replace(series, fault=f"shows the {part}, not the head")
+    strange = next((kind for kind, pattern in LEFT_OUT.items() if _says(text, pattern)), None)
+    if strange:
+        return replace(series, fault=f"is {strange} by its description")
+    echo, repetition = _number(facts, "EchoTime", "EffectiveEchoTime"), _number(facts, "RepetitionTime")
+    inversion = _number(facts, "InversionTime", "InversionTimes")
+    timing = ", ".join(
+        f"{name} {value:g} ms" for name, value in (("TR", repetition), ("TE", echo), ("TI", inversion)) if value is not None
+    )
+    by_words = next((key for key, pattern in WORDS.items() if _says(text, pattern)), None)
+    if by_words == "flair" and _says(text, "t1"):
+        by_words = "t1"
+    weighting = _by_timing(echo, repetition, inversion, "GR" in str(facts.get("ScanningSequence", ""))) or by_words
+    if weighting not in MODALITIES:
+        return replace(series, fault=f"fits none of the four by its timing ({weighting or timing or 'none given'})")
+    warnings = series.warnings
+    if by_words not in (None, weighting):
+        warnings = (*warnings, f"its description says {NAMES[by_words]}, its timing {NAMES[weighting]}; the timing counts")
+    reason = f"{timing or 'no timing'}" + (f", described as {NAMES[by_words]}" if by_words else "")
+    if weighting == "t1":
+        agent = _plain(str(facts.get("ContrastBolusAgent", "")))
+        given = bool(agent) and not _says(agent, "no|none|n|0|keine?s?|aucun|ninguno|nessuno|without|ohne|sans|sin|senza")
+        if (given or _says(text, WITH)) and not _says(text, WITHOUT):
+            weighting = "t1ce"
+            reason += ", contrast agent in its header" if given else ", contrast agent in its description"
+        elif _says(text, WITHOUT):
+            reason += ", without contrast agent by its description"
+        else:
+            reason += ", no contrast agent mentioned"
+    return replace(series, modality=weighting, reason=f"{NAMES[weighting]}: {reason}", warnings=warnings)
+
+
+def _by_timing(echo: float | None, repetition: float | None, inversion: float | None, gradient: bool) -> str | None:
+    """Weighting that a spin or gradient echo of this timing (ms) has; None if the timing is not known."""
+    if echo is None or repetition is None:
+        return None
+    if gradient and echo >= 12 and (inversion or 0) == 0:
+        return "T2*, which shows iron and blood"
+    if echo >= 50:
+        return "flair" if (inversion or 0) > 1200 else "t2" if repetition > 1000 else "an unusual spin echo"
+    if inversion and inversion < 1400:
+        return "t1"
+    return "t1" if repetition < 1400 else "proton density, which has a short TE and a long TR"
+
+
+def _rank(series: Series) -> tuple:
+    """Finest first: what was acquired before what was computed, then thin slices, then small pixels, then the first made."""
+    derived = "DERIVED" in map(str, series.facts.get("ImageType", ())) or "MPR" in map(str, series.facts.get("ImageType", ()))
+    volume = round(float(np.prod(series.spacing or (99,))), 2)
+    number = [int(part) for part in re.findall(r"\d+", series.number)]
+    return series.facts.get("Depth", 0), derived, round(max(series.spacing or (99,)), 1), volume, number
+
+
+def _override(series: list[Series], modality: str, wanted: str) -> list[Series]:
+    """The same series with the user's choice for one modality, by number or by a NIfTI file's name."""
+    matches = [
+        one for one in series if wanted == one.number or (not one.is_dicom and wanted in (one.files[0].name, str(one.files[0])))
+    ]
+    if not matches:
+        known = ", ".join(one.number for one in series if one.number)
+        raise SessionError(f"there is no series {wanted} for --{modality}", f"choose one of {known}, or a NIfTI file's name")
+    if matches[0].fault and not matches[0].shape:
+        raise SessionError(f"{matches[0].label} {matches[0].fault}", f"choose another for --{modality}")
+    chosen = replace(matches[0], modality=modality, reason=f"{NAMES[modality]}: as you said", fault="")
+    return [chosen if one is matches[0] else replace(one, modality=None, reason=one.reason or "was not asked for")
+            if one.modality == modality else one for one in series]  # fmt: skip
