@@ -63,6 +63,7 @@ def test_small_movements_of_a_trackpad_add_up(surface):
     first = surface.slice()
     for _ in range(12):
         surface.page.mouse.wheel(0, -6)
+    surface.settle(100)
     assert surface.slice() == first + 3
 
 

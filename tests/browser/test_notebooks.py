@@ -1,4 +1,4 @@
-"""Notebooks with a viewer, opened in JupyterLab: all cells run on the tiny cohort, and every viewer in it scrolls."""
+"""A notebook opened in JupyterLab: all cells run on the tiny cohort, and every viewer in it scrolls."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from playwright.sync_api import Locator, Page
 
 from helpers.workspace import REPOSITORY
 from tests.browser.conftest import Lab, close_page, errors_in, open_notebook, open_page, run_all
-from tests.notebooks.test_notebooks import NOTEBOOKS, tiny_parameters
+from tests.notebooks.test_notebooks import tiny_parameters
 
-WITH_VIEWERS = ("01", "02", "03")
-"""Notebooks that are opened here; all are executed by tests/notebooks."""
+NAME = "01_explore_data"
+"""It has most viewers and needs no other; tests/notebooks executes all, and looks at what their viewers leave."""
 
 
 @pytest.fixture(scope="module")
-def copies(lab: Lab, tmp_path_factory) -> dict[str, Path]:
-    """The notebooks with the tiny parameters, in the folder of the lab, by name; they share one workspace, in order."""
-    parameters = tiny_parameters(tmp_path_factory.mktemp("workspace"))
-    made = {}
-    for path in NOTEBOOKS:
-        notebook = parameterize_notebook(load_notebook_node(str(path)), parameters[path], engine_name=None)
-        notebook.metadata.pop("papermill", None)
-        made[path.stem] = lab.folder / path.name
-        nbformat.write(notebook, made[path.stem])
-    return made
+def copy(lab: Lab, tmp_path_factory) -> Path:
+    """The notebook with the tiny parameters, in the folder of the lab."""
+    path = REPOSITORY / "notebooks" / f"{NAME}.ipynb"
+    parameters = tiny_parameters(tmp_path_factory.mktemp("workspace"))[path]
+    notebook = parameterize_notebook(load_notebook_node(str(path)), parameters, engine_name=None)
+    notebook.metadata.pop("papermill", None)
+    nbformat.write(notebook, lab.folder / path.name)
+    return lab.folder / path.name
 
 
 def bring_into_view(page: Page, viewer: Locator) -> None:
@@ -42,16 +40,12 @@ def bring_into_view(page: Page, viewer: Locator) -> None:
     raise AssertionError(f"A viewer stays out of the window, its top at {top:.0f} px.")
 
 
-@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem[:2] in WITH_VIEWERS])
-def test_a_notebook_runs_in_the_browser_and_its_viewers_scroll(browser, lab, copies, name):
+def test_a_notebook_runs_in_the_browser_and_its_viewers_scroll(browser, lab, copy):
     page = open_page(browser)
-    open_notebook(page, lab, copies[name].name)
+    open_notebook(page, lab, copy.name)
     run_all(page, timeout=600_000)
     assert errors_in(page) == []
-    source = (REPOSITORY / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
-    uses_viewer = "SliceViewer(" in source or "view_case(" in source
-    if uses_viewer:
-        page.locator(".slice-viewer[data-ready]").first.wait_for(timeout=30_000)
+    page.locator(".slice-viewer[data-ready]").first.wait_for(timeout=30_000)
     for viewer in page.locator(".slice-viewer[data-ready]").all():
         bring_into_view(page, viewer)
         before = int(viewer.get_attribute("data-slice"))

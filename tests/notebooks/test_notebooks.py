@@ -15,6 +15,7 @@ from helpers.workspace import (
     load_metrics,
     open_workspace,
 )
+from slice_viewer.widget import WIDGET_VIEW
 from tests.policies import (
     load_policy,
     place_of,
@@ -27,8 +28,9 @@ TINY = {"COHORT": "phantom", "CASES": "8", "PHANTOM_SPACING": "4.0", "SPACING": 
 """For every notebook that has the parameter."""
 
 OWN: dict[str, dict[str, str]] = {
-    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "SMALL_STEPS": "10", "FOLDS": "1"},
-    "04_train_swin_unetr": {"STEPS": "2", "TRIAL_STEPS": "2"},
+    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "SMALL_STEPS": "4", "FOLDS": "1", "CHANNELS": "(8, 16, 32, 64)"},
+    "04_train_swin_unetr": {"STEPS": "2", "TRIAL_STEPS": "2", "RATES": "(0.003,)"},
+    "05_deploy_sagemaker": {"DEMO_CASES": "2", "DEMO_STEPS": "6", "TRIALS": "1"},
     "06_profile_gpu": {"PATCH": "32", "ROUNDS": "2", "COMPILE": "no"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
@@ -98,6 +100,15 @@ def test_notebook_leaves_its_numbers(series, name):
     assert record["numbers"]
     assert set(VERSIONED) <= set(record["versions"])
     assert f'href="{name}.html"' in index.read_text()
+
+
+@each_notebook
+def test_viewers_of_a_notebook_are_live_and_leave_a_picture(series, name):
+    """Below a kernel the widget, for a reader on the web the picture; one notebook's are scrolled in tests/browser."""
+    workspace = series[0]
+    for cell in nbformat.read(workspace.root / "run" / f"{name}.ipynb", as_version=4).cells:
+        if cell.source.splitlines()[-1:] and cell.source.splitlines()[-1].startswith(("SliceViewer(", "view_case(")):
+            assert {WIDGET_VIEW, "image/png"} <= set(cell.outputs[-1].data)
 
 
 @each_notebook

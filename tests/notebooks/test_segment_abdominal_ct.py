@@ -1,4 +1,4 @@
-"""The extra notebook on abdominal CT: on phantoms, on one scan given as DATA, and on scans of which one is bad."""
+"""The extra notebook on abdominal CT: on phantoms, and on two scans given as DATA of which one is bad."""
 
 import pytest
 
@@ -11,13 +11,12 @@ TINY = {"CASES": "2", "PHANTOM_SPACING": "(7, 7, 8)", "SPACING": "(9, 9, 10)", "
 TINY |= {"ROI": "(40, 32, 16)", "RANDCROP": "(40, 32, 16)"}
 
 
-@pytest.mark.parametrize("given", [0, 1, 3], ids=["phantoms", "one scan", "a bad scan of three"])
+@pytest.mark.parametrize("given", [0, 2], ids=["phantoms", "a bad scan of two"])
 def test_it_runs_and_leaves_its_numbers(tmp_path, given):
     parameters = TINY | {"OUT": str(tmp_path / "out")}
     if given:
         write_ct_phantoms(tmp_path / "scans", given, CtPhantomSettings(spacing=(8, 8, 8)), workers=1)
         parameters["DATA"] = str(tmp_path / "scans")
-    if given == 3:
         (tmp_path / "scans" / "imagesTr" / "img0001.nii.gz").write_bytes(b"no image")
     workspace = open_workspace("phantom", out=tmp_path / "out")
     (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))

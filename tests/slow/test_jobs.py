@@ -68,31 +68,24 @@ def train(session, run, source, cohort):
     return sagemaker.describe_training_job(TrainingJobName=name)
 
 
-def weights_of(session, job):
+def test_an_interrupted_training_goes_on_and_leaves_a_model_and_nothing_is_left(session, rehearsal, tmp_path):
+    """That it ends with the weights of one that nobody interrupted, test_resume.py shows."""
+    cases = [write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number) for number in range(5)]
+    files = {path.relative_to(tmp_path / "cohort").as_posix(): path for case in cases for path in case.files}
+    aws.upload_changed(session, files, f"s3://{BUCKET}/parted/cohort")
+    rehearsal.interrupt("parted", after="step +4 of")
+    job = train(session, "parted", stage_source(tmp_path / "source"), f"s3://{BUCKET}/parted/cohort")
+    assert [stage["Status"] for stage in job["SecondaryStatusTransitions"]].count("Training") == 2
     bucket, key = aws.split_uri(job["ModelArtifacts"]["S3ModelArtifacts"])
     content = session.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        return load(archive.extractfile("best.safetensors").read())
-
-
-def test_an_interrupted_training_ends_with_the_same_weights_and_nothing_is_left(session, rehearsal, tmp_path):
-    cases = [write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number) for number in range(5)]
-    files = {path.relative_to(tmp_path / "cohort").as_posix(): path for case in cases for path in case.files}
-    source = stage_source(tmp_path / "source")
-    weights, attempts = {}, {}
-    for run, after in {"whole": None, "parted": "step +4 of"}.items():
-        aws.upload_changed(session, files, f"s3://{BUCKET}/{run}/cohort")
-        if after:
-            rehearsal.interrupt(run, after=after)
-        job = train(session, run, source, f"s3://{BUCKET}/{run}/cohort")
-        attempts[run] = [stage["Status"] for stage in job["SecondaryStatusTransitions"]].count("Training")
-        weights[run] = weights_of(session, job)
-    assert attempts == {"whole": 1, "parted": 2}
-    assert weights["whole"].keys() == weights["parted"].keys()
-    assert all((weights["whole"][name] == weights["parted"][name]).all() for name in weights["whole"])
-    for run in weights:
-        assert len(aws.delete_run(session, run, BUCKET)) > 0
-        assert aws.list_run(session, run, BUCKET) == []
+        assert load(archive.extractfile("best.safetensors").read())
+        rows = archive.extractfile("history.csv").read().decode().splitlines()[1:]
+    assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(1, 9)]
+    seconds = [float(row.split(",")[1]) for row in rows]
+    assert seconds == sorted(seconds), "the history of the first attempt goes on"
+    assert len(aws.delete_run(session, "parted", BUCKET)) > 0
+    assert aws.list_run(session, "parted", BUCKET) == []
 
 
 LINGERS = """

@@ -110,7 +110,7 @@ def test_phantoms_never_seen_are_segmented():
     settings = PhantomSettings(spacing=card.spacing[0])
     preprocessing = PreprocessSettings(**card.preprocessing)
     scores = []
-    for index in range(FIRST, FIRST + 6):  # of the notebooks' cohort, which shares no random number with the stream
+    for index in range(FIRST, FIRST + 3):  # of the notebooks' cohort, which shares no random number with the stream
         phantom = make_phantom(index, settings)
         prepared = preprocess_image(phantom.image, phantom.affine, preprocessing, classes=phantom.classes)
         classes = segment_prepared(network, card, prepared.image)
