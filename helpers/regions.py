@@ -99,8 +99,13 @@ CONVENTIONS: dict[str, LabelConvention] = {
     "brats2024": LabelConvention(  # the cavity is part of neither TC, WT nor ET
         "BraTS 2024 post-treatment", 1, 2, 3, "de Verdier et al. 2024, arXiv:2405.18368", ((4, BACKGROUND, "resection cavity"),)
     ),
-    "brats-peds": LabelConvention(  # the cyst is part of TC; the numbers of 2023 were those of brats2023
-        "BraTS-PEDs 2024", 2, 4, 1, "Kazerooni et al. 2024, arXiv:2404.15009", ((3, NCR, "cyst"),)
+    "brats-peds": LabelConvention(  # the cyst is part of TC
+        "BraTS-PEDs 2024 (files of 2023 have the same names and the numbers of brats2023)",
+        2,
+        4,
+        1,
+        "Kazerooni et al. 2024, arXiv:2404.15009",
+        ((3, NCR, "cyst"),),
     ),
     "brats-met": LabelConvention("BraTS-METS 2023", 1, 2, 3, "Moawad et al. 2023, arXiv:2306.00838"),
     "brats-men": LabelConvention("BraTS-MEN 2023", 1, 2, 3, "LaBella et al. 2023, arXiv:2305.07642"),

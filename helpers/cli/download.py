@@ -7,8 +7,8 @@ from typing import Literal
 
 from helpers.cli.options import Target
 from helpers.data.cases import discover
-from helpers.data.download import download_brats2021, download_msd
-from helpers.data.slices import download_lgg, find_slices
+from helpers.data.download import download_brats2021, download_lgg, download_msd
+from helpers.data.slices import find_slices
 
 COHORTS = {
     "brats2021": (download_brats2021, "CC BY 4.0; cite doi:10.7937/jc8x-9874"),

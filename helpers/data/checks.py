@@ -40,24 +40,18 @@ from helpers.workspace import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-ONE_VALUE = 0.9
-"""Share of the voxels along the edges of a volume that must have one value for it to be background."""
-MOST_BRAIN_ML = 2500.0
-"""No brain is larger: the largest of adults measure about 1,900 ml."""
-LARGER = 1.3
-"""A modality with signal in so many times the voxels of the others has something around the brain."""
-BRIGHT_RIM = 1.5
-"""Brightness of the rim on T1, relative to what lies deep, from which it is scalp: ten brains had 1.2 at most, a head 3.3."""
-FEW_OUTSIDE, MOST_OUTSIDE = 0.01, 0.5
-"""Share of the tumour outside the brain above which there is a warning, and an error."""
-NEARLY_BLANK = 0.01
-"""A modality with signal in less than this share of the brain is blank but for a few voxels."""
-MOST_SPREAD = 4.0
-"""Share of the variance of all others together that a single voxel may have before normalisation flattens the others."""
-LARGEST_VALUE = 1e30
-"""Nothing that is measured exceeds it, and its square would exceed float32 many times."""
-SAMPLE, FEWEST = 200_000, 10_000
-"""Brain voxels whose contrast is looked at (more change nothing), and below which nothing can be said."""
+ONE_VALUE = 0.9  # share of the voxels along the edges of a volume that must have one value for it to be background
+MOST_BRAIN_ML = 2500.0  # no brain is larger: the largest of adults measure about 1,900 ml
+LARGER = 1.3  # a modality with signal in so many times the voxels of the others has something around the brain
+BRIGHT_RIM = 1.5  # brightness of the rim on T1 from which it is scalp: ten brains had at most 1.2, a head 3.3
+DARK_SHELL = 0.1  # share of dark voxels 8 to 14 mm below the surface from which they are bone: brains had at most 0.003
+NEGATIVE = 0.05  # share of voxels below 0 from which an image was normalised before, or rings after a spline
+RINGING = 0.05  # share of the brightest value within which ringing lies
+FEW_OUTSIDE, MOST_OUTSIDE = 0.01, 0.5  # share of the tumour outside the brain for a warning, and for an error
+NEARLY_BLANK = 0.01  # a modality with signal in less than this share of the brain is blank but for a few voxels
+MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that has more would flatten them
+LARGEST_VALUE = 1e30  # nothing that is measured exceeds it, and its square would exceed float32 many times
+SAMPLE, FEWEST = 200_000, 10_000  # brain voxels whose contrast is compared, and below which nothing can be said
 
 
 # One session
@@ -67,15 +61,8 @@ SAMPLE, FEWEST = 200_000, 10_000
 class Session:
     """Four images of one session that passed the checks.
 
-    Attributes
-    ----------
-    identifier : str
-    image : tuple of 4 arrays (X, Y, Z)
-        Order of `MODALITIES`, in one grid, 0 outside the brain and nowhere else but by chance.
-    affine : float64 array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    warnings : tuple of str
-        What is odd but usable.
+    `image` holds four arrays (X, Y, Z) in the order of `MODALITIES`, 0 outside the brain; `affine` leads to millimetres in
+    RAS+; `warnings` say what is odd but usable.
     """
 
     identifier: str
@@ -87,31 +74,28 @@ class Session:
 def read_session(case: Case, *, threads: int = 1) -> Session:
     """Read the four images of a case, `threads` files at a time, and check them as a set.
 
-    Raises
-    ------
-    DataError
-        If a modality is missing or unreadable, the grids differ, two files hold the same image, values are not finite or
-        damaged, or it is not certain what is brain.
+    Raises `DataError` if a modality is missing or unreadable, the grids differ, two files hold the same image, values are not
+    finite or damaged, or it is not certain what is brain.
     """
     volumes, affine, faults = read_modalities(case, threads=threads)
     raise_first(case.identifier, faults)
     names = {modality: case.images[modality].path.name for modality in MODALITIES}
-    return _session(volumes, affine, case.identifier, names, faults)
+    return check_session([volumes[m] for m in MODALITIES], affine, case.identifier, names=names, faults=faults)
 
 
-def check_session(image: Sequence[np.ndarray], affine: np.ndarray, identifier: str = "") -> Session:
-    """Check four images that are in memory, in the order of `MODALITIES` and in one grid; otherwise as `read_session`."""
-    volumes = dict(zip(MODALITIES, image, strict=True))
-    return _session(volumes, np.asarray(affine, dtype=np.float64), identifier, {}, [])
-
-
-def _session(
-    volumes: Mapping[str, np.ndarray], affine: np.ndarray, identifier: str, names: Mapping[str, str], faults: list[Fault]
+def check_session(
+    image: Sequence[np.ndarray],
+    affine: np.ndarray,
+    identifier: str = "",
+    *,
+    names: Mapping[str, str] | None = None,
+    faults: Sequence[Fault] = (),
 ) -> Session:
-    volumes, _, found = examine(volumes, affine, identifier, names)
+    """Check four images that are in memory, in the order of `MODALITIES` and in one grid; otherwise as `read_session`."""
+    affine = np.asarray(affine, dtype=np.float64)
+    volumes, _, found = examine(dict(zip(MODALITIES, image, strict=True)), affine, identifier, names or {})
     raise_first(identifier, found)
-    warnings = tuple(str(fault) for fault in [*faults, *found])
-    return Session(identifier, tuple(volumes[modality] for modality in MODALITIES), affine, warnings)
+    return Session(identifier, tuple(volumes[m] for m in MODALITIES), affine, tuple(map(str, [*faults, *found])))
 
 
 def examine(
@@ -119,16 +103,11 @@ def examine(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
     """Check images (X, Y, Z) in one grid, of as many modalities as there are; `names` are those of their files.
 
-    Returns
-    -------
-    volumes : dict from modality to array
-        0 outside the brain. Those that hold no numbers or one value only are left out.
-    brain : bool array (X, Y, Z) or None
-        Voxels in which any of them is not 0.
-    faults : list of Fault
+    Returns the volumes by modality, 0 outside the brain, without those that hold no numbers or one value only; a bool array
+    (X, Y, Z) of the voxels in which any of them is not 0, if it is certain; and the faults.
     """
 
-    def fault(modality: str, problem: str, remedy: str = "export the image again") -> Fault:
+    def fault(modality: str, problem: str, remedy: str) -> Fault:
         called = f"{names[modality]} ({MODALITY_NAMES[modality]})" if modality in names else MODALITY_NAMES[modality]
         return Fault(identifier, names.get(modality, ""), f"{called} {problem}", remedy)
 
@@ -137,7 +116,7 @@ def examine(
         if volume.dtype.kind not in "iuf":
             faults.append(fault(modality, f"holds {volume.dtype}, not plain numbers", "export it as one grey value a voxel"))
         elif volume.min() == volume.max():
-            faults.append(fault(modality, f"is blank: every voxel is {volume.flat[0]}"))
+            faults.append(fault(modality, f"is blank: every voxel is {volume.flat[0]}", "export the image again"))
         else:
             good[modality] = volume
     good, brain, found = settle_background(good, affine, identifier)
@@ -147,9 +126,10 @@ def examine(
         wrong = int(np.count_nonzero(~np.isfinite(volume))) if volume.dtype.kind == "f" else 0
         count = np.count_nonzero(volume)
         if wrong:
-            faults.append(fault(modality, f"has {wrong} voxels that are not numbers"))
+            faults.append(fault(modality, f"has {wrong} voxels that are not numbers", "export the image again"))
         elif count < NEARLY_BLANK * signal:
-            faults.append(fault(modality, f"is nearly blank: signal in {100 * count / signal:.2g} % of the brain"))
+            problem = f"is nearly blank: signal in {100 * count / signal:.2g} % of the brain"
+            faults.append(fault(modality, problem, "export the image again"))
         elif extreme := _extreme(volume, count):
             faults.append(fault(modality, extreme, "correct these voxels, or clip the image"))
     for first, second in itertools.combinations(good, 2):
@@ -167,29 +147,38 @@ def settle_background(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
     """Decide once what is brain, and set everything else to 0; takes and returns what `examine` does.
 
-    The background of a modality is certain if the edges of its volume have one value. If that is not 0, as in images that were
-    normalised with their background, it is subtracted. A modality with noise around the brain, or with signal in a much larger
-    part of the volume than the others, is set to 0 outside the brain of the others. The rest is refused: nothing certain, more
-    than a brain can measure, or a rim as bright as the scalp.
+    The background of a modality is certain if the edges of its volume have one value. If that is not 0, it is subtracted. An
+    image that was normalised within the brain is shifted above 0 again, as the bias field scales intensities, and ringing is
+    removed. A modality with noise around the brain, or with signal in a much larger part of the volume than the others, is set
+    to 0 outside the brain of the others. The rest is refused: nothing certain, or a head in place of a brain.
     """
-    values = {modality: _edge_value(volume) for modality, volume in volumes.items()}
     settled, faults = dict(volumes), []
 
-    def note(problem: str, remedy: str = _STRIP, severity: str = ERROR) -> None:
+    def note(problem: str, remedy: str, severity: str = WARNING) -> None:
         faults.append(Fault(identifier, "", problem, remedy, severity))
 
+    values = {modality: _edge_value(volume) for modality, volume in volumes.items()}
     certain = [modality for modality in volumes if values[modality] is not None]
     if not certain and volumes:
         ranges = ", ".join(f"{MODALITY_NAMES[m]} {v.min():.3g} to {v.max():.3g}" for m, v in volumes.items())
-        note(f"what surrounds the brain has no single value, so brain and background cannot be told apart ({ranges})")
+        problem = f"what surrounds the brain has no single value, so brain and background cannot be told apart ({ranges})"
+        note(problem, _STRIP, ERROR)
         return settled, None, faults
-    odd = [modality for modality in certain if values[modality] != 0]
-    for modality in odd:
-        settled[modality] = _subtract(volumes[modality], values[modality])
+    for modality in certain:
+        if any(values[modality]):
+            settled[modality] = _subtract(volumes[modality], *values[modality])
+    odd = [modality for modality in certain if values[modality][0] != 0]
     if odd:
-        named = ", ".join(f"{MODALITY_NAMES[modality]} {values[modality]:.4g}" for modality in odd)
+        named = ", ".join(f"{MODALITY_NAMES[modality]} {values[modality][0]:.4g}" for modality in odd)
         problem = f"the background is not 0 ({named}) and was set to 0 by subtracting it"
-        note(problem, "make sure that these values fill the air around the brain", WARNING)
+        note(problem, "make sure that these values fill the air around the brain")
+    mended = defaultdict(list)
+    for modality in certain:
+        settled[modality], kind = _without_negatives(settled[modality])
+        mended[kind].append(MODALITY_NAMES[modality])
+    for kind, (problem, remedy) in _NEGATIVE_KINDS.items():
+        if kind in mended:
+            note(f"{', '.join(mended[kind])} {problem}", remedy)
     counts = {modality: np.count_nonzero(settled[modality]) for modality in certain}
     usual = float(np.median([*counts.values()])) if counts else 0.0
     others = [m for m in certain if not (len(certain) > 2 and counts[m] > LARGER * usual > 0)]
@@ -200,19 +189,23 @@ def settle_background(
     if unclear:
         named = " and ".join(MODALITY_NAMES[modality] for modality in unclear)
         problem = f"{named} has signal around the brain and was set to 0 where the other modalities are"
-        note(problem, "make sure that the others show the whole brain", WARNING)
-    if brain is not None:
-        spacing = spacing_of(affine)
-        measured = np.count_nonzero(brain) * float(np.prod(spacing)) / 1000
-        if measured > MOST_BRAIN_ML:
-            note(f"{measured:,.0f} ml would be brain, more than any head holds")
-        elif "t1" in settled and (bright := _rim(settled["t1"], brain, spacing)) > BRIGHT_RIM:
-            note(f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is")
+        note(problem, "make sure that the others show the whole brain")
+    if brain is not None and (problem := _head(settled, brain, spacing_of(affine))):
+        note(problem, _STRIP, ERROR)
     return settled, brain, faults
 
 
 _STRIP = "remove skull and background from all four, for example with HD-BET or SynthStrip, and set them to 0"
-
+_NEGATIVE_KINDS = {
+    "normalised": (
+        "was normalised before (the brain has values below 0) and was shifted above 0",
+        "give the images as they were scanned, if you have them",
+    ),
+    "ringing": (
+        "rings around the brain, as after resampling with a spline, and was set to 0 there",
+        "resample with linear interpolation, or clip at 0",
+    ),
+}
 _EDGES = [
     tuple(slice(None) if axis == along else ends[axis - (axis > along)] for axis in range(3))
     for along in range(3)
@@ -221,34 +214,69 @@ _EDGES = [
 """Indices of the twelve edges of a volume."""
 
 
-def _edge_value(volume: np.ndarray) -> float | None:
-    """The one value that a volume has along its edges; None if there is no such value."""
+def _edge_value(volume: np.ndarray) -> tuple[float, float] | None:
+    """The one value that a volume has along its edges, and how far others of the background lie from it; else None."""
     edges = np.concatenate([volume[index] for index in _EDGES])
     found, counts = np.unique(edges, return_counts=True)
-    value = found[counts.argmax()]
-    same = np.isclose(edges, value, rtol=1e-4, atol=0, equal_nan=True) if volume.dtype.kind == "f" else edges == value
-    return float(value) if same.mean() >= ONE_VALUE else None
+    value = float(found[counts.argmax()])
+    if volume.dtype.kind != "f" or np.isnan(value):
+        same, apart = (edges == value) | (edges != edges), 0.0
+    else:
+        highest = float(volume.max())
+        tolerance = max(1e-4 * abs(value), 1e-5 * highest if np.isfinite(highest) else 0)
+        apart = np.abs(edges.astype(np.float64) - value)
+        same = apart <= tolerance
+        apart = tolerance if apart[same].any() else 0.0
+    return (value, apart) if same.mean() >= ONE_VALUE else None
 
 
-def _subtract(volume: np.ndarray, background: float) -> np.ndarray:
+def _subtract(volume: np.ndarray, background: float, apart: float) -> np.ndarray:
     """A volume whose background is exactly 0, float32; the brain keeps its contrast, as normalisation is free of offsets."""
     if np.isnan(background):
         return np.nan_to_num(volume, nan=0.0, posinf=np.inf, neginf=-np.inf).astype(np.float32)
     shifted = volume.astype(np.float64) - background
-    shifted[np.abs(shifted) <= 1e-4 * abs(background)] = 0
+    shifted[np.abs(shifted) <= apart] = 0
     return shifted.astype(np.float32)
 
 
-def _rim(t1: np.ndarray, brain: np.ndarray, spacing: np.ndarray) -> float:
-    """How bright the outermost 8 mm are on T1 (90th percentile), relative to the median of what lies deeper than 20 mm."""
+def _without_negatives(volume: np.ndarray) -> tuple[np.ndarray, str]:
+    """A volume without values below 0 if it has many of them, and the key of `_NEGATIVE_KINDS`, else the volume and ""."""
+    lowest = volume.min() if volume.dtype.kind in "if" else 0
+    if not (np.isfinite(lowest) and lowest < 0):
+        return volume, ""
+    values = volume[volume != 0].astype(np.float32)
+    below = -values[values < 0]
+    if len(below) <= NEGATIVE * len(values):
+        return volume, ""
+    brightest = np.percentile(values, 99)
+    if np.median(below) < RINGING / 2 * brightest:
+        return np.where(np.abs(volume) <= RINGING * brightest, 0, volume).astype(volume.dtype), "ringing"
+    step = 1e-3 * values.std()  # so that the darkest voxel of the brain does not become background
+    return np.where(volume != 0, volume.astype(np.float32) - lowest + step, 0).astype(np.float32), "normalised"
+
+
+def _head(volumes: Mapping[str, np.ndarray], brain: np.ndarray, spacing: np.ndarray) -> str:
+    """Words for what shows that `brain` is a head with its skull; empty for a brain.
+
+    Scalp is bright on T1: the outermost 8 mm (90th percentile) are compared with the median of what lies deeper than 20 mm.
+    Where fat was suppressed it is not, but bone is dark on T1 and T2 alike, as no layer of a brain is.
+    """
+    measured = np.count_nonzero(brain) * float(np.prod(spacing)) / 1000
+    if measured > MOST_BRAIN_ML:
+        return f"{measured:,.0f} ml would be brain, more than any head holds"
     steps = [max(1, round(4 / edge)) for edge in spacing]
     coarse = tuple(slice(None, None, step) for step in steps)
     inside = np.pad(ndimage.binary_fill_holes(brain[coarse]), 1)
     depth = ndimage.distance_transform_edt(inside, sampling=spacing * steps)[1:-1, 1:-1, 1:-1]
-    rim, deep = t1[coarse][(depth > 0) & (depth <= 8)], t1[coarse][depth > 20]
-    if len(deep) < 100 or not np.median(deep) > 0:
-        return 0.0
-    return float(np.percentile(rim, 90) / np.median(deep))
+    rim, shell, deep = (depth > 0) & (depth <= 8), (depth > 8) & (depth <= 14), depth > 20
+    middle = {m: np.median(volume[coarse][deep]) for m, volume in volumes.items()} if np.count_nonzero(deep) >= 100 else {}
+    if not all(middle.get(modality, 0) > 0 for modality in ("t1", "t2")):
+        return ""
+    relative = {modality: volumes[modality][coarse] / value for modality, value in middle.items() if value > 0}
+    if (bright := np.percentile(relative["t1"][rim], 90)) > BRIGHT_RIM:
+        return f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is"
+    dark = np.mean(reduce(np.maximum, relative.values())[shell] < 0.5)
+    return f"{100 * dark:.0f} % of what lies about 1 cm deep is dark on all images, as bone is" if dark > DARK_SHELL else ""
 
 
 def _extreme(volume: np.ndarray, count: int) -> str:
@@ -274,10 +302,10 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
     return np.array_equal(first[coarse], second[coarse]) and np.array_equal(first, second)
 
 
-def _skewness(values: np.ndarray) -> float:
-    """Third standardised moment, as `scipy.stats.skew`, which takes longer to import than a case to predict."""
+def _moment(values: np.ndarray, power: int) -> float:
+    """Standardised moment: 3 is the skewness. SciPy's takes longer to import than a case to predict."""
     centred = values - values.mean()
-    return float(np.mean(centred**3) / np.mean(centred**2) ** 1.5)
+    return float(np.mean(centred**power) / np.mean(centred**2) ** (power / 2))
 
 
 def suspicions(image: Sequence[np.ndarray]) -> list[str]:
@@ -302,16 +330,15 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     if not (spread > 0).all():
         return []
     t1, t1ce, t2, flair = (values - values.mean(axis=1, keepdims=True)) / spread
-    found = []
     if np.mean(t1 * t1ce) < np.mean(t1 * t2) - 0.2:
-        found.append("T1ce and T2 seem exchanged: T1 resembles the file named T2 more than the one named T1ce")
-    elif _skewness(t1) > _skewness(t2):
-        found.append("T1 and T2 seem exchanged: fluid is brighter on the file named T1")
-    elif _skewness(t1ce - t1) < -0.1:
-        found.append("T1 and T1ce seem exchanged: contrast agent shows on the file named T1")
-    elif np.percentile(flair[t2 >= np.percentile(t2, 98)], 10) > -0.5:
-        found.append("T2 and FLAIR seem exchanged: nothing that is brightest on T2 is dark on FLAIR")
-    return found
+        return ["T1ce and T2 seem exchanged: T1 resembles the file named T2 more than the one named T1ce"]
+    if _moment(t1, 3) > _moment(t2, 3):
+        return ["T1 and T2 seem exchanged: fluid is brighter on the file named T1"]
+    if _moment(t1ce - t1, 3) < -0.1:
+        return ["T1 and T1ce seem exchanged: contrast agent shows on the file named T1"]
+    if np.percentile(flair[t2 >= np.percentile(t2, 98)], 10) > -0.5:
+        return ["T2 and FLAIR seem exchanged: nothing that is brightest on T2 is dark on FLAIR"]
+    return []
 
 
 # A cohort
@@ -319,17 +346,7 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What a case's files hold; volumes in ml are 0 without a reference.
-
-    Attributes
-    ----------
-    shape, spacing, orientation : tuple of int, tuple of float, str
-        Voxels along each axis of the files, their edges in mm, and the directions in which the axes count, such as "LPS".
-    number_type : str
-        Of the images as they are read, such as "int16"; several if the files differ.
-    fingerprints : tuple of str
-        A hash of each image, by which the same image is found under another name.
-    """
+    """What a case's files hold: their grid, volumes in ml (0 without a reference), and a fingerprint of each image."""
 
     identifier: str
     shape: tuple[int, ...] = ()
@@ -364,13 +381,13 @@ class CaseCheck:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Checks of a cohort, in the order of its cases."""
+    """Checks of a cohort, in the order of its cases; cases that share an image have one patient."""
 
     checks: tuple[CaseCheck, ...]
 
     @property
     def usable(self) -> list[Case]:
-        """Cases without an error and with a reference; those that share an image have one patient."""
+        """Cases without an error and with a reference."""
         return [check.case for check in self.checks if check.usable]
 
     @property
@@ -414,11 +431,7 @@ class CheckReport:
 
 
 def check_cohort(cases: Sequence[Case], *, workers: int | None = None, progress: bool = True) -> CheckReport:
-    """Check every case; a bad one never stops the others.
-
-    Cases that share an image, in whatever year or under whatever name, become sessions of one patient. There are `workers`
-    threads, by default one for each core; decompression, which takes most of the time, runs in parallel.
-    """
+    """Check every case, `workers` at a time (by default one for each core); a bad one never stops the others."""
     count = max(1, joblib.cpu_count() if workers is None else workers)
     with ThreadPoolExecutor(count) as pool:
         try:
@@ -440,23 +453,21 @@ def _check(case: Case) -> CaseCheck:
     volumes, affine, faults = read_modalities(case)
     if not volumes:
         return CaseCheck(case, CaseFacts(case.identifier), (*faults, *_label(case, None, None)[1]))
-    types = ", ".join(dict.fromkeys(str(volume.dtype) for volume in volumes.values()))
-    prints = tuple(_fingerprint(volume) for volume in volumes.values())
-    shape = next(iter(volumes.values())).shape
     names = {modality: source.path.name for modality, source in case.images.items()}
-    _, brain, found = examine(volumes, affine, case.identifier, names)
+    settled, brain, found = examine(volumes, affine, case.identifier, names)
+    shape, spacing = next(iter(volumes.values())).shape, spacing_of(affine)
     classes, label_faults = _label(case, brain, (next(iter(names.values())), shape, affine))
-    ml = float(np.prod(spacing_of(affine))) / 1000
+    ml = float(np.prod(spacing)) / 1000
     counts = np.bincount(classes.ravel(), minlength=4) if classes is not None else np.zeros(4)
     facts = CaseFacts(
         case.identifier,
         shape=shape,
-        spacing=tuple(float(edge) for edge in spacing_of(affine)),
+        spacing=tuple(spacing.tolist()),
         orientation="".join(axis or "?" for axis in nib.aff2axcodes(affine)),
-        number_type=types,
+        number_type=", ".join(dict.fromkeys(str(volume.dtype) for volume in volumes.values())),
         brain_ml=float(np.count_nonzero(brain) * ml) if brain is not None else 0.0,
         **{f"{region.lower()}_ml": float(counts[list(REGION_CLASSES[region])].sum() * ml) for region in REGIONS},
-        fingerprints=prints,
+        fingerprints=tuple(filter(None, map(_fingerprint, settled.values()))),
     )
     return CaseCheck(case, facts, (*faults, *found, *label_faults))
 
@@ -493,18 +504,22 @@ def _label(
 
 
 def _fingerprint(volume: np.ndarray) -> str:
-    """Hash of every fourth voxel along each axis, whatever the number type and compression of the file."""
-    if volume.dtype.kind not in "iuf":
+    """Hash of how the values inside the brain are distributed, empty if there is one only.
+
+    It stays the same if the image is cropped, padded, turned or mirrored, written as another number type, or scaled.
+    """
+    values = volume[volume != 0].astype(np.float64)
+    if len(values) < 2 or not (np.abs(values) < LARGEST_VALUE).all() or np.ptp(values) <= 1e-6 * np.abs(values).max():
         return ""
-    coarse = volume[::4, ::4, ::4].astype(np.float64)
-    return hashlib.blake2b(coarse.tobytes(), digest_size=8).hexdigest() if np.ptp(coarse) else ""
+    facts = f"{len(values)} {_moment(values, 3):.3g} {_moment(values, 4):.3g}"
+    return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
 
 def _share_patients(checks: list[CaseCheck]) -> tuple[CaseCheck, ...]:
     """Give cases that share an image one patient and a warning."""
     owners: dict[str, list[int]] = defaultdict(list)
     for number, check in enumerate(checks):
-        for print_of_image in set(check.facts.fingerprints) - {""}:
+        for print_of_image in set(check.facts.fingerprints):
             owners[print_of_image].append(number)
     patients = [check.case.patient for check in checks]
     twins: dict[int, set[int]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""Fetching public cohorts: BraTS 2021 through the Kaggle API, MSD Task01 from the mirror that MONAI names.
+"""Fetch public cohorts: BraTS 2021 and the slices of LGG through the Kaggle API, MSD Task01 from MONAI's mirror.
 
 A download that broke off continues where it stopped, and what arrives is extracted aside and then renamed, so that a cohort's
 folder never holds half a file. MONAI's own `download_and_extract` starts again from nothing, which hurts with 7 GB; only its
@@ -14,6 +14,7 @@ import shutil
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -22,8 +23,8 @@ from tqdm.auto import tqdm
 
 from helpers.workspace import DataError
 
-KAGGLE_DATASET = "dschettler8845/brats-2021-task1"
-KAGGLE_ARCHIVE = "BraTS2021_Training_Data.tar"
+KAGGLE_DATASET, KAGGLE_ARCHIVE = "dschettler8845/brats-2021-task1", "BraTS2021_Training_Data.tar"
+LGG_DATASET, LGG_ROOT = "mateuszbuda/lgg-mri-segmentation", "kaggle_3m/"
 MSD_TASK = "Task01_BrainTumour"
 CHUNK = 2**16
 """Bytes read at a time; when a download breaks off, at most as many are received in vain."""
@@ -42,7 +43,7 @@ def download_msd(folder: Path, *, progress: bool = True) -> Path:
         return folder
     fetch(DecathlonDataset.resource[MSD_TASK], archive, md5=DecathlonDataset.md5[MSD_TASK], progress=progress)
     with archive.open("rb") as stream:
-        extract_tar(stream, folder, name=archive.name, base=MSD_TASK)
+        extract(tar_entries(stream), folder, name=archive.name, base=MSD_TASK)
     archive.unlink()
     return folder
 
@@ -53,28 +54,33 @@ def download_brats2021(folder: Path, *, progress: bool = True) -> Path:
     A cohort that is already there is left as it is. Raises `DataError` if there is no Kaggle token, it is readable by
     others, the package kaggle is absent, or the download fails.
     """
-    folder, archive = Path(folder), kaggle_archive(folder, KAGGLE_DATASET)
-    if next(folder.glob("BraTS2021_*/*.nii*"), None) and not archive.exists():
+
+    def entries(zipped: zipfile.ZipFile) -> Iterator[tuple[str, BinaryIO]]:
+        with zipped.open(KAGGLE_ARCHIVE) as stream:
+            yield from tar_entries(stream)
+
+    return _from_kaggle(KAGGLE_DATASET, Path(folder), "BraTS2021_*/*.nii*", entries, progress)
+
+
+def download_lgg(folder: Path, *, progress: bool = True) -> Path:
+    """Fetch the slices of Buda et al. (110 patients, 1 GB) from Kaggle, so that `folder` holds ``kaggle_3m``.
+
+    The archive holds them twice. Otherwise as `download_brats2021`.
+    """
+
+    def entries(zipped: zipfile.ZipFile) -> Iterator[tuple[str, BinaryIO]]:
+        for name in zipped.namelist():
+            if name.startswith(LGG_ROOT) and not name.endswith("/"):
+                yield name, zipped.open(name)
+
+    return _from_kaggle(LGG_DATASET, Path(folder), f"{LGG_ROOT}*/*.tif", entries, progress)
+
+
+def _from_kaggle(dataset: str, folder: Path, sign: str, entries: Callable, progress: bool) -> Path:
+    """Fetch the zip archive of a Kaggle data set and extract some of its entries; `sign` is a pattern of what they hold."""
+    archive = folder / f"{dataset.rpartition('/')[2]}.zip"
+    if next(folder.glob(sign), None) and not archive.exists():
         return folder
-    fetch_from_kaggle(KAGGLE_DATASET, folder, progress=progress)
-    try:
-        with zipfile.ZipFile(archive) as zipped, zipped.open(KAGGLE_ARCHIVE) as stream:
-            extract_tar(stream, folder, name=archive.name)
-    except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
-        archive.unlink(missing_ok=True)
-        problem = f"{archive.name} from Kaggle was damaged ({error}) and is deleted"
-        raise DataError(problem, "run the same command again") from error
-    archive.unlink()
-    return folder
-
-
-def kaggle_archive(folder: Path, dataset: str) -> Path:
-    """Where `fetch_from_kaggle` puts the archive of a data set called ``<owner>/<name>``."""
-    return Path(folder) / f"{dataset.rpartition('/')[2]}.zip"
-
-
-def fetch_from_kaggle(dataset: str, folder: Path, *, progress: bool = True) -> None:
-    """Fetch the zip archive of a Kaggle data set into a folder; raises `DataError` as `download_brats2021`."""
     require_kaggle_token()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -87,6 +93,17 @@ def fetch_from_kaggle(dataset: str, folder: Path, *, progress: bool = True) -> N
     except (OSError, ValueError, SystemExit) as error:  # older versions of kaggle end the process on a wrong token
         problem = f"Kaggle did not hand out {dataset} ({error})"
         raise DataError(problem, "check token, network and disk, run the same command again") from error
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            extract(entries(zipped), folder, name=archive.name)
+        if next(folder.glob(sign), None) is None:
+            raise KeyError(sign)
+    except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
+        archive.unlink(missing_ok=True)
+        problem = f"{archive.name} from Kaggle was damaged ({error}) and is deleted"
+        raise DataError(problem, "run the same command again") from error
+    archive.unlink()
+    return folder
 
 
 def require_kaggle_token() -> Path:
@@ -137,30 +154,38 @@ def fetch(url: str, target: Path, *, md5: str, progress: bool = True, attempts: 
     return part.replace(target)
 
 
-def extract_tar(stream: BinaryIO, folder: Path, *, name: str, base: str = "") -> None:
-    """Extract a tar archive, compressed or not, into `folder`, entry by entry only after all of it was read.
+def tar_entries(stream: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
+    """Names and contents of the files in a tar archive, compressed or not, read from front to back."""
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            if not (member.isfile() or member.isdir()):
+                raise tarfile.TarError(f"{member.name} is no plain file")
+            if member.isfile():
+                yield member.name, archive.extractfile(member)
+    while stream.read(CHUNK):  # a zip compares its checksum at the end of a member
+        pass
 
-    The stream is read from front to back, so that it may be a member of another archive; `name` is that of the archive for
-    errors; with `base` only the entries of that folder inside the archive go to `folder`. Raises `DataError` if the archive is
-    damaged, or an entry is no plain file or would leave the folder (absolute, "..", links, devices).
+
+def extract(entries: Iterable[tuple[str, BinaryIO]], folder: Path, *, name: str, base: str = "") -> None:
+    """Extract the entries of an archive into `folder`, which they reach only after all of them were read.
+
+    `name` is that of the archive for errors; with `base` only the entries of that folder inside the archive go to `folder`.
+    Raises `DataError` if the archive is damaged, or an entry is no plain file or would leave the folder.
     """
     aside = Path(folder) / ".extracting"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for member in archive:
-                parts = PurePosixPath(member.name).parts
-                if member.isdir() or parts[-1].startswith("._"):  # left by macOS in the published archive of MSD
-                    continue
-                if not member.isfile() or member.name.startswith("/") or ".." in parts:
-                    raise tarfile.TarError(f"{member.name} is no plain file, or leads out of the folder")
-                target = aside.joinpath(*parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as copy:
-                    shutil.copyfileobj(archive.extractfile(member), copy)
-        while stream.read(CHUNK):  # a zip compares its checksum at the end of a member
-            pass
+        for entry, stream in entries:
+            parts = PurePosixPath(entry).parts
+            if parts[0] == "/" or ".." in parts:
+                raise tarfile.TarError(f"{entry} leads out of the folder")
+            if parts[-1].startswith("._"):  # left by macOS in the published archive of MSD
+                continue
+            target = aside.joinpath(*parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as copy:
+                shutil.copyfileobj(stream, copy)
         # dataset.json comes after the folders it describes, so that it marks a complete cohort
         for entry in sorted((aside / base).iterdir(), key=Path.is_file):
             target = Path(folder) / entry.name

@@ -9,8 +9,6 @@ a file says so; `check_slices` finds it.
 from __future__ import annotations
 
 import re
-import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import binary_fill_holes, binary_opening
 
-from helpers.data.download import fetch_from_kaggle, kaggle_archive
 from helpers.workspace import DataError
 
 CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
@@ -27,9 +24,6 @@ CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
 
 EDGE = 256
 """Pixels along either edge of a slice."""
-
-DATASET, ROOT = "mateuszbuda/lgg-mri-segmentation", "kaggle_3m/"
-"""Name on Kaggle, and the folder of the patients in the archive, which holds everything twice."""
 
 _SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)\.tiff?", re.IGNORECASE)
 
@@ -122,33 +116,6 @@ def find_tissue(images: np.ndarray, air: np.ndarray) -> np.ndarray:
     bright = (images > np.asarray(air)[:, None, None]).any(axis=1)
     opened = binary_opening(bright, structure=np.ones((1, 3, 3), bool))
     return np.stack([binary_fill_holes(mask) for mask in opened])
-
-
-def download_lgg(folder: Path, *, progress: bool = True) -> Path:
-    """Fetch the cohort of Buda et al. (110 patients, 1 GB) from Kaggle, so that `folder` holds ``kaggle_3m``.
-
-    A cohort that is already there is left as it is. Raises `DataError` as `helpers.data.download.download_brats2021`. Tested
-    against a stand-in for the package kaggle.
-    """
-    folder, archive = Path(folder), kaggle_archive(folder, DATASET)
-    if (folder / ROOT).is_dir():
-        return folder
-    fetch_from_kaggle(DATASET, folder, progress=progress)
-    aside = folder / ".unpacked"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(aside, [name for name in zipped.namelist() if name.startswith(ROOT)])
-        (aside / ROOT).replace(folder / ROOT)
-    except (zipfile.BadZipFile, FileNotFoundError) as error:
-        archive.unlink(missing_ok=True)
-        raise DataError(
-            f"{archive.name} from Kaggle was damaged ({error}) and is deleted", "run the same command again"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    archive.unlink()
-    return folder
 
 
 def _check_patient(slices: Sequence[SliceFile]) -> SliceFacts:

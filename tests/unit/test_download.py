@@ -20,8 +20,9 @@ from helpers.data.download import (
     KAGGLE_ARCHIVE,
     KAGGLE_DATASET,
     MSD_TASK,
-    extract_tar,
+    extract,
     fetch,
+    tar_entries,
 )
 from helpers.workspace import DataError
 from tests.cases import write_case
@@ -148,14 +149,14 @@ def link(name: str, target: str) -> tarfile.TarInfo:
 )
 def test_archives_that_leave_the_folder_are_refused_and_nothing_is_left(tmp_path, entries):
     with pytest.raises(DataError, match="cannot be extracted"):
-        extract_tar(io.BytesIO(tar_of(entries)), tmp_path / "cohort", name="bad.tar")
+        extract(tar_entries(io.BytesIO(tar_of(entries))), tmp_path / "cohort", name="bad.tar")
     assert [path.name for path in tmp_path.rglob("*")] == ["cohort"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 100, tar_of({"a": b"1" * 50_000})[:20_000]])
 def test_damaged_archives_are_one_sentence(tmp_path, content):
     with pytest.raises(DataError, match=r"bad\.tar cannot be extracted .*download it again"):
-        extract_tar(io.BytesIO(content), tmp_path, name="bad.tar")
+        extract(tar_entries(io.BytesIO(content)), tmp_path, name="bad.tar")
     assert not list(tmp_path.iterdir())
 
 
@@ -163,7 +164,7 @@ def test_extraction_replaces_leaves_out_resource_forks_and_keeps_other_files(tmp
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "old").touch()
     (tmp_path / "notes.txt").touch()
-    extract_tar(io.BytesIO(tar_of({"case/new": b"1", "case/._new": b"2"})), tmp_path, name="a.tar")
+    extract(tar_entries(io.BytesIO(tar_of({"case/new": b"1", "case/._new": b"2"}))), tmp_path, name="a.tar")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["case", "new", "notes.txt"]
 
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from helpers.cli import main
 from helpers.data.cases import case_of_files, discover, patients_of, read_classes, read_image
 from helpers.data.checks import check_case, check_cohort, check_session, read_session
 from helpers.data.nifti import read_volume, write_volume
-from helpers.data.prepared import is_intact
-from helpers.data.preprocess import prepare_cohort, preprocess_case
+from helpers.data.prepared import PreprocessSettings, is_intact
+from helpers.data.preprocess import prepare_cohort, preprocess_case, preprocess_image
 from helpers.data.splits import make_splits
 from helpers.regions import MODALITIES
 from helpers.workspace import DataError
@@ -84,6 +85,36 @@ def test_a_rim_as_bright_as_the_scalp_is_refused():
     image[:, BRAIN & ~inner] *= 4
     with pytest.raises(DataError, match="times as bright as what lies deep, as the scalp is"):
         check_session(image, affine)
+
+
+def test_images_that_were_normalised_within_the_brain_are_recognised_and_prepared_as_ever():
+    scanned = np.where(BRAIN, IMAGE - IMAGE[:, BRAIN].min(1)[:, None, None, None] + 1, 0)  # from near 0, as in a scan
+    normalised = np.zeros(IMAGE.shape, np.float32)
+    for number, volume in enumerate(scanned):
+        normalised[number, BRAIN] = (volume[BRAIN] - volume[BRAIN].mean()) / volume[BRAIN].std()
+    session = check_session(normalised, LPS)
+    assert "T1, T1ce, T2, FLAIR was normalised before (the brain has values below 0)" in session.warnings[0]
+    assert np.array_equal(session.image[2] != 0, BRAIN)
+    settings = PreprocessSettings(correct_bias=True)
+    wanted = preprocess_image(scanned, LPS, settings).image
+    np.testing.assert_allclose(preprocess_image(session.image, LPS, settings).image, wanted, atol=0.05)
+
+
+def test_ringing_of_a_spline_around_the_brain_is_removed():
+    ringing = [ndimage.shift(np.pad(volume, 8).astype(np.float32), (0.4, 0.3, 0.5), order=3) for volume in IMAGE]
+    session = check_session(ringing, LPS)
+    assert "rings around the brain, as after resampling with a spline" in session.warnings[0]
+    assert np.count_nonzero(session.image[0]) == pytest.approx(np.count_nonzero(IMAGE[0]), rel=0.2)
+    assert np.count_nonzero(ringing[0]) > 1.5 * np.count_nonzero(IMAGE[0])
+
+
+def test_a_head_whose_scalp_is_dim_is_refused_for_its_bone():
+    affine = LPS * np.array([4.0, 4.0, 4.0, 1.0])[:, None]
+    check_session(IMAGE, affine)
+    depth = ndimage.distance_transform_edt(np.pad(BRAIN, 1), sampling=4)[1:-1, 1:-1, 1:-1]
+    head = np.where(depth > 14, IMAGE, np.where(depth > 8, IMAGE // 8, IMAGE * 2 // 5)).astype(np.int16)
+    with pytest.raises(DataError, match="of what lies about 1 cm deep is dark on all images, as bone is; remove skull"):
+        check_session(head, affine)
 
 
 # Values, units and grids
@@ -279,6 +310,15 @@ def test_one_image_under_two_names_is_one_patient_and_stays_in_one_part(tmp_path
     assert all(("year0-0" in part) == ("year1-1" in part) for part in parts)
 
 
+def test_one_image_cropped_mirrored_or_scaled_is_found_again(tmp_path):
+    write_case(tmp_path, "first", image=IMAGE, classes=CLASSES)
+    turned = np.pad(IMAGE, [(0, 0), (2, 0), (0, 3), (1, 1)])[:, ::-1].transpose(0, 2, 1, 3) / np.float32(7)
+    write_case(tmp_path, "second", image=turned, classes=CLASSES)
+    write_case(tmp_path, "third", image=case_arrays(IMAGE.shape[1:], seed=1)[0], classes=CLASSES)
+    patients = [check.case.patient for check in check_cohort(discover(tmp_path), progress=False).checks]
+    assert patients == ["first", "first", "third"]
+
+
 # Labels
 
 
@@ -290,7 +330,8 @@ def test_paediatric_and_post_treatment_references_are_read_with_their_own_number
     for case in discover(tmp_path):
         assert np.array_equal(read_classes(case)[0], CLASSES), case.identifier
     notes = " ".join(check_cohort(discover(tmp_path), progress=False).notes)
-    assert "BraTS-PEDs 2024: 1 enhancing tumour" in notes and "4 resection cavity (read as background)" in notes
+    assert "BraTS-PEDs 2024 (files of 2023 have the same names and the numbers of brats2023): 1 enhancing tumour" in notes
+    assert "4 resection cavity (read as background)" in notes
 
 
 def test_labels_can_be_named(tmp_path, capsys):
