@@ -11,17 +11,17 @@ from helpers.models import checkpoints
 from helpers.models.checkpoints import card_path, load_ensemble, save_checkpoint
 from helpers.workspace import DataError
 
-LIMIT = 6_000_000
+LIMIT = 10_000_000
 """Most bytes that released weights may have: every clone of the repository carries them."""
 
 
 def release_checkpoints(paths: Sequence[Path], *, name: str = "phantom") -> Path:
-    """Write a trained checkpoint, or several as an ensemble, in half precision to the released models.
+    """Write a trained checkpoint, or several as an ensemble, as 8-bit weights to the released models.
 
     Raises
     ------
     DataError
-        If a checkpoint cannot be loaded, they do not fit together, or in half precision they have more than `LIMIT` bytes.
+        If a checkpoint cannot be loaded, they do not fit together, or they have more than `LIMIT` bytes.
         Nothing is changed then.
     """
     network, card = load_ensemble(paths)
@@ -29,11 +29,11 @@ def release_checkpoints(paths: Sequence[Path], *, name: str = "phantom") -> Path
     target = checkpoints.RELEASED / f"{name}.safetensors"
     with tempfile.TemporaryDirectory(dir=checkpoints.RELEASED) as folder:
         unfinished = Path(folder) / target.name
-        save_checkpoint(unfinished, network, card, half=True)
+        save_checkpoint(unfinished, network, card, compact=True)
         size = unfinished.stat().st_size
         if size > LIMIT:
             names = " and ".join(map(str, paths))
-            raise DataError(f"{names}: {size:,} bytes in half precision, at most {LIMIT:,} can be released", "train smaller")
+            raise DataError(f"{names}: {size:,} bytes, at most {LIMIT:,} can be released", "train smaller")
         card_path(unfinished).replace(card_path(target))
         return unfinished.replace(target)
 

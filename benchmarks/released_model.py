@@ -1,100 +1,140 @@
-"""Scores of the released model, the tables of MODEL_CARD.md: ``python -m benchmarks.released_model --cases FOLDER``.
+"""Scores of a released model, the tables of MODEL_CARD.md: ``python -m benchmarks.released_model --phantoms FOLDER``.
 
-Every case of the folder that has all four images and a reference is segmented from its files and scored in its own grid.
-Besides, phantoms that no training has seen, calibrated and randomised ones, are segmented on the network's grid.
+The protocol is fixed: twelve phantoms of every kind that no training has seen, on the grid of the network, by kind and all
+together. A folder of patients (``--cases``) is a table apart: each is segmented from its files and scored in its own grid.
+By the rule of BraTS a case without enhancing tumour scores ET 1 or 0, so ET is also given without such cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from torch import nn
+from statsmodels.stats.proportion import proportion_confint
 
-from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
+from glioma_phantom.generator import WIDE
+from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
 from helpers.data.cases import discover
-from helpers.data.phantoms import HELD_OUT_SEED
-from helpers.data.preprocess import PreprocessSettings, preprocess_image
+from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
+from helpers.data.prepared import open_prepared, save_prepared
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
-from helpers.evaluation.statistics import summarise
-from helpers.models.checkpoints import ModelCard, load_checkpoint, load_released
+from helpers.evaluation.statistics import bootstrap_interval
+from helpers.models.checkpoints import load_checkpoint, load_ensemble, load_released
 from helpers.regions import REGIONS
 
-FIRST = 1000
-"""Number of the first phantom scored; those from 0 on choose checkpoints."""
+EACH, FIRST = 12, 10_000
+"""Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the decision on enhancement."""
+FITTED = 20_000
+KINDS = {
+    "usual": NO_VARIANTS,
+    **{name: replace(NO_VARIANTS, **{name: 1.0}) for name in TUMOURS},
+    "mismatch": replace(NO_VARIANTS, low_grade=1.0, mismatch=1.0),
+    **{name: replace(NO_VARIANTS, **{name: 1.0}) for name in EXAMINATIONS},
+}
+"""The usual phantom, and one variant at a time."""
+PRESENT_ML = 1.0
+"""Enhancing tumour from this volume on must be noticed; below it, some scanners and raters do not."""
 
 
-def phantom_scores(network: nn.Module, card: ModelCard, count: int, *, randomised: bool) -> pd.DataFrame:
-    """Scores of phantoms that no training has seen, on the grid of the network."""
-    spacing, recipe, tables = int(card.spacing[0]), PreprocessSettings(**card.preprocessing), []
-    for index in range(FIRST, FIRST + count):
-        if randomised:
-            phantom = draw_random_phantom(HELD_OUT_SEED, index, spacing=spacing)
-        else:
-            phantom = make_phantom(index, PhantomSettings(spacing=spacing, seed=HELD_OUT_SEED))
-        prepared = preprocess_image(phantom.image, phantom.affine, recipe, classes=phantom.classes)
-        classes = segment_prepared(network, card, prepared.image)
-        table = score_case(classes, prepared.classes, card.spacing)
-        table.insert(0, "case", f"phantom {index}")
-        tables.append(table)
+def validation_phantoms(folder: Path, each: int = EACH, *, first: int = FIRST, spacing: int = 2) -> dict[str, list[Path]]:
+    """Write prepared phantoms of every kind, keep those that are there, and return their files by kind."""
+    found: dict[str, list[Path]] = {}
+    for number, (kind, variants) in enumerate(KINDS.items()):
+        for index in range(first + number, first + number + each * len(KINDS), len(KINDS)):
+            path = folder / f"{kind}-{index}.safetensors"
+            if not path.exists():
+                phantom = prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=replace(WIDE, variants=variants))
+                save_prepared(path, replace(phantom, identifier=path.stem))
+            found.setdefault(kind, []).append(path)
+    return found
+
+
+def phantom_scores(network, card, phantoms: dict[str, list[Path]]) -> pd.DataFrame:
+    """Score prepared phantoms on the grid of the network: the columns of `score_case`, ``case`` and ``kind``."""
+    tables = []
+    for kind, paths in phantoms.items():
+        for path in paths:
+            case = open_prepared(path).load()
+            table = score_case(segment_prepared(network, card, np.asarray(case.image)), case.classes, card.spacing)
+            tables.append(table.assign(case=path.stem, kind=kind))
     return pd.concat(tables, ignore_index=True)
 
 
-def markdown(scores: pd.DataFrame, *, each: bool) -> str:
-    """Dice and HD95 by region, a line for each case if wanted and one for the mean with its interval.
-
-    By the rule of BraTS a case without enhancing tumour scores ET 1 or 0; the last line gives ET without such cases.
-    """
-    heads = [f"Dice {region}" for region in REGIONS] + [f"HD95 {region}, mm" for region in REGIONS]
-    lines = ["| Case | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    wide = scores.pivot(index="case", columns="region", values=["dice", "hd95"])
-    order = [(metric, region) for metric in ("dice", "hd95") for region in REGIONS]
-    if each:
-        for case, row in wide.iterrows():
-            cells = [f"{row[key]:.{3 if key[0] == 'dice' else 1}f}" for key in order]
-            lines.append(f"| {case} | " + " | ".join(cells) + " |")
-    present = scores[(scores["region"] == "ET") & (scores["reference_ml"] > 0)]
-    lines.append(f"| mean of {scores['case'].nunique()} [95 %] | " + " | ".join(_means(scores, order)) + " |")
-    dice, hd95 = _means(present, [("dice", "ET"), ("hd95", "ET")])
-    lines.append(f"| of {len(present)} with enhancing tumour | | | {dice} | | | {hd95} |")
+def by_kind(scores: pd.DataFrame) -> str:
+    """Mean and median Dice by kind, and the mean of all with its interval."""
+    heads = [f"{region} mean, median" for region in REGIONS]
+    lines = [f"| Kind | cases | {' | '.join(heads)} | ET of those that have some |", "|" + " --- |" * (len(heads) + 3)]
+    for kind, part in (*scores.groupby("kind", sort=False), ("all", scores)):
+        cells = [_cell(part[part["region"] == region]["dice"], interval=kind == "all") for region in REGIONS]
+        present = part[(part["region"] == "ET") & (part["reference_ml"] > 0)]["dice"]
+        cells.append(f"{_cell(present, interval=kind == 'all')} ({len(present)})" if len(present) else "none has")
+        lines.append(f"| {kind} | {part['case'].nunique()} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _means(scores: pd.DataFrame, order: list[tuple[str, str]]) -> list[str]:
-    """Mean with its interval for each metric and region."""
-    summary, cells = summarise(scores).set_index(["metric", "region"]), []
-    for key in order:
-        row, digits = summary.loc[key], 3 if key[0] == "dice" else 1
-        interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if pd.notna(row["low"]) else ""
-        cells.append(f"{row['mean']:.{digits}f}{interval}")
-    return cells
+def by_case(scores: pd.DataFrame) -> str:
+    """Dice and HD95 by case and region, and their means with intervals."""
+    heads = [f"Dice {region}" for region in REGIONS] + [f"HD95 {region}, mm" for region in REGIONS]
+    lines = ["| Case | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
+    wide = scores.pivot(index="case", columns="region", values=["dice", "hd95"])
+    for case, row in wide.iterrows():
+        cells = [f"{row['dice', region]:.3f}" for region in REGIONS] + [f"{row['hd95', region]:.1f}" for region in REGIONS]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    dice = [_cell(wide["dice", region], interval=True) for region in REGIONS]
+    lines.append(f"| mean, median of {len(wide)} | {' | '.join(dice)} | | | |")
+    present = scores[(scores["region"] == "ET") & (scores["reference_ml"] > 0)]["dice"]
+    lines.append(f"| of {len(present)} with enhancing tumour | | | {_cell(present, interval=True)} | | | |")
+    return "\n".join(lines)
+
+
+def presence(scores: pd.DataFrame) -> str:
+    """Sensitivity and specificity for the presence of enhancing tumour, with Wilson intervals."""
+    enhancing = scores[scores["region"] == "ET"]
+    found, volume = enhancing["prediction_ml"] > 0, enhancing["reference_ml"]
+    lines = []
+    for name, chosen, right in (
+        (f"sensitivity for at least {PRESENT_ML:g} ml", volume >= PRESENT_ML, found),
+        ("specificity", volume == 0, ~found),
+    ):
+        count, total = int((chosen & right).sum()), int(chosen.sum())
+        low, high = proportion_confint(count, total, method="wilson") if total else (np.nan, np.nan)
+        lines.append(f"{name}: {count} of {total}, {count / max(total, 1):.2f} [{low:.2f}, {high:.2f}]")
+    return "\n".join(lines)
+
+
+def _cell(values: pd.Series, *, interval: bool) -> str:
+    """Mean, its interval if wanted, and median."""
+    if not interval:
+        return f"{values.mean():.3f}, {values.median():.3f}"
+    bounds = bootstrap_interval(list(values))
+    return f"{values.mean():.3f} [{bounds.low:.3f}, {bounds.high:.3f}], {values.median():.3f}"
 
 
 def main() -> None:
     """Score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, help="folder of cases with references")
-    parser.add_argument("--format", default="auto", help="dataset format, such as brats2021, brats2023 or msd")
-    parser.add_argument("--phantoms", type=int, default=24, help="how many unseen phantoms to score; 0 for none")
-    parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
+    parser.add_argument("--phantoms", type=Path, help="folder for the phantoms, which are written once")
+    parser.add_argument("--cases", type=Path, help="folder of patients with references")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", help="another model, or the members of an ensemble")
     parser.add_argument("--tta", action="store_true", help="mean over mirrored copies")
     arguments = parser.parse_args()
-    network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
+    paths = arguments.checkpoint or ()
+    network, card = load_ensemble(paths) if len(paths) > 1 else load_checkpoint(*paths) if paths else load_released()
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
+    if arguments.phantoms:
+        scores = phantom_scores(network, card, validation_phantoms(arguments.phantoms, spacing=int(card.spacing[0])))
+        print(f"\nPhantoms never seen in training, Dice\n\n{by_kind(scores)}\n\n{presence(scores)}")
     if arguments.cases:
-        found = discover(arguments.cases, arguments.format)
-        cases = [case for case in found if not case.missing and case.label]
-        print(f"\n{len(cases)} cases of {arguments.cases.name} ({len(found) - len(cases)} incomplete ones left out)\n")
+        cases = [case for case in discover(arguments.cases) if not case.missing and case.label]
         with tempfile.TemporaryDirectory() as folder:
             scores = score_cohort(network, card, cases, folder=Path(folder), tta=arguments.tta).scores
-        print(markdown(scores, each=True))
-    for randomised in (False, True) if arguments.phantoms else ():
-        print(f"\n{arguments.phantoms} {'randomised' if randomised else 'calibrated'} phantoms never seen in training\n")
-        print(markdown(phantom_scores(network, card, arguments.phantoms, randomised=randomised), each=False))
+        print(f"\n{len(cases)} cases of {arguments.cases.name}\n\n{by_case(scores)}\n\n{presence(scores)}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ the model card, so that validation, prediction and serving apply the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -36,6 +37,10 @@ SMOOTH_MM = 0.7
 """Standard deviation of the Gaussian that removes the noise of single voxels; finer than a grid of 2 mm shows."""
 T1_GAIN = 0.1
 """By how much enhancing tumour is brighter on T1ce than on T1: blood and fat are bright on both."""
+PEAK_ML = 0.2
+"""Volume of the surest enhancing tumour, by which its presence is judged."""
+FEATURES = ("log_volume", "peak", "gain", "brightness")
+"""What `presence_features` measures, in this order."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class PostProcessing:
         T1ce, in the measure of `outline_enhancement`.
     enhancing_threshold : float
         Probability of ET from which such a voxel may belong to it, above 0 and at most 0.5.
+    presence : mapping
+        Logistic regression that decides for the whole case whether anything enhances: an "intercept", a coefficient for each of
+        `FEATURES` and the "threshold" of its probability, below which nothing does. Empty: no such decision.
     """
 
     tumour_ml: float = 0.5
@@ -79,10 +87,13 @@ class PostProcessing:
     tumour_threshold: float = 0.5
     contrast_enhancement: float = 0.0
     enhancing_threshold: float = 0.05
+    presence: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse limits outside their range."""
-        if min(vars(self).values()) < 0:
+        if self.presence and set(self.presence) != {"intercept", *FEATURES, "threshold"}:
+            raise ValueError(f"presence needs an intercept, a threshold and a coefficient for each of {FEATURES}: {self}")
+        if min(value for value in vars(self).values() if value is not self.presence) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
         if not all(0 < limit <= THRESHOLD for limit in (self.core_threshold, self.tumour_threshold, self.enhancing_threshold)):
             raise ValueError(f"the three thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
@@ -96,7 +107,7 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     probabilities : float32 array (3, X, Y, Z)
         Of TC, WT and ET.
     image : array (4, X, Y, Z)
-        In the same grid, scanned or prepared; read only if `settings.contrast_enhancement` is above 0.
+        In the same grid, scanned or prepared; read only for `settings.contrast_enhancement` and `settings.presence`.
     spacing : three floats
         Voxel edges in mm.
 
@@ -115,11 +126,12 @@ def apply_thresholds(
     """Threshold region probabilities; arguments as in `label_map`, result bool (3, X, Y, Z)."""
     limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
     regions = probabilities >= limits[:, None, None, None]
-    if settings.contrast_enhancement:
-        enhancing = outline_enhancement(
-            probabilities, image, spacing, likely=settings.enhancing_threshold, brighter=settings.contrast_enhancement
-        )
-        regions[2] = enhancing & regions[1]
+    if settings.contrast_enhancement or settings.presence:
+        likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
+        if settings.contrast_enhancement:
+            regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement) & regions[1]
+        if settings.presence and presence_probability(likely, spacing, settings.presence) < settings.presence["threshold"]:
+            regions[2] = False
         regions[0] |= regions[2]
     core, whole, enhancing = (np.count_nonzero(region) for region in regions)
     enhances = enhancing > 0 and enhancing * np.prod(spacing) / 1000 >= settings.enhancing_ml
@@ -154,23 +166,46 @@ def postprocess(classes: np.ndarray, spacing: Sequence[float], settings: PostPro
     return result
 
 
-def outline_enhancement(
-    probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], *, likely: float, brighter: float
-) -> np.ndarray:
+class LikelyEnhancement(NamedTuple):
+    """Voxels that may be enhancing tumour, and how bright they are; `before` and `after` are None without white matter."""
+
+    box: tuple[slice, slice, slice]
+    voxels: tuple[np.ndarray, ...]  # indices within the box
+    probability: np.ndarray  # of ET (N,)
+    before: np.ndarray | None  # T1 (N,) relative to white matter nearby, in units of white matter minus fluid
+    after: np.ndarray | None  # T1ce (N,)
+
+
+def compare_contrasts(
+    probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], *, likely: float
+) -> LikelyEnhancement | None:
+    """Measure T1 and T1ce where the probability of ET is at least `likely`; None if it is nowhere.
+
+    Brightness is relative to white matter nearby, which cancels a bias field, and in units of the contrast between white matter
+    and fluid, which cancels the scanner's scale: scanned and prepared images give the same result.
+    """
+    candidates = probabilities[2] >= likely
+    if not candidates.any():
+        return None
+    box = ndimage.find_objects(candidates.astype(np.uint8))[0]
+    voxels = np.nonzero(candidates[box])
+    before, after = (_brightness(image, channel, probabilities[1], spacing, box, voxels) for channel in (0, 1))
+    return LikelyEnhancement(box, voxels, probabilities[2][box][voxels], before, after)
+
+
+def outline_enhancement(probability: np.ndarray, likely: LikelyEnhancement | None, *, brighter: float) -> np.ndarray:
     """Outline enhancing tumour by its brightness on T1ce, from the voxels of which the network is sure.
 
     A rater calls enhancing what is brighter on T1ce than on T1 and than normal white matter (Baid et al. 2021,
     arXiv:2107.02314). A network on a grid of 2 mm finds the place but blurs the outline, so the region grows from its sure
-    voxels over bright and likely ones (hysteresis thresholding, Canny 1986) at the image's own resolution. Brightness is
-    relative to white matter nearby, which cancels a bias field, and in units of the contrast between white matter and fluid,
-    which cancels the scanner's scale: scanned and prepared images give the same result.
+    voxels over bright and likely ones (hysteresis thresholding, Canny 1986) at the image's own resolution.
 
     Parameters
     ----------
-    probabilities, image, spacing
-        As in `label_map`.
-    likely : float
-        Probability of ET from which a bright voxel may belong to it.
+    probability : float32 array (X, Y, Z)
+        Of ET.
+    likely : LikelyEnhancement
+        From `compare_contrasts`.
     brighter : float
         By how much T1ce must exceed nearby white matter, as a share of what white matter exceeds fluid.
 
@@ -179,22 +214,40 @@ def outline_enhancement(
     bool array (X, Y, Z)
         The sure voxels as they are if there is no normal white matter to compare with.
     """
-    certain = probabilities[2] >= THRESHOLD
-    candidates = probabilities[2] >= likely
-    if not certain.any():
+    certain = probability >= THRESHOLD
+    if likely is None or likely.before is None or likely.after is None or not certain.any():
         return certain
-    box = ndimage.find_objects(candidates.astype(np.uint8))[0]
-    voxels = np.nonzero(candidates[box])
-    before, after = (_brightness(image, channel, probabilities[1], spacing, box, voxels) for channel in (0, 1))
-    if before is None or after is None:
-        return certain
-    bright = np.zeros_like(candidates[box])
-    bright[voxels] = (after > brighter) & (after - before > T1_GAIN)
+    bright = np.zeros(certain[likely.box].shape, bool)
+    bright[likely.voxels] = (likely.after > brighter) & (likely.after - likely.before > T1_GAIN)
     components, _ = ndimage.label(bright, structure=TOUCHING)
-    begun = np.unique(components[bright & certain[box]])
+    begun = np.unique(components[bright & certain[likely.box]])
     grown = np.zeros_like(certain)
-    grown[box] = np.isin(components, begun[begun > 0])
+    grown[likely.box] = np.isin(components, begun[begun > 0])
     return grown
+
+
+def presence_features(likely: LikelyEnhancement | None, spacing: Sequence[float]) -> dict[str, float]:
+    """Measure what tells whether anything enhances: `FEATURES`.
+
+    The logarithm to base 10 of the volume in ml (the sum of the probabilities), and of the surest `PEAK_ML` the logit of the
+    mean probability, how much brighter T1ce is than T1 (a subtraction after matching white matter), and T1ce itself.
+    """
+    if likely is None:
+        return dict(zip(FEATURES, (-2.0, -5.0, 0.0, 0.0), strict=True))
+    voxel_ml = float(np.prod(spacing)) / 1000
+    surest = np.argsort(-likely.probability, kind="stable")[: max(1, round(PEAK_ML / voxel_ml))]
+    peak = float(np.clip(likely.probability[surest].mean(), 0.0067, 0.9933))  # logits from -5 to 5
+    measured = likely.before is not None and likely.after is not None
+    after = float(np.clip(likely.after[surest].mean(), -1, 2)) if measured else 0.0
+    gain = float(np.clip((likely.after - likely.before)[surest].mean(), -1, 2)) if measured else 0.0
+    volume = float(np.log10(likely.probability.sum(dtype=np.float64) * voxel_ml + 0.01))
+    return dict(zip(FEATURES, (volume, float(np.log(peak / (1 - peak))), gain, after), strict=True))
+
+
+def presence_probability(likely: LikelyEnhancement | None, spacing: Sequence[float], model: Mapping[str, float]) -> float:
+    """Compute the probability that anything enhances in a case, by the logistic regression of a model card."""
+    features = presence_features(likely, spacing)
+    return float(1 / (1 + np.exp(-model["intercept"] - sum(model[name] * features[name] for name in FEATURES))))
 
 
 def _brightness(

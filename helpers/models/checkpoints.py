@@ -25,7 +25,9 @@ from helpers.regions import MODALITIES, REGIONS
 from helpers.workspace import DataError, versions, write_atomically
 
 RELEASED = Path(__file__).parent / "released"
-"""Folder of the models that come with the package, in half precision, each with its card."""
+"""Folder of the models that come with the package, each with its card."""
+SCALE = ":scale"
+"""What a compact file adds to the name of a weight for its scales."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def card_path(path: Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def save_checkpoint(path: Path, network: nn.Module | Mapping[str, torch.Tensor], card: ModelCard, *, half: bool = False) -> str:
+def save_checkpoint(
+    path: Path, network: nn.Module | Mapping[str, torch.Tensor], card: ModelCard, *, compact: bool = False
+) -> str:
     """Write weights and card, each complete or not at all, and return the SHA-256 of the weights file.
 
     A crash between the two leaves weights that the old card does not match, which `load_checkpoint` refuses.
@@ -106,21 +110,23 @@ def save_checkpoint(path: Path, network: nn.Module | Mapping[str, torch.Tensor],
         As `build_network` returns it, on any device, or its state.
     card : ModelCard
         Its `weights_sha256` and, if empty, `versions` are filled in.
-    half : bool
-        Write floating-point tensors in half precision: half the size, three significant digits. They are loaded as 32 bit.
+    compact : bool
+        Write weights with two axes or more as 8-bit integers with a scale for each entry of the first axis (about a quarter of
+        the size), the others in half precision. They are loaded as 32 bit.
 
     Raises
     ------
     DataError
-        If a weight is too large for half precision, or the card names another number of channels than the network has.
+        If a weight is too large for that, or the card names another number of channels than the network has.
     """
     path = _weights_path(path)
     _check_channels(card, path)
     state = network if isinstance(network, Mapping) else network.state_dict()
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    if half:
-        tensors = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-        if large := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+    if compact:
+        tensors = _compact(tensors)
+        large = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if large:
             raise DataError(f"{large[0]} has weights that half precision cannot hold", "save them in full")
     payload = save(tensors)
     digest = hashlib.sha256(payload).hexdigest()
@@ -147,12 +153,30 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
         raise DataError(problem, "copy both files again")
     network = build_network(card.network, **card.arguments)
     try:
-        network.load_state_dict(load(payload))
+        network.load_state_dict(_expand(load(payload)))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split("\n", 2)[-1].split())[:200]
         problem = f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason})"
         raise DataError(problem, "use the card that was written with it") from error
     return network.to(device).eval(), card
+
+
+def _compact(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Round weights to 8-bit integers and scales, and what is left of floating-point numbers to half precision."""
+    stored: dict[str, torch.Tensor] = {}
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.ndim >= 2:
+            scale = (tensor.flatten(1).abs().amax(1).clamp(min=1e-4) / 127).half()
+            stored[key + SCALE] = scale
+            tensor = (tensor / scale.float().view(-1, *[1] * (tensor.ndim - 1))).round().clamp(-127, 127).to(torch.int8)
+        stored[key] = tensor.half() if tensor.is_floating_point() else tensor
+    return stored
+
+
+def _expand(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights that `_compact` stored; others are as they were."""
+    scales = {key.removesuffix(SCALE): tensors.pop(key).float() for key in list(tensors) if key.endswith(SCALE)}
+    return tensors | {key: tensors[key] * scale.view(-1, *[1] * (tensors[key].ndim - 1)) for key, scale in scales.items()}
 
 
 def load_card(path: Path) -> ModelCard:

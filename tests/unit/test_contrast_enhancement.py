@@ -1,14 +1,22 @@
 """Enhancing tumour grows from where the network is sure over what is brighter than white matter, whatever the image's units."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers.evaluation.postprocess import PostProcessing, label_map, outline_enhancement
+from helpers.evaluation.postprocess import (
+    FEATURES,
+    PostProcessing,
+    compare_contrasts,
+    label_map,
+    outline_enhancement,
+    presence_features,
+)
 from helpers.regions import ET, NCR
 
 SHAPE = (60, 60, 60)
-HOW = {"likely": 0.05, "brighter": 0.25}
 
 
 def ball(centre, radius):
@@ -39,6 +47,11 @@ def blurred():
     return np.stack([enhancing, whole, enhancing])
 
 
+def outline(probabilities, image, spacing=(1, 1, 1)):
+    likely = compare_contrasts(probabilities, image, spacing, likely=0.05)
+    return outline_enhancement(probabilities[2], likely, brighter=0.25)
+
+
 def overlap(first, second):
     return 2 * (first & second).sum() / (first.sum() + second.sum())
 
@@ -46,7 +59,7 @@ def overlap(first, second):
 def test_the_outline_is_where_the_image_changes():
     probabilities = blurred()
     assert overlap(probabilities[2] >= 0.5, ENHANCING) < 0.5, "the network alone is too tight"
-    grown = outline_enhancement(probabilities, head(), (1, 1, 1), **HOW)
+    grown = outline(probabilities, head())
     assert overlap(grown, ENHANCING & ~BLOOD) > 0.93
     assert not (grown & VESSEL).any(), "bright and likely, but not connected"
     assert not grown[30, 30, 42], "blood is bright before contrast agent already"
@@ -55,7 +68,7 @@ def test_the_outline_is_where_the_image_changes():
 def test_what_is_sure_but_not_bright_does_not_enhance():
     image = head()
     image[1, ENHANCING & (np.indices(SHAPE)[2] > 41)] = 0.85
-    grown = outline_enhancement(blurred(), image, (1, 1, 1), **HOW)
+    grown = outline(blurred(), image)
     assert grown[:, :, 39].any() and not grown[:, :, 43:].any()
 
 
@@ -68,7 +81,7 @@ def test_units_and_normalisation_do_not_matter(units):
         "one gain a modality": image * np.reshape([3, 50, 1, 1], (4, 1, 1, 1)),
         "no number outside the brain": np.where(HEAD, image, np.nan),
     }[units]
-    grown = [outline_enhancement(blurred(), each, (1, 1, 1), **HOW) for each in (image, changed)]
+    grown = [outline(blurred(), each) for each in (image, changed)]
     assert overlap(*grown) > 0.99
 
 
@@ -76,13 +89,13 @@ def test_a_bias_field_hardly_matters():
     image = head()
     field = np.exp(0.25 * np.sin(np.indices(SHAPE)[2] / 25)).astype(np.float32)
     assert field.max() / field.min() > 1.25
-    assert overlap(outline_enhancement(blurred(), image * field, (1, 1, 1), **HOW), ENHANCING) > 0.9
+    assert overlap(outline(blurred(), image * field), ENHANCING) > 0.9
 
 
 def test_voxels_count_by_their_millimetres():
     every = (slice(None),) + (slice(None, None, 2),) * 3
     probabilities, image = blurred()[every], head()[every]
-    grown = outline_enhancement(probabilities, image, (2, 2, 2), **HOW)
+    grown = outline(probabilities, image, (2, 2, 2))
     assert overlap(grown, ENHANCING[every[1:]]) > 0.9
 
 
@@ -91,7 +104,7 @@ def test_growth_is_that_of_a_plain_flood(seed=11):
     image, probabilities = head(), blurred()
     speckled = 0.8 + ndimage.gaussian_filter(random.normal(0, 3, SHAPE), 1.2)
     image[1] = np.where(TUMOUR, speckled, image[1])
-    likely = outline_enhancement(np.where(probabilities >= 0.05, 1, 0), image, (1, 1, 1), **HOW)  # everything likely is sure
+    likely = outline(np.where(probabilities >= 0.05, 1, 0), image)  # everything likely is sure
     certain = likely & (probabilities[2] >= 0.5)
     reached, front = set(), [tuple(voxel) for voxel in np.argwhere(certain)]
     while front:
@@ -100,7 +113,7 @@ def test_growth_is_that_of_a_plain_flood(seed=11):
             reached.add(voxel)
             around = np.argwhere(likely[tuple(slice(place - 1, place + 2) for place in voxel)]) + np.array(voxel) - 1
             front += map(tuple, around)
-    grown = outline_enhancement(probabilities, image, (1, 1, 1), **HOW)
+    grown = outline(probabilities, image)
     assert 0 < len(reached) < likely.sum(), "some pieces hold no sure voxel"
     assert set(map(tuple, np.argwhere(grown))) == reached
 
@@ -108,9 +121,9 @@ def test_growth_is_that_of_a_plain_flood(seed=11):
 def test_without_white_matter_to_compare_with_the_network_decides():
     probabilities = blurred()
     for image in (np.zeros((4, *SHAPE), np.float32), np.broadcast_to(HEAD, (4, *SHAPE)).astype(np.float32)):
-        grown = outline_enhancement(probabilities, image, (1, 1, 1), **HOW)
+        grown = outline(probabilities, image)
         assert np.array_equal(grown, probabilities[2] >= 0.5)
-    assert not outline_enhancement(probabilities * 0.4, head(), (1, 1, 1), **HOW).any()
+    assert not outline(probabilities * 0.4, head()).any()
 
 
 def test_the_label_map_follows_and_what_enhances_is_core():
@@ -122,3 +135,38 @@ def test_the_label_map_follows_and_what_enhances_is_core():
     dim[1] = dim[0]
     assert not (label_map(blurred(), dim, (1, 1, 1), rule) == ET).any()
     assert np.array_equal(label_map(blurred(), dim, (1, 1, 1), rule) == NCR, blurred()[0] >= 0.5)
+
+
+PRESENCE = {"intercept": 0.0, "log_volume": 1.0, "peak": 1.0, "gain": 10.0, "brightness": 0.0, "threshold": 0.5}
+
+
+def test_a_case_in_which_nothing_brightens_with_contrast_agent_has_no_enhancing_tumour_but_keeps_its_core():
+    unsure, dim = blurred(), head()
+    unsure[2] = np.minimum(unsure[2], 0.55)
+    dim[1] = dim[0]
+    rule = PostProcessing(0.0, 0.0, presence=PRESENCE)
+    assert (label_map(unsure, head(), (1, 1, 1), rule) == ET).any()
+    without = label_map(unsure, dim, (1, 1, 1), replace(rule, presence=PRESENCE | {"intercept": -2.0}))
+    assert not (without == ET).any()
+    assert np.array_equal(without == NCR, unsure[0] >= 0.5)
+
+
+def test_features_of_presence_do_not_depend_on_the_units_of_the_image_or_the_size_of_voxels():
+    every = (slice(None),) + (slice(None, None, 2),) * 3
+    wanted, scaled, coarse = (
+        presence_features(compare_contrasts(probabilities, image, spacing, likely=0.05), spacing)
+        for probabilities, image, spacing in (
+            (blurred(), head(), (1, 1, 1)),
+            (blurred(), head() * np.float32([3, 7, 1, 1])[:, None, None, None], (1, 1, 1)),
+            (blurred()[every], head()[every], (2, 2, 2)),
+        )
+    )
+    assert list(wanted) == list(FEATURES) and wanted["gain"] > 0.5 > 0.0 > presence_features(None, (1, 1, 1))["peak"]
+    assert scaled == pytest.approx(wanted, abs=1e-3)
+    assert coarse == pytest.approx(wanted, rel=0.3)
+    assert 10 ** wanted["log_volume"] == pytest.approx(blurred()[2][blurred()[2] >= 0.05].sum() / 1000, rel=0.05)
+
+
+def test_a_decision_with_a_coefficient_missing_is_refused():
+    with pytest.raises(ValueError, match="coefficient"):
+        PostProcessing(presence={"intercept": 0.0, "threshold": 0.5})
