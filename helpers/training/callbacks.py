@@ -1,4 +1,4 @@
-"""What happens around the steps: time limit, moving average, history with the best weights, checkpoints, text and pictures."""
+"""Callbacks of Lightning: time limit, moving average, history with the best weights, checkpoints, text and pictures."""
 
 from __future__ import annotations
 
@@ -28,18 +28,16 @@ COLUMNS = ("step", "seconds", "learning_rate", "train_loss")
 class StepTimer(Timer):
     """Stop the training when the time is over, but only after a whole step."""
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *_: Any) -> None:
+        if module.whole_step:
             super().on_train_batch_end(trainer)
 
 
 class EMA(WeightAveraging):
-    """Keep an exponential moving average of the weights, which is validated in their place.
+    """Keep an exponential moving average of the weights, whose memory grows up to `decay`, and validate it in their place.
 
-    Its memory grows up to `decay`, so that it starts well. Lightning puts the weights back before metrics and callbacks see the
-    end of a validation; here they stay until `on_validation_end`, so that the weights that were scored can be kept.
+    Lightning puts the weights back before callbacks see the end of a validation; here the average stays until
+    `on_validation_end`, so that the weights that were scored can be kept.
     """
 
     def __init__(self, decay: float) -> None:
@@ -59,17 +57,17 @@ class History(Callback):
     """Write ``history.csv``, one row a step, and the weights with the best mean Dice as ``best.safetensors`` with their card.
 
     The checkpoint holds both, so that a training that resumes restores the two files. (`ModelCheckpoint` keeps Lightning's
-    checkpoints, and `CSVLogger` deletes its file when it resumes.) Comes before `EMA` in the list of callbacks.
-
-    Attributes
-    ----------
-    rows : list of dict
-    best : dict
-        Row of the best validation; empty before the first.
+    checkpoints, and `CSVLogger` deletes its file when it resumes.) Comes before `EMA` in the list of callbacks. `best` is the
+    row of the best validation, empty before the first.
     """
 
     def __init__(self, out: Path) -> None:
         self.out, self.rows, self.best, self._weights = Path(out), [], {}, {}
+
+    @staticmethod
+    def of(trainer: Trainer) -> History:
+        """Return the history of a training."""
+        return next(callback for callback in trainer.callbacks if isinstance(callback, History))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -86,16 +84,14 @@ class History(Callback):
         if trainer.is_global_zero and self.best:
             self.write(module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *_: Any) -> None:
+        if module.whole_step:
             row = (trainer.global_step, module.timer.time_elapsed(), module.step_rate, module.step_loss.item())
             self.rows.append(dict(zip(COLUMNS, row, strict=True)))
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        row, scores = self.rows[-1], {name: trainer.callback_metrics[name].item() for name in SCORES}
-        row.update(scores)
+        row = self.rows[-1]
+        row.update({name: trainer.callback_metrics[name].item() for name in SCORES})
         if not self.best or row["dice_mean"] > self.best["dice_mean"]:
             self.best = row
             self._weights = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
@@ -128,15 +124,11 @@ class ResumableCheckpoint(Checkpoint):
         self.finished = state["finished"]
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, lambda *_: setattr(self, "asked", True)
-            )  # in place of Lightning's, which gives it back
+        if threading.current_thread() is threading.main_thread():  # in place of Lightning's handler, which gives it back
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *_: Any) -> None:
+        if not module.whole_step:
             return
         step, interval = trainer.global_step, module.settings.validate_every
         trainer.should_stop |= step >= trainer.max_steps  # so that Lightning validates the last step
@@ -175,7 +167,7 @@ class PrintValidation(Callback):
         self.write_line = write
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        history = next(callback for callback in trainer.callbacks if isinstance(callback, History))
+        history = History.of(trainer)
         row, recent = history.rows[-1], pd.DataFrame(history.rows[-module.settings.validate_every :])
         dice = "  ".join(f"{name.removeprefix('dice_')} {row[name]:.3f}" for name in SCORES)
         if trainer.is_global_zero:
@@ -187,29 +179,22 @@ class PrintValidation(Callback):
 
 
 class DrawPredictions(Callback):
-    """Draw the first validation cases with their predictions whenever the mean Dice improves.
+    """Draw the first three validation cases with their predictions whenever the mean Dice improves.
 
-    Parameters
-    ----------
-    draw : callable
-        Gets a path and a list of (case, classes, mean Dice), such as `helpers.plots.case.save_gallery`.
-    count : int
-        Number of cases.
+    `draw` gets a path and a list of (case, classes, mean Dice), such as `helpers.plots.case.save_gallery`.
     """
 
-    def __init__(self, draw: Callable[[Path, list[tuple[Prepared, Any, float]]], None], count: int = 3) -> None:
-        self.draw, self.count, self.shown = draw, count, []
+    def __init__(self, draw: Callable[[Path, list[tuple[Prepared, Any, float]]], None]) -> None:
+        self.draw, self.shown = draw, []
 
     def on_validation_start(self, *_: Any) -> None:
         self.shown = []
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: dict | None, case: dict, *_: Any
-    ) -> None:
-        if outputs and len(self.shown) < self.count:
+    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: dict | None, case: dict, *_: Any) -> None:
+        if outputs and len(self.shown) < 3:
             self.shown.append((trainer.datamodule.cases.files[case["index"]].load(), outputs["classes"], outputs["dice"]))
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        history = next(callback for callback in trainer.callbacks if isinstance(callback, History))
+        history = History.of(trainer)
         if trainer.is_global_zero and history.best is history.rows[-1]:
             self.draw(history.out / "validation.png", self.shown)

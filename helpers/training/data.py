@@ -25,21 +25,10 @@ ORDER, PATCH = 0, 1
 
 
 class PatchDataset(Dataset):
-    """Draw training patches by number with `helpers.data.patches.draw_patch`; every pass over the cases is a new permutation.
+    """Draw `count` training patches by number; every pass over the cases is a new permutation.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-        Prepared files with labels.
-    patch : sequence of 3 int
-        Edges in voxels.
-    count : int
-        Number of patches.
-    seed : int
-    foreground_probability, transforms
-        As in `draw_patch`.
-
-    Items are dictionaries of ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
+    `paths` are prepared files with labels; `patch` (edges in voxels), `foreground_probability` and `transforms` are those of
+    `helpers.data.patches.draw_patch`. Items are dictionaries: ``image`` float32 (4, X, Y, Z), ``regions`` bool (3, X, Y, Z).
     """
 
     def __init__(
@@ -63,13 +52,8 @@ class PatchDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        return draw_patch(
-            self.file(index),
-            np.random.default_rng((self.seed, PATCH, index)),
-            patch=self.patch,
-            foreground_probability=self.foreground_probability,
-            transforms=self.transforms,
-        )
+        options = {"foreground_probability": self.foreground_probability, "transforms": self.transforms}
+        return draw_patch(self.file(index), np.random.default_rng((self.seed, PATCH, index)), patch=self.patch, **options)
 
     def file(self, index: int) -> PreparedFile:
         """Return the case that patch number `index` comes from."""
@@ -121,15 +105,7 @@ class StepBatches(Sampler[list[int]]):
 
 
 class CaseDataModule(LightningDataModule):
-    """Load patches for training and whole cases for validation.
-
-    Parameters
-    ----------
-    patches : Dataset
-        `PatchDataset`, or any other with such items that are a pure function of their number.
-    cases : CaseDataset
-    settings : TrainSettings
-    """
+    """Load patches for training, of a `PatchDataset` or another whose items depend on their number only, and whole cases."""
 
     def __init__(self, patches: Dataset, cases: CaseDataset, settings: TrainSettings) -> None:
         super().__init__()
@@ -139,14 +115,8 @@ class CaseDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return one epoch that is the whole training, without the steps made before an interruption."""
         settings, trainer = self.settings, self.trainer
-        batches = StepBatches(
-            settings.batch,
-            settings.steps,
-            first=trainer.global_step,
-            accumulate=settings.accumulate,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-        )
+        process = {"rank": trainer.global_rank, "world": trainer.world_size, "accumulate": settings.accumulate}
+        batches = StepBatches(settings.batch, settings.steps, first=trainer.global_step, **process)
         return DataLoader(self.patches, batch_sampler=batches, **self.options)
 
     def val_dataloader(self) -> DataLoader:

@@ -48,24 +48,10 @@ def learning_rate_share(progress: float, warmup: float) -> float:
 
 
 class SegmentationModule(LightningModule):
-    """Train a network.
+    """Train a network from image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision).
 
-    Parameters
-    ----------
-    network : Module
-        From image (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), or to several of them (deep supervision).
-    settings : TrainSettings
-    card : ModelCard
-        Without metrics.
-    timer : Timer
-        Of Lightning; with a time limit the learning rate follows it.
-
-    Attributes
-    ----------
-    step_loss : tensor
-        Loss of the last step: the mean over its patches, in all parts and processes.
-    step_rate : float
-        Learning rate of that step.
+    With a time limit the learning rate follows Lightning's `timer`. `step_loss` is the loss of the last step, the mean over its
+    patches in all parts and processes, `step_rate` its learning rate.
     """
 
     def __init__(self, network: nn.Module, settings: TrainSettings, card: ModelCard, timer: Timer) -> None:
@@ -77,6 +63,11 @@ class SegmentationModule(LightningModule):
         self.settings, self.card, self.timer = settings, card, timer
         self.step_loss, self.step_rate = torch.tensor(math.nan), math.nan
         self._losses: list[torch.Tensor] = []
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether the last batch completed a step of the optimiser: it was the last part of an accumulation."""
+        return not self._losses
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         return self.network(image.contiguous(memory_format=torch.channels_last_3d))
@@ -91,7 +82,7 @@ class SegmentationModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: dict, batch: dict, batch_idx: int) -> None:
-        if not self._losses:  # the last part of a step
+        if self.whole_step:
             numbers = {"train_loss": self.step_loss, "learning_rate": self.step_rate}
             self.log_dict({**numbers, "step": float(self.global_step)}, prog_bar=True)
 
@@ -163,12 +154,9 @@ def non_finite(network: nn.Module, loss: float) -> str:
 
     The order is that of cause and effect: a bad weight spoils every loss, a bad loss every gradient.
     """
-    weights = [name for name, weight in network.named_parameters() if not weight.isfinite().all()]
-    gradients = [
-        name for name, weight in network.named_parameters() if weight.grad is not None and not weight.grad.isfinite().all()
-    ]
-    if weights:
-        return f"the weight {weights[0]}"
-    if not math.isfinite(loss):
-        return f"the loss ({loss})"
-    return f"the gradient of {gradients[0]}" if gradients else ""
+    weights = dict(network.named_parameters())
+    spoilt = [f"the weight {name}" for name, weight in weights.items() if not weight.isfinite().all()]
+    spoilt += [] if math.isfinite(loss) else [f"the loss ({loss})"]
+    gradients = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+    spoilt += [f"the gradient of {name}" for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    return spoilt[0] if spoilt else ""

@@ -28,8 +28,8 @@ class TrainSettings:
     arguments : mapping
         Arguments of the network, such as {"feature_size": 24}; the others keep their defaults.
     pretrained : str
-        Weights to start from: a best.safetensors of the same network, or a file without a card, of which the tensors that
-        fit are taken.
+        Weights to start from: a best.safetensors or a file of another training; the tensors that fit are taken, if they are
+        at least half.
     patch : tuple of 3 int
         Edges of a training patch in voxels.
     batch : int
@@ -128,9 +128,8 @@ class TrainSettings:
         if not 0 <= self.seed < 2**32:
             raise DataError(f"seed is {self.seed}", f"give a whole number from 0 to {2**32 - 1}")
         if self.batch % self.accumulate:
-            raise DataError(
-                f"a batch of {self.batch} patches has no {self.accumulate} equal parts", "change batch or accumulate"
-            )
+            problem = f"a batch of {self.batch} patches has no {self.accumulate} equal parts"
+            raise DataError(problem, "change batch or accumulate")
         check_patch(self.patch, self.network, **self.arguments)
 
     @property

@@ -23,12 +23,11 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import nn
 from torch.utils.data import Dataset
 
 from helpers.data.patches import training_transforms
 from helpers.data.prepared import open_prepared
-from helpers.models.checkpoints import ModelCard, card_path, load_checkpoint, load_pretrained
+from helpers.models.checkpoints import ModelCard, load_pretrained
 from helpers.models.networks import build_network
 from helpers.training import Interrupted
 from helpers.training.callbacks import EMA, DurableIO, History, ResumableCheckpoint, StepTimer
@@ -55,10 +54,8 @@ class TrainResult:
     history : DataFrame
         One row a step with `helpers.training.callbacks.COLUMNS` and, after a validation, `helpers.training.module.SCORES`, else
         NaN. Also in ``history.csv``.
-    best_step : int
-        Step with the best mean validation Dice.
-    best_dice : float
-        That Dice. It chose the checkpoint and so flatters it; the test part gives the number to report.
+    best_step, best_dice
+        Step with the best mean validation Dice, and that Dice. It chose the checkpoint and so flatters it.
     seconds : float
         Whole training, validation included.
     """
@@ -114,9 +111,8 @@ def train(
     Raises
     ------
     DataError
-        If a part is empty, the parts share a case, a file has no label, the files were prepared with different settings, the
-        checkpoint is of another training, another process trains in this folder, or a number is not finite and the settings
-        say to stop.
+        If the parts do not fit together, the checkpoint is of another training, another process trains in this folder, or a
+        number is not finite and the settings say to stop.
     Interrupted
         After SIGTERM; the same call then resumes.
     """
@@ -131,7 +127,10 @@ def train(
             _remove_own_files(out, folder)
         timer = StepTimer(timedelta(minutes=settings.minutes) if settings.minutes else None, verbose=False)
         history, last = History(out), ResumableCheckpoint(folder / CHECKPOINT, settings.save_every)
-        module = SegmentationModule(_network(settings), settings, card, timer)
+        network = build_network(settings.network, **settings.arguments)
+        if settings.pretrained:
+            load_pretrained(network, Path(settings.pretrained))
+        module = SegmentationModule(network, settings, card, timer)
         if state and state["callbacks"]["ResumableCheckpoint"]["finished"]:
             history.load_state_dict(state["callbacks"]["History"])
             history.write(module)
@@ -189,9 +188,8 @@ def _loggers(name: str, out: Path, *, first: int) -> list[Logger]:
     """
     if _rank() == 0:
         out.mkdir(parents=True, exist_ok=True)
-    loggers: list[Logger] = [
-        TensorBoardLogger(out, name="", version="tensorboard", purge_step=first + 1, default_hp_metric=False)
-    ]
+    options = {"name": "", "version": "tensorboard", "default_hp_metric": False}
+    loggers: list[Logger] = [TensorBoardLogger(out, purge_step=first + 1, **options)]
     try:
         if name == "wandb":
             mode = os.environ.get("WANDB_MODE", "" if os.environ.get("WANDB_API_KEY") else "offline")
@@ -204,39 +202,15 @@ def _loggers(name: str, out: Path, *, first: int) -> list[Logger]:
     return loggers
 
 
-def _network(settings: TrainSettings) -> nn.Module:
-    """Build the network, with the weights of `pretrained` if given."""
-    network, path = build_network(settings.network, **settings.arguments), Path(settings.pretrained)
-    if not settings.pretrained:
-        return network
-    if path.is_file() and not card_path(path).is_file():
-        load_pretrained(network, path)
-        return network
-    trained, card = load_checkpoint(path)
-    try:
-        network.load_state_dict(trained.state_dict())
-    except RuntimeError as error:
-        own = f"{settings.network} with {dict(settings.arguments)}"
-        problem = f"{path} is a {card.network} with {dict(card.arguments)} and does not fit {own}"
-        raise DataError(problem, "give weights of the same network") from error
-    return network
-
-
 def _patches(settings: TrainSettings, training: Sequence[Path] | Dataset) -> Dataset:
     count = settings.batch * settings.steps
     if not isinstance(training, Dataset):
-        return PatchDataset(
-            training,
-            patch=settings.patch,
-            count=count,
-            seed=settings.seed,
-            foreground_probability=settings.foreground_probability,
-            transforms=training_transforms(settings.patch) if settings.augment else None,
-        )
+        options = {"seed": settings.seed, "foreground_probability": settings.foreground_probability}
+        transforms = training_transforms(settings.patch) if settings.augment else None
+        return PatchDataset(training, patch=settings.patch, count=count, transforms=transforms, **options)
     if len(training) < count:
-        raise DataError(
-            f"the source has {len(training)} patches", f"{settings.steps} steps of {settings.batch} take {count}; make as many"
-        )
+        remedy = f"{settings.steps} steps of {settings.batch} take {count}; make as many"
+        raise DataError(f"the source has {len(training)} patches", remedy)
     return training
 
 
@@ -253,9 +227,8 @@ def model_card(settings: TrainSettings, patches: Dataset, validation: Sequence[P
         if asdict(file.settings) != wanted:
             raise DataError(f"{file.path} was prepared with other settings than {files[0].path}", "prepare the cohort again")
     if not own and {**wanted, **patches.preprocessing} != wanted:
-        raise DataError(
-            f"{files[0].path} was prepared with {wanted}, the patches with {patches.preprocessing}", "make them agree"
-        )
+        problem = f"{files[0].path} was prepared with {wanted}, the patches with {patches.preprocessing}"
+        raise DataError(problem, "make them agree")
     members = [*([] if own else [patches.fingerprint]), *sorted(file.path.name for file in files)]  # names carry a hash
     return ModelCard(
         network=settings.network,
@@ -327,15 +300,9 @@ def _locked(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back Lightning's tips and its warnings about choices that are made on purpose here."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1x1x1 convolutions, channels last
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

@@ -50,7 +50,7 @@ class ReportTrial(Callback):
         self.known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        row = next(callback for callback in trainer.callbacks if isinstance(callback, History)).rows[-1]
+        row = History.of(trainer).rows[-1]
         if row["step"] not in self.known:  # else the worker before this one told it
             self.trial.report(row["dice_mean"], row["step"])
         self.pruned = self.trial.should_prune()

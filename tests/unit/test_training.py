@@ -549,7 +549,7 @@ def test_a_training_may_start_from_the_weights_of_another(prepared, tmp_path):
     changes = {"pretrained": str(before.checkpoint), "steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
     after = run(prepared, tmp_path / "after", **changes)
     assert after.best_dice == pytest.approx(before.best_dice)
-    with pytest.raises(DataError, match=r"does not fit unet with .*16"):
+    with pytest.raises(DataError, match=r"best.safetensors does not fit UNet: \d+ of its"):
         run(prepared, tmp_path / "other", **changes, arguments={"channels": (8, 16)})
     foreign = before.checkpoint.rename(tmp_path / "foreign.safetensors")
     assert run(prepared, tmp_path / "again", **{**changes, "pretrained": str(foreign)}).best_dice == after.best_dice

@@ -51,7 +51,7 @@ class Hill:
 def hill(monkeypatch):
     hill = Hill()
     monkeypatch.setattr(tune, "train", hill)
-    monkeypatch.setattr(tune, "History", SimpleNamespace)
+    monkeypatch.setattr(tune.History, "of", lambda trainer: trainer.callbacks[0])
     monkeypatch.setattr(tune, "STARTUP", 3)
     return hill
 
