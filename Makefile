@@ -35,7 +35,7 @@ ifneq ($(shell cat $(READY) 2> /dev/null),$(HERE))
 endif
 
 .NOTPARALLEL:
-.PHONY: help run lab test quick lint all unit slow notebooks browser chromium figures outputs lock clean
+.PHONY: help run lab site test quick lint all unit slow notebooks browser chromium figures outputs lock clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -49,14 +49,19 @@ run: $(READY) ## execute the notebooks in order; results and an index page go to
 lab: $(READY) ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab notebooks
 
+site: $(READY) ## build the site from the committed outputs into outputs/site; nothing is executed
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs . outputs/site
+	@echo "outputs/site/index.html"
+
 test: lint all browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser
 
 quick: lint unit ## lint and unit tests
 
-lint: $(READY) ## style of code and notebooks, spelling
+lint: $(READY) ## style of code and notebooks, spelling, prose
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m codespell_lib
+	@$(BIN)/proselint --config .proselintrc.json check README.md CONTRIBUTING.md MODEL_CARD.md docs
 	@echo "lint: no complaints"
 
 # One session for all that takes long, so that no core waits; each file stays with one worker, the longest begin first.

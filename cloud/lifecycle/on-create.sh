@@ -4,7 +4,7 @@
 # 5 minutes, and the set-up takes longer. Its log is ~/SageMaker/set-up.log; the kernel appears in JupyterLab when it is done.
 set -euo pipefail
 
-REPOSITORY=https://github.com/OWNER/REPOSITORY.git # yours
+REPOSITORY=https://github.com/OWNER/brain-tumour-segmentation.git
 USER_NAME=ec2-user
 HOME_FOLDER=/home/$USER_NAME/SageMaker
 

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import tyro
 
+from helpers.running.committed import update_notebook
 from helpers.running.execute import NotebookRun, assign, execute_notebooks, find_notebooks, parse_assignments, read_parameters
-from helpers.running.pages import numbers_of, show_number, show_seconds, update_notebook, write_pages
+from helpers.running.pages import numbers_of, show_seconds, write_pages
 from helpers.workspace import REPOSITORY, DataError, Workspace, open_workspace
 
 NUMBERS_SHOWN = 3
@@ -69,7 +70,7 @@ def run(
     folder = workspace.root / "run"
     terminal = _Terminal()
     runs = execute_notebooks(paths, folder, parameters=parameters, report=terminal.report, finished=terminal.finished)
-    index = write_pages(runs, workspace, folder, sources={path.stem: path.parent for path in paths})
+    index = write_pages(runs, workspace, folder)
     print_table(runs, workspace)
     print(f"\n{index}")
     failed = any(done.status != "ok" for done in runs)
@@ -109,9 +110,7 @@ def print_table(runs: Sequence[NotebookRun], workspace: Workspace) -> None:
         numbers = list(numbers_of(done, workspace).items())[:NUMBERS_SHOWN]
         seconds = show_seconds(done.seconds) if done.status != "not run" else ""
         memory = f"{done.memory / 1e9:.1f} GB" if done.memory else ""
-        rows.append(
-            (done.name, done.status, seconds, memory, ", ".join(f"{name} {show_number(value)}" for name, value in numbers))
-        )
+        rows.append((done.name, done.status, seconds, memory, ", ".join(f"{name} {text}" for name, text in numbers)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     print()
     for name, status, seconds, memory, numbers in rows:

@@ -6,6 +6,7 @@ import ast
 import difflib
 import logging
 import re
+import shutil
 import sys
 import threading
 import time
@@ -27,6 +28,9 @@ from helpers.workspace import REPOSITORY, DataError
 SERIES: tuple[str, ...] = ("01", "02", "03", "04")
 """Notebooks that need the results of those before them; every other one brings or makes what it needs."""
 
+VIEWERS = "viewers"
+"""Folder beside a notebook with the pages of its viewers: viewers/NOTEBOOK/1.html and so on."""
+
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NUMBER = r"-?\d+(?:\.\d+)?"
 RANGE = re.compile(rf"(?<![\w.-])({NUMBER})(?: \([^)]*\))?(?: to (\w+(?:\.\d+)?)| or more)")
@@ -38,15 +42,17 @@ class Kernel(AsyncKernelManager):
 
     A kernel found by its name may belong to another environment, for example to the clone that this one was copied from,
     and MPLBACKEND=Agg in the shell would leave out every figure. What a kernel's libraries write past the notebook goes
-    to `output`, not to the terminal.
+    to `output`, not to the terminal. Each viewer that the notebook shows leaves a page in the folder `viewers`.
     """
 
     output = Unicode().tag(config=True)
+    viewers = Unicode().tag(config=True)
 
     @property
     def kernel_spec(self) -> KernelSpec:
         """How the kernel is started."""
         environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": _python_path()}
+        environment["SLICE_VIEWER_PAGES"] = self.viewers
         environment["KINETO_LOG_LEVEL"] = "99"  # else torch.profiler writes lines of its own into the notebook
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
@@ -281,6 +287,8 @@ def execute_notebook(
 ) -> NotebookRun:
     """Execute one notebook into `target`; an error in a cell is part of the result, not an exception."""
     started, error, log = time.time(), "", target.with_suffix(".log")
+    viewers = target.parent / VIEWERS / path.stem
+    shutil.rmtree(viewers, ignore_errors=True)
     cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in nbformat.read(path, as_version=4).cells)
     client = {"kernel_manager_class": Kernel, "store_widget_state": False}  # a viewer leaves a still picture in the cell
     with _Watch(path.stem, cells + bool(parameters), report) as watch:
@@ -292,7 +300,7 @@ def execute_notebook(
                 kernel_name="python3",
                 cwd=path.parent,
                 progress_bar=False,
-                config=Config({"NotebookClient": client, "Kernel": {"output": str(log)}}),
+                config=Config({"NotebookClient": client, "Kernel": {"output": str(log), "viewers": str(viewers)}}),
                 on_cell_execute=watch.cell_started,
             )
         except PapermillExecutionError as failure:

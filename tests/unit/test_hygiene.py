@@ -8,19 +8,19 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.running.execute import read_parameters
-from helpers.running.pages import (
+from helpers.running.committed import (
     MACHINE_PATH,
     SIZE_LIMIT,
     WIDGET_VIEW,
     normalise,
 )
+from helpers.running.execute import read_parameters
 from helpers.workspace import REPOSITORY
 
 FOLDER = REPOSITORY / "notebooks"
 NUMBERED = sorted(FOLDER.glob("*.ipynb"))
 NOTEBOOKS = NUMBERED + sorted(FOLDER.glob("extras/*.ipynb"))
-PAGES = sorted(REPOSITORY.glob("*.md"))
+PAGES = sorted(REPOSITORY.glob("*.md")) + sorted(REPOSITORY.glob("docs/*.md"))
 LINK = re.compile(r"\]\(<?([^)\s>]+)[^)]*\)|<(?:a|img)[^>]+(?:href|src)=\"([^\"]+)\"")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 SECRETS = re.compile(
@@ -44,7 +44,7 @@ def python_of(cell: nbformat.NotebookNode) -> ast.Module:
     """The cell as Python, without the lines that are IPython's own; empty if it is the text of a file."""
     if cell.source.startswith("%%writefile"):
         return ast.parse("")
-    return ast.parse("\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines()))
+    return ast.parse(re.sub(r"^( *)[%!].*$", r"\1pass", cell.source, flags=re.MULTILINE))
 
 
 def markdown_of(path: Path) -> str:
@@ -172,3 +172,13 @@ def test_no_secret_is_committed():
         path.name for path in files if path.suffix in TEXT and path.is_file() and SECRETS.search(path.read_text("utf-8"))
     ]
     assert suspicious == []
+
+
+def test_pages_of_viewers_belong_to_a_notebook_and_show_phantoms():
+    for page in FOLDER.rglob("viewers/*/*.html"):
+        notebook = page.parents[2] / f"{page.parent.name}.ipynb"
+        outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+        shown = sum("SliceViewer(" in output.get("data", {}).get("text/plain", "") for output in outputs)
+        assert int(page.stem) <= shown, f"{page} belongs to no viewer: run make outputs"
+        assert page.stat().st_size <= 1.1e6
+        assert "phantom" in re.search(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"))[1].lower()

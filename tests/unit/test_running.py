@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers.cli import main, run
 from helpers.cli.run import phantom_folders
+from helpers.running.committed import WIDGET_VIEW, normalise, update_notebook
 from helpers.running.execute import (
     assign,
     check_range,
@@ -23,15 +24,7 @@ from helpers.running.execute import (
     parse_value,
     read_parameters,
 )
-from helpers.running.pages import (
-    WIDGET_VIEW,
-    key_figure,
-    normalise,
-    show_number,
-    title_of,
-    update_notebook,
-    write_html,
-)
+from helpers.running.pages import key_figure, show_number
 from helpers.workspace import REPOSITORY, DataError
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -41,6 +34,9 @@ PARAMETERS = (
 SHOW = f"""from IPython.display import Image, display
 import base64
 display(Image(base64.b64decode("{PIXEL}")))"""
+VIEW = """import numpy as np
+from slice_viewer import SliceViewer
+SliceViewer(np.ones((8, 8, 8)), np.eye(4), title="Phantom_7")"""
 SAVE = """from helpers.workspace import open_workspace, save_metrics
 save_metrics(open_workspace(COHORT, out=OUT), NAME, {"cases": CASES, "rate": RATE}, checkpoint=None);"""
 
@@ -76,7 +72,7 @@ def series(tmp_path_factory):
     )
     late = write_notebook(folder / "03_late.ipynb", "print('never')", title="# 03 · Late")
     sizes = f"{PARAMETERS}\nSIZES = (1, 2)  # any"
-    extra = write_notebook(folder / "extras" / "aside.ipynb", "print(sum(SIZES))", title="# Aside", parameters=sizes)
+    extra = write_notebook(folder / "extras" / "aside.ipynb", "print(sum(SIZES))", VIEW, title="# Aside", parameters=sizes)
     out = folder / "out"
     words = ["run", *map(str, (good, bad, late, extra)), "--out", str(out), "-p", "CASES=8", "-p", "SIZES=(3, 4)"]
     return folder, out, main(words)
@@ -112,28 +108,26 @@ def test_parameters_reach_the_kernel(series):
     assert notebook.cells[-1].outputs[0].text == "8\n"
     assert json.loads((out / "01_good" / "metrics.json").read_text())["numbers"] == {"cases": 8, "rate": 0.5}
     aside = nbformat.read(out / "run" / "aside.ipynb", as_version=4)
-    assert aside.cells[-1].outputs[0].text == "7\n", "a tuple must not arrive as text"
+    assert aside.cells[-2].outputs[0].text == "7\n", "a tuple must not arrive as text"
 
 
 def test_the_index_links_pages_figures_numbers_and_errors(series):
     _, out, _ = series
-    page = (out / "run" / "index.html").read_text()
-    for link in re.findall(r'href="([^"#]+)"', page):
-        assert (out / "run" / link).is_file(), link
-    assert "01 · Tiny" in page
-    assert PIXEL in page
-    assert re.search(r"<td>cases</td>\s*<td>8</td>", page)
-    assert "ZeroDivisionError" in page
-    assert "not run" in page
-    assert "CASES=8" in page
+    pages = out / "run" / "pages"
+    index = (pages / "index.html").read_text()
+    assert {"01_good.html", "02_bad.html", "aside.html"} <= set(re.findall(r'href="([^"#]+)"', index))
+    assert "03_late.html" not in index
+    assert (pages / re.search(r'src="([^"]+01_good.png)"', index)[1]).is_file()
+    assert re.search(r"<p>cases</p></td>\s*<td><p>8</p>", index)
+    assert all(text in index for text in ("ZeroDivisionError", "not run: needs the results of 02_bad", "CASES=8"))
 
 
-@pytest.mark.parametrize("name", ["index", "01_good"])
-def test_pages_need_nothing_from_elsewhere(series, name):
+def test_a_page_shows_the_outputs_and_its_live_viewer(series):
     _, out, _ = series
-    page = (out / "run" / f"{name}.html").read_text()
-    assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=[\"']?https?:", page)
-    assert PIXEL in page
+    page = (out / "run" / "pages" / "aside.html").read_text()
+    source = re.search(r'<iframe class="slice-viewer-page" src="([^"]+)"', page)[1]
+    assert "<title>Phantom_7</title>" in (out / "run" / "pages" / source).read_text()
+    assert '<span class="mi">7</span>' in page or ">7\n" in page
 
 
 def test_a_later_call_keeps_what_an_earlier_one_ran(series, capsys):
@@ -374,25 +368,27 @@ def test_a_notebook_edited_meanwhile_is_not_overwritten(tmp_path):
     assert target.read_bytes() == before
 
 
-def test_pages_embed_pictures_and_load_formulas_only_where_there_are_any(tmp_path):
-    (tmp_path / "dot.png").write_bytes(base64.b64decode(PIXEL))
-    notebook = executed_notebook()
-    notebook.cells[0].source = "# 01 · Tiny\n![a dot](dot.png) and [next](02_next.ipynb#start)"
-    page = write_html(notebook, tmp_path / "page.html", sources=tmp_path).read_text()
-    assert "base64," + PIXEL in page
-    assert 'href="02_next.html#start"' in page
-    assert "mathjax" not in page.lower()
-    notebook.cells[0].source += "\n$d = 2 / 3$"
-    assert "mathjax" in write_html(notebook, tmp_path / "page.html", sources=tmp_path).read_text().lower()
+@pytest.mark.parametrize(("title", "kept"), [("Phantom_7", ["1.html"]), ("BraTS2021_01480", [])])
+def test_the_page_of_a_viewer_is_committed_only_if_it_shows_a_phantom(tmp_path, title, kept):
+    target = write_notebook(tmp_path / "01_tiny.ipynb", "f()")
+    notebook = nbformat.read(target, as_version=4)
+    for count, cell in enumerate(notebook.cells[1:], start=1):
+        cell.execution_count = count
+    executed, pages = tmp_path / "run" / "01_tiny.ipynb", tmp_path / "run" / "viewers" / "01_tiny"
+    pages.mkdir(parents=True)
+    nbformat.write(notebook, executed)
+    (pages / "1.html").write_text(f"<title>{title}</title>")
+    update_notebook(executed, target, tmp_path)
+    assert [path.name for path in tmp_path.glob("viewers/01_tiny/*")] == kept
 
 
-def test_key_figure_is_the_first_picture_of_the_tagged_cell():
+def test_key_figure_is_the_first_picture_of_the_tagged_cell(tmp_path):
     notebook = executed_notebook(new_output("display_data", data={"image/png": PIXEL}))
-    assert key_figure(notebook) == ""
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    assert key_figure(tmp_path / "a.ipynb") == b""
     notebook.cells[1].metadata["tags"] = ["key-figure"]
-    assert key_figure(notebook) == PIXEL
-    assert title_of(notebook, "name") == "01 · Tiny"
-    assert title_of(new_notebook(), "name") == "name"
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    assert key_figure(tmp_path / "a.ipynb") == base64.b64decode(PIXEL)
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,26 @@ def test_a_page_holds_everything_and_escapes_its_texts(tmp_path):
     assert gzip.decompress(base64.b64decode(state["_volumes"][0])) == gzip.decompress(viewer._volumes[0])
 
 
+def test_a_page_is_made_coarser_until_it_fits_and_shows_the_same_place():
+    image = np.random.default_rng(0).normal(100, 20, (48, 40, 32)).astype(np.float32)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[20:30, 10:20, 8:12] = 1
+    viewer = SliceViewer(image, np.diag([1.0, 1, 2, 1]), labels=labels, opacity=0.3)
+    page = viewer.to_html(megabytes=0.05)
+    state = json.loads(re.search(r'id="state">(.*?)</script>', page, re.DOTALL)[1])
+    assert len(page) <= 50_000 < len(viewer.to_html())
+    assert state["_scene"]["grids"][0]["spacing"] == [2, 2, 4]
+    assert np.abs(np.multiply(state["cursor"], 2) - viewer.cursor).max() < 2
+    assert (state["opacity"], state["windows"]) == (0.3, [list(viewer.windows[0])])
+
+
+def test_a_shown_viewer_leaves_its_page_where_it_is_asked_to(tmp_path, monkeypatch):
+    viewer = SliceViewer(np.ones((4, 5, 6)), np.eye(4), title="Phantom_1")
+    monkeypatch.setenv("SLICE_VIEWER_PAGES", str(tmp_path))
+    viewer._repr_mimebundle_()
+    assert ["<title>Phantom_1</title>" in page.read_text() for page in tmp_path.glob("*.html")] == [True]
+
+
 def test_advice_names_what_the_server_lacks(tmp_path, monkeypatch):
     extensions = tmp_path / "share" / "jupyter" / "labextensions"
     (extensions / "@jupyter-widgets" / "jupyterlab-manager").mkdir(parents=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anywidget
@@ -18,6 +21,12 @@ from slice_viewer.still import draw_still
 
 FOLDER = Path(__file__).parent
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+PAGES = "SLICE_VIEWER_PAGES"
+"""Environment variable: a folder in which each viewer that a notebook shows leaves its page, numbered from 1."""
+PAGE_MEGABYTES = 1.0
+"""Largest size of such a page."""
+
+_shown = itertools.count(1)
 
 
 class Triple(traitlets.Tuple):
@@ -141,7 +150,7 @@ class SliceViewer(anywidget.AnyWidget):
                     setattr(self, name, value)
             self._derive()
 
-    def to_html(self, path: Path | str | None = None) -> Path | str:
+    def to_html(self, path: Path | str | None = None, *, megabytes: float | None = None) -> Path | str:
         """Write the viewer, with its state of now, as one self-contained HTML file.
 
         The file needs no network and no server, and everything but the kernel works in it.
@@ -150,8 +159,30 @@ class SliceViewer(anywidget.AnyWidget):
         ----------
         path : Path or str, optional
             Target; folders are made. Without it the page is returned as text.
+        megabytes : float, optional
+            Largest size of the file. If the page is larger, only every second voxel along each axis is kept, or every third.
         """
-        return write_page(self, path)
+        viewer, step = self, 1
+        while megabytes and len(write_page(viewer)) > megabytes * 1e6 and max(viewer.scene.grid.full_shape) > 2:
+            step += 1
+            viewer = self._coarser(step)
+        return write_page(viewer, path)
+
+    def _coarser(self, step: int) -> SliceViewer:
+        """This viewer with every `step`-th voxel along each axis."""
+        part, scale = (slice(None, None, step),) * 3, np.diag([step, step, step, 1])
+        panes = [
+            replace(
+                pane,
+                volume=pane.volume[part],
+                labels=None if pane.labels is None else pane.labels[part],
+                affine=pane.affine @ scale,
+            )
+            for pane in self.scene.parts.panes
+        ]
+        state = {name: getattr(self, name) for name in STATE} | {"cursor": [at // step for at in self.cursor]}
+        description = self.scene.description
+        return SliceViewer(panes, columns=description["columns"], title=description["title"], **state)
 
     def still(self) -> bytes:
         """The viewer's state of now as a PNG, which is what a saved notebook shows."""
@@ -166,6 +197,8 @@ class SliceViewer(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         data = {**data, "text/plain": repr(self), "image/png": base64.b64encode(self.still()).decode()}
+        if folder := os.environ.get(PAGES):
+            self.to_html(Path(folder) / f"{next(_shown)}.html", megabytes=PAGE_MEGABYTES)
         if advice := what_to_install():
             data.pop(WIDGET_VIEW, None)
             data["text/html"] = framed_page(self, advice)

@@ -1,0 +1,118 @@
+"""Settings of Sphinx: for ``make site``, and for the pages that ``make run`` leaves.
+
+The source of the site is the whole repository, so that links between its files are links of the site too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = [ROOT / "helpers", *(path.parent for path in sorted((ROOT / "packages").glob("*/src/*/__init__.py")))]
+sys.path[:0] = [str(folder.parent) for folder in PACKAGES]
+
+project = "Brain-tumour segmentation"
+author = "The brain-tumour-segmentation contributors"
+copyright = f"{author}, Apache-2.0. For research and teaching only, not for clinical use"
+version = release = PROJECT["version"]
+language = "en_GB"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.napoleon"]
+root_doc = "README"
+include_patterns = ["*.md", "docs/**", "notebooks/*.ipynb", "notebooks/extras/*.ipynb", "cloud/*.md", "packages/*/*.md"]
+exclude_patterns = ["docs/contents.md", "docs/reference/*/modules.rst", "**/.ipynb_checkpoints"]
+
+nb_execution_mode = "off"
+nb_output_stderr = "remove"
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+default_role = "code"
+apidoc_modules = [
+    {"path": str(folder), "destination": f"docs/reference/{folder.name}", "module_first": True} for folder in PACKAGES
+]
+autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}
+autodoc_inherit_docstrings = False
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "repository_url": PROJECT["urls"]["Repository"],
+    "path_to_docs": "",
+    "use_repository_button": True,
+    "use_download_button": False,
+    "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
+}
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FRAME = '<iframe class="slice-viewer-page" src="{source}" title="{title}" loading="lazy"></iframe>'
+
+
+def prepare_source(app: Sphinx, name: str, source: list[str]) -> None:
+    """Add the tree of pages to the README, where GitHub would show it as text, and bring the viewers of a notebook to life."""
+    path = app.env.doc2path(name)
+    if name == "README":
+        source[0] += (Path(app.confdir) / "contents.md").read_text(encoding="utf-8")
+    elif path.suffix == ".ipynb":
+        notebook = json.loads(source[0])
+        viewers = path.parent / "viewers" / path.stem
+        if viewers.is_dir():
+            shutil.copytree(viewers, Path(app.outdir) / Path(name).parent / "viewers" / path.stem, dirs_exist_ok=True)
+        prepare_outputs(notebook, viewers)
+        source[0] = json.dumps(notebook)
+
+
+def prepare_outputs(notebook: dict, viewers: Path) -> None:
+    """Put the page of each viewer in the place of its picture, and give the other pictures the section as their text."""
+    section, count = "", 0
+    for cell in notebook["cells"]:
+        headings = re.findall(r"^#+ (.+)$", "".join(cell["source"]), re.MULTILINE) if cell["cell_type"] == "markdown" else []
+        section = headings[-1] if headings else section
+        cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure in the section: {section}"}}
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if data.pop(WIDGET, None) and list(data) == ["text/plain"]:
+                data.clear()  # a progress bar, which only its kernel can draw
+            if "".join(data.get("text/plain", "")).startswith("SliceViewer("):
+                count += 1
+                if (page := viewers / f"{count}.html").is_file():
+                    source, title = (
+                        f"viewers/{viewers.name}/{page.name}",
+                        f"Slices to scroll through, in the section: {section}",
+                    )
+                    output["data"] = {"text/html": FRAME.format(source=source, title=title)}
+
+
+def write_math(self, node: nodes.math) -> None:
+    """Write a formula as MathML, which browsers and screen readers know without a script."""
+    self.body.append(convert(node.astext(), display="block" if isinstance(node, nodes.math_block) else "inline"))
+    raise nodes.SkipNode
+
+
+def write_front(app: Sphinx, error: Exception | None) -> None:
+    """Make the README the page that a reader gets without naming one."""
+    if (front := Path(app.outdir) / "README.html").is_file() and not error:
+        shutil.copy(front, front.with_name("index.html"))
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions of this file."""
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
+    app.connect("source-read", prepare_source)
+    app.connect("build-finished", write_front)

@@ -1,0 +1,101 @@
+"""The site as ``make site`` builds it: no warning, broken link or script error; viewers scroll; a phone will do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from helpers.workspace import REPOSITORY
+
+PAGES = ("README", "notebooks/01_explore_data", "docs/glossary", "docs/reference/helpers/helpers.data")
+"""One of each kind: the front, a notebook, a text, a reference."""
+
+
+class Links(HTMLParser):
+    """What a page links to, and the places in it that can be linked to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.targets, self.places = [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in {"href", "src"} and value and not (tag == "link" and ("rel", "preload") in attrs):
+                self.targets.append(value)
+            elif name == "id":
+                self.places.add(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder of the site; a warning of Sphinx is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def page(browser, site):
+    """A page as wide as a phone's that remembers what its scripts complain about."""
+    page = browser.new_context(viewport={"width": 390, "height": 800}).new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: page.faults.append(request.url) if request.url.startswith("http") else None)
+    yield page
+    page.context.close()
+
+
+def test_no_link_inside_the_site_is_broken(site):
+    pages = {path: Links(path) for path in site.rglob("*.html")}
+    assert len(pages) > 30
+    broken = set()
+    for path, links in pages.items():
+        for target in links.targets:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            missing = parts.fragment and file in pages and unquote(parts.fragment) not in pages[file].places
+            if not file.exists() or missing:
+                broken.add(f"{path.relative_to(site)}: {target}")
+    assert sorted(broken) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_readable_on_a_phone_and_accessible(site, page, name):
+    page.goto((site / f"{name}.html").as_uri())
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    found = Axe().run(page).response["violations"]
+    serious = [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in {"serious", "critical"}]
+    assert serious == []
+    assert page.faults == []
+
+
+def test_a_viewer_is_loaded_when_it_is_scrolled_to_and_scrolls(site, page):
+    page.goto((site / "notebooks" / "01_explore_data.html").as_uri())
+    assert len(page.frames) == 1, "no viewer is loaded at the top of the page"
+    page.locator("iframe.slice-viewer-page").first.evaluate("(frame) => frame.scrollIntoView({ block: 'center' })")
+    viewer = page.frame_locator("iframe.slice-viewer-page").first.locator(".slice-viewer[data-ready]")
+    viewer.wait_for(timeout=30_000)
+    before = int(viewer.get_attribute("data-slice"))
+    viewer.locator(".slice-viewer-frame").first.hover()
+    page.mouse.wheel(0, -100)
+    page.wait_for_timeout(300)
+    assert int(viewer.get_attribute("data-slice")) == before + 1
+    assert page.faults == []
+
+
+def test_search_finds_a_term(site, page):
+    page.goto((site / "search.html").as_uri() + "?q=oedema")
+    page.locator("#search-results li a").first.wait_for(timeout=30_000)
+    assert page.faults == []
