@@ -1,6 +1,7 @@
 """From a scanner's folder to four registered, skull-stripped images of a glioma session, and back to where they came from."""
 
 from scan_session.brain import extract_brain
+from scan_session.dicom_seg import write_dicom_seg
 from scan_session.errors import SessionError
 from scan_session.native import to_native, volumes, write_native
 from scan_session.prepare import Session, load_session, prepare_session
@@ -20,5 +21,6 @@ __all__ = [
     "register",
     "to_native",
     "volumes",
+    "write_dicom_seg",
     "write_native",
 ]

@@ -6,13 +6,16 @@ Only headers are read here. `Series.read` brings one series into a `SimpleITK` i
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -109,7 +112,8 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
     paths = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in sorted(names)]
     paths = sorted(path for path in paths if not path.name.startswith(".") and path.name.upper() != "DICOMDIR")
     niftis = [path for path in paths if path.name.lower().endswith((".nii", ".nii.gz"))]
-    headers, odd = _headers(path for path in paths if path not in niftis)
+    with _without_remarks():
+        headers, odd = _headers(path for path in paths if path not in niftis)
     if not headers and not niftis:
         if odd:
             raise SessionError(f"{folder.name} has no image in it ({odd[0].label}: {odd[0].fault})", "export the series again")
@@ -124,6 +128,20 @@ def printable(text: str, header: pydicom.Dataset | None = None) -> str:
     words = set(re.findall(r"\w{3,}", " ".join(known)))
     parts = re.split(r"(\W+|_)", "".join(sign for sign in text if sign.isprintable()))
     return "".join("..." if part.lower() in words or re.search(r"\d{5,}", part) else part for part in parts).strip()[:60]
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep pydicom from warning of values that it finds odd: it quotes them, and one may be a name."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _headers(paths: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]], list[Series]]:
@@ -158,14 +176,17 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
         bare = not marked and path.suffix.lower() in ("", ".dcm", ".ima")
         if not marked and not bare:
             return None
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+        with path.open("rb") as stream:
+            header = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
+            rest = path.stat().st_size - stream.tell()
         if bare and "SOPClassUID" not in header:
             return "is damaged: it has no DICOM header" if path.suffix.lower() in (".dcm", ".ima") else None
-        if "Rows" in header and not header.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
+        syntax = header.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
+        if "Rows" in header and not syntax.is_compressed:
             bits = int(header.get("BitsAllocated", 16)) * int(header.get("SamplesPerPixel", 1))
             size = header.Rows * header.Columns * int(header.get("NumberOfFrames", 1)) * bits // 8
-            if path.stat().st_size < size:
-                return f"is damaged: it ends after {path.stat().st_size} bytes, its image alone has {size}"
+            if rest < size:
+                return f"is damaged: it ends before the last of its image's {size} bytes"
     except (
         InvalidDicomError,
         EOFError,

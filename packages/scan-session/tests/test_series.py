@@ -1,0 +1,207 @@
+"""What is in a folder from the scanner: each good series, and a sentence for each bad one."""
+
+import io
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from conftest import SLICES, TIMING, save, slices
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
+
+from scan_session import SessionError, find_series
+from scan_session.grid import array_of
+
+
+def only(folder):
+    (series,) = find_series(folder)
+    return series
+
+
+def test_four_series_are_recognised_by_their_timing(session):
+    found = find_series(session)
+    assert {one.modality: one.number for one in found} == {kind: str(number) for number, kind in enumerate(TIMING, 2)}
+    assert all(one.shape == (40, 32, SLICES) and one.spacing == pytest.approx((5, 5, 6)) for one in found)
+    flair = next(one for one in found if one.modality == "flair")
+    assert flair.reason == "FLAIR: TR 9000 ms, TE 120 ms, TI 2500 ms"
+
+
+def test_voxels_lie_where_the_header_says(session):
+    series = find_series(session)[0]
+    image = series.read()
+    corners = [image.TransformIndexToPhysicalPoint((x, y, z)) for x in (0, 39) for y in (0, 31) for z in (0, SLICES - 1)]
+    for header in (pydicom.dcmread(series.files[0]), pydicom.dcmread(series.files[-1])):
+        assert min(np.linalg.norm(np.subtract(corner, header.ImagePositionPatient)) for corner in corners) < 0.01
+        row, column = (
+            np.argwhere(header.pixel_array).mean(0).round().astype(int).tolist() if header.pixel_array.any() else (3, 4)
+        )
+        across, down = np.reshape(header.ImageOrientationPatient, (2, 3)) * 5
+        point = np.array(header.ImagePositionPatient) + column * across + row * down
+        assert image[image.TransformPhysicalPointToIndex(point.tolist())] == header.pixel_array[row, column]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "is a colour image"),
+        ({"PixelSpacing": None}, "has no pixel spacing"),
+        ({"ImagePositionPatient": None}, "does not say where its slices lie"),
+        ({"Modality": "CT"}, "is CT, not MR"),
+        ({"BodyPartExamined": "KNEE"}, "shows the knee, not the head"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localiser by its header"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "ADC"]}, "is diffusion by its header"),
+        ({"SeriesDescription": "ep2d_diff_b1000"}, "is diffusion by its description"),
+        ({"SeriesDescription": "SWI_Images"}, "is susceptibility by its description"),
+        ({"ScanningSequence": "GR", "EchoTime": 20}, "T2*"),
+        ({"EchoTime": 15, "RepetitionTime": 3000}, "proton density"),
+        ({"PixelSpacing": [1, 1]}, "covers 32 mm, less than a brain"),
+    ],
+)
+def test_a_series_of_no_use_says_why(tmp_path, changes, sentence):
+    headers = slices("t1", number=5, **changes)
+    for header in headers:
+        header.PixelData = header.PixelData * int(header.get("SamplesPerPixel", 1))
+    series = only(save(headers, tmp_path))
+    assert series.modality is None and sentence in series.fault
+
+
+def faulty(kind: str):
+    headers = slices("t2", number=5)
+    normal = np.subtract(headers[1].ImagePositionPatient, headers[0].ImagePositionPatient) / 6
+    if kind == "missing":
+        del headers[5:7]
+    if kind == "one":
+        del headers[1:]
+    for index, header in enumerate(headers):
+        place = np.array(header.ImagePositionPatient)
+        if kind == "unequal":
+            header.ImagePositionPatient = (place + normal * (22 if index > 7 else 0)).tolist()
+        if kind == "tilt":
+            header.ImagePositionPatient = (place + np.array([2.0, 0, 0]) * index).tolist()
+        if kind == "twice":
+            header.ImagePositionPatient = list(headers[index % 4].ImagePositionPatient)
+    return headers
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("missing", "lacks 2 of its 16 slices"),
+        ("one", "has one slice"),
+        ("unequal", "has slices 6.0 to 28.0 mm apart"),
+        ("tilt", "is tilted by 18 degrees against its stack (gantry tilt)"),
+        ("twice", "has 16 images at 4 places, as perfusion and diffusion have"),
+    ],
+)
+def test_slices_that_make_no_volume(tmp_path, kind, sentence):
+    assert sentence in only(save(faulty(kind), tmp_path)).fault
+
+
+def test_slightly_unequal_slices_are_brought_to_equal_distances_and_said(tmp_path):
+    headers = slices("t2", number=5)
+    step = np.cross([1, 0, 0], [0, np.cos(0.2), np.sin(0.2)])
+    for header in headers[8:]:
+        header.ImagePositionPatient = (np.array(header.ImagePositionPatient) + 2.0 * step).tolist()
+    series = only(save(headers, tmp_path))
+    assert "6.0 to 8.0 mm apart" in series.warnings[0] and series.modality == "t2"
+    assert series.read().GetSize()[2] >= SLICES
+
+
+def test_patients_and_sessions_are_not_mixed(tmp_path):
+    save(slices("t1", number=1), tmp_path / "a")
+    save(slices("t2", number=2, study="1.2.4", StudyDate="20011231"), tmp_path / "b")
+    with pytest.raises(SessionError, match=r"2 sessions of one patient.*choose one with --study"):
+        find_series(tmp_path)
+    assert [one.modality for one in find_series(tmp_path, study=2)] == ["t2"]
+    with pytest.raises(SessionError, match="there is no session 3"):
+        find_series(tmp_path, study=3)
+    save(slices("t2", number=3, patient="B"), tmp_path / "c")
+    with pytest.raises(SessionError, match="images of 2 patients"):
+        find_series(tmp_path)
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(SessionError, match="is not a folder"):
+        find_series(tmp_path / "absent")
+    with pytest.raises(SessionError, match="no DICOM or NIfTI file"):
+        find_series(tmp_path)
+    report = slices("t1", number=1)[0]
+    report.SOPClassUID = pydicom.uid.BasicTextSRStorage
+    report.Modality = "SR"
+    for keyword in ("Rows", "Columns", "PixelData"):
+        delattr(report, keyword)
+    save([report], tmp_path)
+    with pytest.raises(SessionError, match=r"no image in it .*is no image \(Basic Text SR Storage\)"):
+        find_series(tmp_path)
+
+
+def test_damaged_files_are_left_out_by_name(session):
+    whole = next((session / "A").iterdir())
+    (session / "A" / "cut.dcm").write_bytes(whole.read_bytes()[:-500])
+    (session / "A" / "noise.dcm").write_bytes(b"no DICOM at all")
+    odd = {one.label: one.fault for one in find_series(session) if one.fault}
+    assert "ends before the last" in odd["cut.dcm"] and "is damaged" in odd["noise.dcm"]
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGBaseline8Bit], ids=lambda uid: uid.name)
+def test_compressed_series_are_read(tmp_path, syntax):
+    headers = slices("t1", number=1)
+    whole = np.stack([header.pixel_array for header in headers])
+    for header in headers:
+        pixels = header.pixel_array
+        if syntax in (RLELossless, JPEGLSLossless):
+            header.compress(syntax, generate_instance_uid=False)
+            continue
+        if syntax == JPEGBaseline8Bit:
+            pixels = (pixels // 8).astype(np.uint8)
+            header.BitsAllocated = header.BitsStored = 8
+            header.HighBit = 7
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, format="JPEG" if syntax == JPEGBaseline8Bit else "JPEG2000", **(
+            {"quality": 95} if syntax == JPEGBaseline8Bit else {"irreversible": False, "no_jp2": True}))  # fmt: skip
+        header.PixelData = encapsulate([stream.getvalue()])
+        header["PixelData"].is_undefined_length = True
+        header.file_meta.TransferSyntaxUID = syntax
+    found = array_of(only(save(headers, tmp_path)).read())
+    expected = whole // 8 if syntax == JPEGBaseline8Bit else whole
+    assert np.sort(found.ravel()) == pytest.approx(np.sort(expected.ravel()), abs=12 if syntax == JPEGBaseline8Bit else 0)
+
+
+def test_an_enhanced_multi_frame_series_is_read(tmp_path):
+    headers = slices("t1", number=1)
+    frames = hd.legacy.LegacyConvertedEnhancedMRImage(
+        headers, series_instance_uid=generate_uid(), series_number=7, sop_instance_uid=generate_uid(), instance_number=1
+    )
+    tmp_path.joinpath("enhanced").mkdir()
+    frames.save_as(tmp_path / "enhanced" / "IM1")
+    series = only(tmp_path)
+    assert series.shape == (40, 32, SLICES) and series.modality == "t1"
+    assert array_of(series.read()).max() == max(header.pixel_array.max() for header in headers)
+
+
+def test_names_dates_and_numbers_do_not_reach_a_label(tmp_path):
+    headers = slices(
+        "t1", number=3, SeriesDescription="t1_tse Doe 19991231 A77", BurnedInAnnotation="YES", OtherPatientIDs="A77"
+    )
+    series = only(save(headers, tmp_path))
+    assert series.label == "series 3 (t1_tse ... ... ...)"
+    assert "burnt-in text" in series.warnings[0]
+    assert "Doe" not in str(series.facts) and "1999" not in str(series.facts)
+
+
+def test_nifti_files_of_any_name(tmp_path):
+    image = nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1]))
+    for name in ("p7_t1w", "p7_T1_post", "p7-flair", "p7_t2_tse", "deep/p7_t1c", "p7_seg", "p7_x", "deep/p7_mask"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30, 5), np.float32), np.eye(4)), tmp_path / "p7_four.nii.gz")
+    (tmp_path / "p7_cut_t2.nii.gz").write_bytes((tmp_path / "p7_t2_tse.nii.gz").read_bytes()[:80])
+    found = {one.files[0].name.removesuffix(".nii.gz"): one for one in find_series(tmp_path)}
+    kinds = {name: one.modality for name, one in found.items() if one.modality}
+    assert kinds == {"p7_t1w": "t1", "p7_T1_post": "t1ce", "p7-flair": "flair", "p7_t2_tse": "t2", "p7_t1c": "t1ce"}
+    assert found["p7_x"].reason == "has a name that does not say what it is"
+    assert "has shape (40, 40, 30, 5)" in found["p7_four"].fault and "mask" in found["p7_seg"].fault
+    assert "is damaged" in found["p7_cut_t2"].fault
