@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "check": "look at every file of every case and print what is wrong",
     "download": "fetch a public cohort",
     "convert": "write a cohort in the dataset format of another tool",
+    "prepare-session": "turn raw series of one session, DICOM or NIfTI, into a case",
     "preprocess": "turn a cohort into prepared cases",
     "networks": "print how large each network is, and measure the memory of its training",
     "profile": "measure where the time of a network's training goes",
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from helpers.cli.options import call
 
-        module = importlib.import_module(f"helpers.cli.{words[0]}")
+        module = importlib.import_module(f"helpers.cli.{words[0].replace('-', '_')}")
         return call(module.run, words[1:], prog=prog)
     except KeyboardInterrupt:
         message, status = "interrupted", INTERRUPTED
@@ -86,7 +87,7 @@ def _explain(words: Sequence[str]) -> int:
     """Print what there is: the answer to --help, and to a command that does not exist."""
     wrong = words and words[0] not in ("-h", "--help")
     lines = ["usage: python -m helpers COMMAND [--help] ...", ""]
-    lines += [f"  {name:14} {purpose}" for name, purpose in COMMANDS.items()]
+    lines += [f"  {name:15} {purpose}" for name, purpose in COMMANDS.items()]
     if wrong:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

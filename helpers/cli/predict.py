@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from torch import nn
 
 from helpers.cli.options import Target, pick_device
 from helpers.data.cases import Fault, case_of_files, discover, refuse_to_overwrite
 from helpers.data.nifti import ENDINGS
 from helpers.evaluation.predict import Prediction, predict_case, predict_cases, write_prediction
-from helpers.models.checkpoints import load_ensemble, load_released
+from helpers.models.checkpoints import ModelCard, load_ensemble, load_released
 from helpers.regions import CONVENTIONS
 from helpers.workspace import DataError
 
@@ -26,6 +28,9 @@ def run(
     t1ce: Path | None = None,
     t2: Path | None = None,
     flair: Path | None = None,
+    raw: Path | None = None,
+    to: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = (),
+    dicom_seg: bool = False,
     checkpoint: tuple[Path, ...] = (),
     format: str = "auto",
     labels: Literal["auto", *CONVENTIONS] = "auto",
@@ -41,13 +46,19 @@ def run(
     out
         Label map (.nii.gz) of one case, or a folder that gets one <case>.nii.gz each.
     t1
-        T1 image, in place of CASE.
+        T1 image, in place of CASE; with --raw, number of the series or name of the file that is T1.
     t1ce
         T1ce image.
     t2
         T2 image.
     flair
         FLAIR image.
+    raw
+        Folder from the scanner, in place of CASE: DICOM or NIfTI, skull on. --out gets the case, a page and the label maps.
+    to
+        Series of --raw whose grids get the label map; the finest of T1ce and T1 if left out.
+    dicom_seg
+        Write DICOM SEG for those series of --raw as well; it carries the patient's name, as they do.
     checkpoint
         Weights (.safetensors) with their card (.json) beside them, several for their ensemble; else the released model.
     format
@@ -60,8 +71,10 @@ def run(
         auto takes a GPU if there is one; cpu, cuda, cuda:1.
     """
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    if raw:
+        return _segment_raw(raw, out, files, to, dicom_seg, checkpoint, pick_device(device), tta)
     if any(files.values()) == bool(case):
-        raise DataError("there are both or neither of CASE and files", "give either CASE or --t1 --t1ce --t2 --flair")
+        raise DataError("there are both or neither of CASE and files", "give CASE, or --t1 --t1ce --t2 --flair, or --raw")
     if case:
         cases = discover(case, format, labels=labels)
     else:
@@ -73,7 +86,7 @@ def run(
         raise DataError(f"{case} holds {len(cases)} cases", f"give a folder to --out, not the file {out}")
     refuse_to_overwrite(out, [path for each in cases for path in each.files])
     device = pick_device(device)
-    network, card = load_ensemble(checkpoint, device=device) if checkpoint else load_released(device=device)
+    network, card = _load(checkpoint, device)
     if single:
         prediction = predict_case(network, card, cases[0], tta=tta)
         write_prediction(out, prediction)
@@ -88,6 +101,44 @@ def run(
     if faults:
         print(f"\nNot segmented ({len(faults)} of {len(cases)}):", *faults, sep="\n  ")
     return 1 if faults else 0
+
+
+def _segment_raw(
+    raw: Path,
+    out: Path,
+    files: Mapping[str, Path | None],
+    to: Sequence[str],
+    dicom_seg: bool,
+    checkpoint: Sequence[Path],
+    device: str,
+    tta: bool,
+) -> int:
+    """Prepare a raw session in the folder `out`, segment it there, and take the label map back to the scanner's grids."""
+    if out.name.lower().endswith(ENDINGS):
+        raise DataError(f"{out} is a file, and --raw gives several", "give a folder to --out")
+    from scan_session import SessionError, prepare_session, to_native, volumes, write_dicom_seg, write_native
+
+    session = prepare_session(raw, out, **{modality: str(file) if file else None for modality, file in files.items()})
+    targets = to or (session.reference,)
+    if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
+        raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")
+    network, card = _load(checkpoint, device)
+    prediction = predict_case(network, card, case_of_files(session.images), tta=tta)
+    path = write_prediction(out / "label_map.nii.gz", prediction)
+    _say(prediction, path)
+    for modality in targets:
+        print(write_native(out / f"label_map_on_{modality}_grid.nii.gz", path, session, modality))
+        if dicom_seg:
+            target, series = out / f"segmentation_on_{modality}_grid.dcm", session.series[modality]
+            native = to_native(path, session, modality)
+            print(write_dicom_seg(target, native, series, algorithm=card.network, version=card.weights_sha256[:16]))
+    print(", ".join(f"{region} {ml:.1f} ml" for region, ml in volumes(path).items()), "(for research, not for diagnosis)")
+    print(f"{session.page} shows what was done")
+    return 0
+
+
+def _load(checkpoint: Sequence[Path], device: str) -> tuple[nn.Module, ModelCard]:
+    return load_ensemble(checkpoint, device=device) if checkpoint else load_released(device=device)
 
 
 def _say(prediction: Prediction, path: Path) -> None:

@@ -134,7 +134,7 @@ def test_folders_without_images(tmp_path):
     for keyword in ("Rows", "Columns", "PixelData"):
         delattr(report, keyword)
     save([report], tmp_path)
-    with pytest.raises(SessionError, match=r"no image in it .*is no image \(Basic Text SR Storage\)"):
+    with pytest.raises(SessionError, match=r"no image in it .*_1 is no image \(Basic Text SR Storage\)"):
         find_series(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_damaged_files_are_left_out_by_name(session):
     whole = next((session / "A").iterdir())
     (session / "A" / "cut.dcm").write_bytes(whole.read_bytes()[:-500])
     (session / "A" / "noise.dcm").write_bytes(b"no DICOM at all")
-    odd = {one.label: one.fault for one in find_series(session) if one.fault}
+    odd = {one.files[0].name: one.fault for one in find_series(session) if one.fault}
     assert "ends before the last" in odd["cut.dcm"] and "is damaged" in odd["noise.dcm"]
 
 

@@ -1,4 +1,4 @@
-"""Write a label map as DICOM SEG that refers to the original series, and read one back."""
+"""Write a label map as DICOM SEG that refers to the original series."""
 
 from __future__ import annotations
 
@@ -55,20 +55,26 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
         for number, (name, code) in enumerate(SEGMENTS.values(), 1)
     ]  # fmt: skip
     segmentation = hd.seg.Segmentation(
-        sources, numbers[labels], "BINARY", segments, series_instance_uid=hd.UID(), series_number=900,
-        sop_instance_uid=hd.UID(), instance_number=1, manufacturer="scan-session", manufacturer_model_name=algorithm[:64], software_versions=version[:64],
-        device_serial_number="none", content_label="GLIOMA", content_description=STATEMENT, series_description=STATEMENT,
-    )  # fmt: skip
+        sources,
+        numbers[labels],
+        "BINARY",
+        segments,
+        series_instance_uid=hd.UID(),
+        series_number=900,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="scan-session",
+        manufacturer_model_name=algorithm[:64],
+        software_versions=version[:64],
+        device_serial_number="none",
+        content_label="GLIOMA",
+        content_description=STATEMENT,
+        series_description=STATEMENT,
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     segmentation.save_as(path)
     return path
-
-
-def read_dicom_seg(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a DICOM SEG back as a label map (X, Y, Z) with numbers of segments, and its affine (voxel to RAS mm)."""
-    volume = hd.seg.segread(path).get_volume(combine_segments=True)
-    return volume.array.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
 
 
 def _slice(native: sitk.Image, source: pydicom.Dataset, place: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def write(session: Session, before: Mapping[str, sitk.Image], moved: Mapping[str
             figure = _checkerboards(moved[reference], before[modality], moved[modality], mask)
             title = f"{NAMES[modality]} in squares of {NAMES[reference]}: as the scanner placed them, and registered"
             pictures.append(f"<h3>{html.escape(title)}</h3>{_embedded(figure)}")
-    left = [(one.label, one.fault or one.reason) for one in session.left_out]
+    left = list(dict.fromkeys((one.label, one.fault or one.reason) for one in session.left_out))
     left_out = _table(("Series", "Why"), left) if left else "<p>Nothing.</p>"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in session.notes)
     name = html.escape(session.folder.name)

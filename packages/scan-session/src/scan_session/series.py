@@ -116,7 +116,8 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
         headers, odd = _headers(path for path in paths if path not in niftis)
     if not headers and not niftis:
         if odd:
-            raise SessionError(f"{folder.name} has no image in it ({odd[0].label}: {odd[0].fault})", "export the series again")
+            problem = f"{folder.name} has no image in it ({odd[0].files[0].name} {odd[0].fault})"
+            raise SessionError(problem, "export the series again")
         raise SessionError(f"{folder.name} has no DICOM or NIfTI file in it", "give the folder that the scanner's files are in")
     found = _dicom_series(_one_session(headers, study)) if headers else _nifti_series(niftis, folder)
     return recognise([*found, *odd])
@@ -150,21 +151,14 @@ def _headers(paths: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]],
     for path in paths:
         header = _header(path)
         if isinstance(header, str):
-            others.append(Series("", path.name, (path,), fault=header))
+            others.append(Series("", "a file", (path,), fault=header))
         elif header is not None and header.get("SOPInstanceUID") not in seen:
             seen.add(header.get("SOPInstanceUID"))
             if "Rows" in header and "SeriesInstanceUID" in header:
                 images.append((path, header))
             else:
-                name = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name or "a DICOM object"
-                others.append(
-                    Series(
-                        "",
-                        f"one {header.get('Modality', '')} object".replace("  ", " "),
-                        (path,),
-                        fault=f"is no image ({name})",
-                    )
-                )
+                name = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name
+                others.append(Series("", "a file", (path,), fault=f"is no image ({name})"))
     return images, others
 
 
@@ -187,16 +181,7 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
             size = header.Rows * header.Columns * int(header.get("NumberOfFrames", 1)) * bits // 8
             if rest < size:
                 return f"is damaged: it ends before the last of its image's {size} bytes"
-    except (
-        InvalidDicomError,
-        EOFError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        NotImplementedError,
-    ) as error:
+    except (InvalidDicomError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         return f"is damaged ({type(error).__name__})"
     return header
 

@@ -1,0 +1,50 @@
+"""``python -m helpers prepare-session``: turn raw series of one session, skull on, into a case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from helpers.cli.options import Target
+from scan_session import prepare_session
+
+
+def run(
+    folder: Path,
+    /,
+    *,
+    out: Target,
+    t1: str | None = None,
+    t1ce: str | None = None,
+    t2: str | None = None,
+    flair: str | None = None,
+    mask: Path | None = None,
+    brain: Literal["deepbet", "hd-bet"] = "deepbet",
+    study: int | None = None,
+) -> int:
+    """Recognise, register and skull-strip the series of one session; CASE/session.html shows what was done.
+
+    Parameters
+    ----------
+    folder
+        DICOM files as the scanner gave them, or NIfTI files.
+    out
+        Folder of the case; its name becomes the case's.
+    t1
+        Number of the series, or name of the NIfTI file, that is T1, if it is recognised wrongly.
+    t1ce
+        The same for T1ce.
+    t2
+        The same for T2.
+    flair
+        The same for FLAIR.
+    mask
+        Brain mask of your own, drawn on the finest of T1ce and T1.
+    brain
+        What finds the brain without a mask: deepbet, or hd-bet if that is installed.
+    study
+        Which of several sessions in the folder, counted from the oldest: 1, 2, ...
+    """
+    session = prepare_session(folder, out, t1=t1, t1ce=t1ce, t2=t2, flair=flair, mask=mask, brain_method=brain, study=study)
+    print(f"{session.page} shows what was done; segment it with: python -m helpers predict {out} --out OUT")
+    return 0
