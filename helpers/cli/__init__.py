@@ -29,7 +29,6 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score predictions against references",
     "export": "write a trained model for ONNX Runtime, PyTorch, MONAI or MONAI Label",
     "serve": "answer segmentation requests over HTTP, as an endpoint does",
-    "rehearse": "start a local AWS in which SageMaker jobs and endpoints really run",
     "run": "execute the notebooks and write an index page",
 }
 """Command and what it does; each is imported only when it is called."""

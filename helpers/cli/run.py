@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -68,8 +66,10 @@ def run(
         raise DataError("committed notebooks carry the outputs of their defaults", "leave out parameters, cohort and folders")
     hide_account(given)
     folder = workspace.root / "run"
-    terminal = _Terminal()
-    runs = execute_notebooks(paths, folder, parameters=parameters, report=terminal.report, finished=terminal.finished)
+    runs = []
+    for done in execute_notebooks(paths, folder, parameters=parameters):
+        print(f"{done.name}  {done.status}" + (f": {done.error}" if done.status == "not run" else ""), flush=True)
+        runs.append(done)
     index = write_pages(runs, workspace, folder)
     print_table(runs, workspace)
     print(f"\n{index}")
@@ -104,39 +104,14 @@ def phantom_folders(paths: Sequence[Path], given: Mapping[str, str]) -> dict[str
 
 
 def print_table(runs: Sequence[NotebookRun], workspace: Workspace) -> None:
-    """One line a notebook: name, status, time, memory and its first numbers; below, why something failed."""
-    rows = [("notebook", "status", "time", "memory", "")]
+    """One line a notebook: name, status, time and its first numbers; below, why something failed."""
+    width = max(len(done.name) for done in runs)
+    print()
     for done in runs:
         numbers = list(numbers_of(done, workspace).items())[:NUMBERS_SHOWN]
         seconds = show_seconds(done.seconds) if done.status != "not run" else ""
-        memory = f"{done.memory / 1e9:.1f} GB" if done.memory else ""
-        rows.append((done.name, done.status, seconds, memory, ", ".join(f"{name} {text}" for name, text in numbers)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    print()
-    for name, status, seconds, memory, numbers in rows:
-        line = f"{name:{widths[0]}}  {status:{widths[1]}}  {seconds:>{widths[2]}}  {memory:>{widths[3]}}  {numbers}"
-        print(line.rstrip())
+        shown = ", ".join(f"{name} {text}" for name, text in numbers)
+        print(f"{done.name:{width}}  {done.status:7}  {seconds:>10}  {shown}".rstrip())
     for done in runs:
         if done.status == "failed":
             print(f"\n{done.name} failed in {done.error}")
-
-
-class _Terminal:
-    """Progress of the notebook that runs: one line kept up to date on a terminal, two plain lines in a log."""
-
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
-        self._name = ""
-        self._lock = threading.Lock()
-
-    def report(self, name: str, cell: int, cells: int, seconds: float) -> None:
-        with self._lock:
-            if self._live:
-                print(f"\r\x1b[K{name}  cell {cell}/{cells}  {show_seconds(seconds)}", end="", flush=True)
-            elif name != self._name:
-                self._name = name
-                print(f"{name}  started, {cells} code cells", flush=True)
-
-    def finished(self, done: NotebookRun) -> None:
-        after = f"  {show_seconds(done.seconds)}" if done.status != "not run" else f": {done.error}"
-        print(f"{chr(13)}\x1b[K" * self._live + f"{done.name}  {done.status}{after}", flush=True)

@@ -8,15 +8,13 @@ import logging
 import re
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import papermill
-import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
@@ -75,8 +73,6 @@ class NotebookRun:
         "ok", "failed" or "not run".
     seconds : float
         Wall time, kernel start included.
-    memory : int
-        Largest sum of memory, in bytes, of the kernel and its worker processes.
     started : float
         Seconds since 1970.
     error : str
@@ -88,7 +84,6 @@ class NotebookRun:
     name: str
     status: str
     seconds: float = 0.0
-    memory: int = 0
     started: float = 0.0
     error: str = ""
     parameters: Mapping[str, object] = field(default_factory=dict)
@@ -235,134 +230,67 @@ def check_range(notebook: str, name: str, value: object, comment: str) -> None:
 
 
 def execute_notebooks(
-    notebooks: Sequence[Path],
-    folder: Path,
-    *,
-    parameters: Mapping[Path, Mapping[str, object]],
-    report: Callable[[str, int, int, float], None] = lambda *_: None,
-    finished: Callable[[NotebookRun], None] = lambda _: None,
-) -> list[NotebookRun]:
-    """Execute notebooks one after the other.
+    notebooks: Sequence[Path], folder: Path, *, parameters: Mapping[Path, Mapping[str, object]]
+) -> Iterator[NotebookRun]:
+    """Execute notebooks one after the other, each in its own folder; yield what became of each as soon as it has ended.
+
+    After a failure in the `SERIES` its later notebooks are not run; all others are.
 
     Parameters
     ----------
     notebooks : sequence of Path
-        In their order. Each runs in its own folder.
+        In their order.
     folder : Path
         Where the executed copies go, also the partial one of a notebook that fails.
     parameters : mapping from Path to mapping
         Values by notebook, as `assign` gives them.
-    report : callable
-        Called at every code cell and about twice a second with name, cell, number of cells and seconds.
-    finished : callable
-        Called with every notebook that has ended or is left out.
-
-    Returns
-    -------
-    list of NotebookRun
-        One for each notebook. After a failure in the `SERIES` its later notebooks are not run; all others are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters with an equals sign in their comment
-    runs, broken = [], ""
+    broken = ""
     for path in notebooks:
         in_series = path.stem[:2] in SERIES
         if broken and in_series:
             run = NotebookRun(path.stem, "not run", error=f"needs the results of {broken}")
         else:
-            run = execute_notebook(path, folder / path.name, parameters=parameters.get(path, {}), report=report)
+            run = execute_notebook(path, folder / path.name, parameters=parameters.get(path, {}))
         if in_series and run.status == "failed":
             broken = run.name
-        runs.append(run)
-        finished(run)
-    return runs
+        yield run
 
 
-def execute_notebook(
-    path: Path,
-    target: Path,
-    *,
-    parameters: Mapping[str, object],
-    report: Callable[[str, int, int, float], None] = lambda *_: None,
-) -> NotebookRun:
+def execute_notebook(path: Path, target: Path, *, parameters: Mapping[str, object]) -> NotebookRun:
     """Execute one notebook into `target`; an error in a cell is part of the result, not an exception."""
-    started, error, log = time.time(), "", target.with_suffix(".log")
+    started, error, log, running = time.time(), "", target.with_suffix(".log"), [""]
     viewers = target.parent / VIEWERS / path.stem
     shutil.rmtree(viewers, ignore_errors=True)
-    cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in nbformat.read(path, as_version=4).cells)
     client = {"kernel_manager_class": Kernel, "store_widget_state": False}  # a viewer leaves a still picture in the cell
-    with _Watch(path.stem, cells + bool(parameters), report) as watch:
-        try:
-            papermill.execute_notebook(
-                path,
-                target,
-                parameters=dict(parameters),
-                kernel_name="python3",
-                cwd=path.parent,
-                progress_bar=False,
-                config=Config({"NotebookClient": client, "Kernel": {"output": str(log), "viewers": str(viewers)}}),
-                on_cell_execute=watch.cell_started,
-            )
-        except PapermillExecutionError as failure:
-            error = describe_failure(failure)
-        except RuntimeError as failure:  # nbclient's DeadKernelError among them
-            error = f"code cell {watch.cell} of {watch.cells}: the kernel died ({failure}); often the memory was used up"
+    try:
+        papermill.execute_notebook(
+            path,
+            target,
+            parameters=dict(parameters),
+            kernel_name="python3",
+            cwd=path.parent,
+            progress_bar={"desc": path.stem, "leave": False, "disable": None},  # None: only on a terminal
+            config=Config({"NotebookClient": client, "Kernel": {"output": str(log), "viewers": str(viewers)}}),
+            on_cell_execute=lambda cell, **_: running.append(cell.source),
+        )
+    except PapermillExecutionError as failure:
+        reason = ANSI.sub("", failure.evalue).strip()
+        reason = reason if len(reason) <= 400 else reason[:400] + " ..."
+        error = f"cell In [{failure.exec_count}] `{_first_line(failure.source)}`: {failure.ename}: {reason}"
+    except RuntimeError as failure:  # nbclient's DeadKernelError among them
+        error = f"cell `{_first_line(running[-1])}`: the kernel died ({failure}); often the memory was used up"
     if not error:
         log.unlink(missing_ok=True)
-    status = "failed" if error else "ok"
-    return NotebookRun(path.stem, status, watch.seconds, watch.memory, started, error, dict(parameters))
+    return NotebookRun(path.stem, "failed" if error else "ok", time.time() - started, started, error, dict(parameters))
 
 
-def describe_failure(failure: PapermillExecutionError) -> str:
-    """Say in one line the cell as the executed notebook numbers it, its first line of code, and the error."""
-    lines = [line.strip() for line in failure.source.splitlines() if line.strip() and not line.strip().startswith(("#", "%"))]
-    reason = ANSI.sub("", failure.evalue).strip()
-    reason = reason if len(reason) <= 400 else reason[:400] + " ..."
-    return f"cell In [{failure.exec_count}] `{lines[0] if lines else ''}`: {failure.ename}: {reason}"
-
-
-class _Watch:
-    """Follows a notebook from a thread: reports progress and keeps the largest memory of the processes below this one."""
-
-    def __init__(self, name: str, cells: int, report: Callable[[str, int, int, float], None]) -> None:
-        self.name, self.cells, self.report = name, cells, report
-        self.cell, self.memory, self.seconds = 0, 0, 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._start = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.seconds = time.monotonic() - self._start
-
-    def cell_started(self, **_: object) -> None:
-        self.cell += 1
-        self._tell()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(0.5):
-            self.memory = max(self.memory, _memory_below(psutil.Process()))
-            self._tell()
-
-    def _tell(self) -> None:
-        self.report(self.name, self.cell, self.cells, time.monotonic() - self._start)
-
-
-def _memory_below(process: psutil.Process) -> int:
-    """Memory of all processes below `process`; pages that several share are counted once where the system tells (Linux)."""
-    total = 0
-    for child in process.children(recursive=True):
-        try:
-            memory = child.memory_full_info()
-        except psutil.Error:
-            continue  # ended meanwhile, or its memory may not be read
-        total += getattr(memory, "pss", memory.rss)
-    return total
+def _first_line(source: str) -> str:
+    """First line of code of a cell."""
+    lines = (line.strip() for line in source.splitlines())
+    return next((line for line in lines if line and not line.startswith(("#", "%"))), "")
 
 
 def _python_path() -> str:

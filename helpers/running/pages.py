@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import nbformat
@@ -23,6 +23,7 @@ def write_pages(runs: Sequence[NotebookRun], workspace: Workspace, folder: Path)
     """
     record, index = folder / RECORD, folder / "index.md"
     earlier = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
+    earlier = [run for run in earlier if run.keys() == {field.name for field in fields(NotebookRun)}]  # of this version
     every = sorted({run["name"]: run for run in [*earlier, *map(asdict, runs)]}.values(), key=lambda run: run["name"])
     record.write_text(json.dumps(every, indent=2, default=str) + "\n", encoding="utf-8")
     lines = [f"# Results: {workspace.cohort}", "For research and teaching only, not for clinical use."]

@@ -69,11 +69,8 @@ def series(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
     workspace = open_workspace("phantom", data=folder / "data", out=folder / "out")
     record_in_kernels(workspace.root / CALLS)
-    runs = execute_notebooks(
-        find_notebooks([], REPOSITORY / "notebooks"),
-        workspace.root / "run",
-        parameters=tiny_parameters(folder),
-    )
+    paths = find_notebooks([], REPOSITORY / "notebooks")
+    runs = list(execute_notebooks(paths, workspace.root / "run", parameters=tiny_parameters(folder)))
     write_pages(runs, workspace, workspace.root / "run")
     return workspace, {run.name: run for run in runs}
 

@@ -44,7 +44,7 @@ def test_executed_notebooks_keep_the_picture_and_not_the_volumes(tmp_path):
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbformat.write(notebook, tmp_path / "one.ipynb")
-    run = execute_notebook(tmp_path / "one.ipynb", tmp_path / "out.ipynb", parameters={}, report=lambda *_: None)
+    run = execute_notebook(tmp_path / "one.ipynb", tmp_path / "out.ipynb", parameters={})
     assert run.status == "ok", run.error
     result = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert "image/png" in result.cells[0].outputs[-1].data

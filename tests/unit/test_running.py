@@ -89,7 +89,6 @@ def test_a_failure_stops_the_series_but_not_the_extras(series):
         "aside": "ok",
     }
     assert "02_bad" in records["03_late"]["error"]
-    assert records["01_good"]["memory"] > 10e6
     assert records["01_good"]["parameters"] == {"OUT": str(out), "CASES": 8}
 
 
@@ -173,7 +172,7 @@ def test_a_failure_leaves_out_only_what_needs_it(tmp_path):
 def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, capsys):
     path = write_notebook(tmp_path / "01_tiny.ipynb", "import os; os._exit(1)", "CASES")
     assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 1
-    assert "failed in code cell 3 of 4: the kernel died" in capsys.readouterr().out
+    assert "failed in cell `import os; os._exit(1)`: the kernel died" in capsys.readouterr().out
 
 
 def test_outputs_are_taken_into_the_notebook(tmp_path, capsys):

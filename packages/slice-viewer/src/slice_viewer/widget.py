@@ -118,8 +118,8 @@ class SliceViewer(anywidget.AnyWidget):
         title: str = "",
         **state,
     ) -> None:
-        panes, name = panes_of(source, labels, titles)
-        self.scene = pack_scene(panes, affine, names=names, colours=colours, columns=columns, title=title or name)
+        options = {"names": names, "colours": colours, "columns": columns, "title": title}
+        self.scene = _scene_of(source, affine, labels=labels, titles=titles, **options)
         super().__init__(**_contents(self.scene))
         self.observe(self._derive, ["cursor", "plane", "windows", "active"])
         self._derive()
@@ -129,20 +129,10 @@ class SliceViewer(anywidget.AnyWidget):
             setattr(self, name, value)
 
     def show(
-        self,
-        source: Path | str | np.ndarray | Sequence[Pane],
-        affine: np.ndarray | None = None,
-        *,
-        labels: np.ndarray | None = None,
-        titles: Sequence[str] = (),
-        names: Mapping[int, str] | None = None,
-        colours: Mapping[int, str] | None = None,
-        columns: int | None = None,
-        title: str = "",
+        self, source: Path | str | np.ndarray | Sequence[Pane], affine: np.ndarray | None = None, **options: object
     ) -> None:
-        """Show something else in the same place, such as the next case; parameters as those of the class."""
-        panes, name = panes_of(source, labels, titles)
-        self.scene = pack_scene(panes, affine, names=names, colours=colours, columns=columns, title=title or name)
+        """Show something else in the same place, such as the next case; parameters as those of the class, but for its state."""
+        self.scene = _scene_of(source, affine, **options)
         with self.hold_sync():
             with self.hold_trait_notifications():
                 self.active = 0
@@ -261,6 +251,19 @@ def _rising(window: tuple[float, float]) -> tuple[float, float]:
     if not (np.isfinite(window).all() and window[0] < window[1]):
         raise traitlets.TraitError(f"a window runs from a darker to a brighter value, not from {window[0]} to {window[1]}")
     return window
+
+
+def _scene_of(
+    source: Path | str | np.ndarray | Sequence[Pane],
+    affine: np.ndarray | None,
+    *,
+    labels: np.ndarray | None = None,
+    titles: Sequence[str] = (),
+    title: str = "",
+    **options: object,
+) -> Scene:
+    panes, name = panes_of(source, labels, titles)
+    return pack_scene(panes, affine, title=title or name, **options)
 
 
 def _contents(scene: Scene) -> dict[str, object]:
