@@ -120,8 +120,10 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 """How public data sets end a file's name for each modality and the reference, in lower case. A "mask" may be the brain's."""
 
 _ROLES = {spelling: role for role, spellings in SPELLINGS.items() for spelling in spellings}
+_ENDINGS = "|".join(re.sub("^(t[12])(?=.)", "\\1[-_ ]?", ending) for ending in sorted(_ROLES, key=len, reverse=True))
+"""Some tools write t1_gd or T2-FLAIR."""
 _NAME = re.compile(
-    rf"^(?:(?P<stem>.+?)(?P<separator>[-_. ]))?(?P<ending>{'|'.join(sorted(_ROLES, key=len, reverse=True))})\.nii(\.gz)?$",
+    rf"^(?:(?P<stem>.+?)(?P<separator>[-_. ]))?(?P<ending>{_ENDINGS})\.nii(\.gz)?$",
     re.IGNORECASE,
 )
 _OWN = {"brats2021": ("_", {*MODALITIES, "seg"}), "brats2023": ("-", {"t1n", "t1c", "t2w", "t2f", "seg"})}
@@ -271,7 +273,7 @@ def _role_of(name: str) -> tuple[str, str, str] | None:
     match = _NAME.match(name)
     if not match:
         return None
-    ending = match["ending"].lower()
+    ending = re.sub("^(t[12])[-_ ]", r"\1", match["ending"].lower())
     own = (key for key, (separator, endings) in _OWN.items() if match["separator"] == separator and ending in endings)
     return match["stem"] or "", _ROLES[ending], next(own, "named")
 
@@ -288,11 +290,11 @@ def _find_named(folder: Path) -> list[Case]:
     found: dict[str, list[Case]] = defaultdict(list)
     strays: dict[Path, list[tuple[str, Path]]] = defaultdict(list)  # references that no image has the name of
     for (parent, stem), roles in sorted(groups.items()):
-        if set(roles) == {"seg"} and "_segm." in roles["seg"][0][0].name.lower():
+        if set(roles) == {"seg"}:
             strays[parent].append((stem, roles["seg"][0][0]))
     imaged = {place: roles for place, roles in groups.items() if set(roles) & set(MODALITIES)}
     beside = Counter(parent for parent, _ in imaged)
-    apart = {stem: path for others in strays.values() for stem, path in others}
+    apart = {stem: path for others in strays.values() for stem, path in others if "_segm." in path.name.lower()}
     for (parent, stem), roles in imaged.items():
         case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
         if case.label is None:  # of UPENN-GBM's two, this is the expert's: images_segm comes after automated_segm
@@ -320,10 +322,10 @@ def _named_case(identifier: str, roles: Mapping[str, list[tuple[Path, str]]]) ->
 def _with_misnamed_label(case: Case, others: Sequence[tuple[str, Path]], *, alone: bool) -> Case:
     """Give a case the reference beside it whose name says another case, if there is no other case that it can belong to."""
     for name, path in others:
-        owner = _MISNAMED.get(name)
-        if owner == case.identifier or (alone and owner is None and len(others) == 1):
+        owner, plain = _MISNAMED.get(name), not name or "_segm." in path.name.lower()
+        if owner == case.identifier or (alone and owner is None and plain and len(others) == 1):
             return replace(case, label=path)
-    names = [path.name for name, path in others if name not in _MISNAMED and not alone]
+    names = [path.name for name, path in others if name not in _MISNAMED]
     problem = f"{', '.join(names)} belongs to no case by its name"
     fault = Fault(case.identifier, "", problem, "name it <case>_seg.nii.gz", WARNING)
     return replace(case, faults=(*case.faults, fault)) if names else case

@@ -50,7 +50,8 @@ RINGING = 0.05  # share of the brightest value within which ringing lies
 FEW_OUTSIDE, MOST_OUTSIDE = 0.01, 0.5  # share of the tumour outside the brain for a warning, and for an error
 NEARLY_BLANK = 0.01  # a modality with signal in less than this share of the brain is blank but for a few voxels
 MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that has more would flatten them
-LARGEST_VALUE = 1e30  # nothing that is measured exceeds it, and its square would exceed float32 many times
+LARGEST_VALUE = 1e30  # a voxel that exceeds it was not measured
+SCALE = 1e-15, 1e15  # of the brightest values: beyond, the squares of 32-bit numbers become 0 or infinite
 SAMPLE, FEWEST = 200_000, 10_000  # brain voxels whose contrast is compared, and below which nothing can be said
 
 
@@ -132,6 +133,9 @@ def examine(
             faults.append(fault(modality, problem, "export the image again"))
         elif extreme := _extreme(volume, count):
             faults.append(fault(modality, extreme, "correct these voxels, or clip the image"))
+        elif not SCALE[0] < max(float(volume.max()), -float(volume.min())) < SCALE[1]:
+            problem = f"has values up to {float(volume.max()):.3g}, which 32-bit numbers cannot be computed with"
+            faults.append(fault(modality, problem, "scale it to usual grey values"))
     for first, second in itertools.combinations(good, 2):
         if _same(good[first], good[second]):
             problem = f"{MODALITY_NAMES[first]} and {MODALITY_NAMES[second]} hold the same image"
@@ -178,7 +182,7 @@ def settle_background(
         mended[kind].append(MODALITY_NAMES[modality])
     for kind, (problem, remedy) in _NEGATIVE_KINDS.items():
         if kind in mended:
-            note(f"{', '.join(mended[kind])} {problem}", remedy)
+            note(f"on {', '.join(mended[kind])}, {problem}", remedy)
     counts = {modality: np.count_nonzero(settled[modality]) for modality in certain}
     usual = float(np.median([*counts.values()])) if counts else 0.0
     others = [m for m in certain if not (len(certain) > 2 and counts[m] > LARGER * usual > 0)]
@@ -198,11 +202,11 @@ def settle_background(
 _STRIP = "remove skull and background from all four, for example with HD-BET or SynthStrip, and set them to 0"
 _NEGATIVE_KINDS = {
     "normalised": (
-        "was normalised before (the brain has values below 0) and was shifted above 0",
+        "many values in the brain are below 0, as after normalisation, and were shifted above it",
         "give the images as they were scanned, if you have them",
     ),
     "ringing": (
-        "rings around the brain, as after resampling with a spline, and was set to 0 there",
+        "values ring around the brain, as after resampling with a spline, and were set to 0 there",
         "resample with linear interpolation, or clip at 0",
     ),
 }
@@ -226,7 +230,7 @@ def _edge_value(volume: np.ndarray) -> tuple[float, float] | None:
         tolerance = max(1e-4 * abs(value), 1e-5 * highest if np.isfinite(highest) else 0)
         apart = np.abs(edges.astype(np.float64) - value)
         same = apart <= tolerance
-        apart = tolerance if apart[same].any() else 0.0
+        apart = tolerance if apart[same].any() else 1e-4 * abs(value)
     return (value, apart) if same.mean() >= ONE_VALUE else None
 
 

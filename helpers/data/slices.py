@@ -40,11 +40,7 @@ class SliceFile:
 
 @dataclass(frozen=True)
 class SliceFacts:
-    """Facts about the slices of one patient.
-
-    `slices` and `with_tumour` count slices, all and those whose mask is not empty; `tumour_share` is that of tumour in the
-    pixels of tissue (`find_tissue`), 0 to 1; `missing` names the channels that are a copy of FLAIR in every slice.
-    """
+    """Slices of one patient, those with tumour, tumour's share of the pixels of tissue, and channels that repeat FLAIR."""
 
     slices: int
     with_tumour: int
@@ -72,19 +68,14 @@ def find_slices(folder: Path | str) -> dict[str, list[SliceFile]]:
     return {patient: sorted(slices, key=lambda each: each.number) for patient, slices in found.items()}
 
 
-def read_slice(file: SliceFile) -> tuple[np.ndarray, np.ndarray]:
-    """Read one slice: image uint8 (3, 256, 256), channels as in `CHANNELS`, and mask bool (256, 256); rows first.
+def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
+    """Read all slices of a patient: images uint8 (N, 3, 256, 256), channels as in `CHANNELS`, and masks bool (N, 256, 256).
 
     Raises `DataError` if a file is missing or damaged, or has another size, number type or number of channels.
     """
-    image = _read(file.image, file.patient, (EDGE, EDGE, len(CHANNELS)))
-    return np.ascontiguousarray(np.moveaxis(image, -1, 0)), _read(file.mask, file.patient, (EDGE, EDGE)) > 0
-
-
-def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
-    """Read all slices of a patient: images uint8 (N, 3, 256, 256) and masks bool (N, 256, 256)."""
-    images, masks = zip(*(read_slice(file) for file in slices), strict=True)
-    return np.stack(images), np.stack(masks)
+    images = np.stack([_read(file.image, file.patient, (EDGE, EDGE, len(CHANNELS))) for file in slices])
+    masks = np.stack([_read(file.mask, file.patient, (EDGE, EDGE)) for file in slices]) > 0
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1)), masks
 
 
 def check_slices(patients: Mapping[str, Sequence[SliceFile]]) -> tuple[dict[str, SliceFacts], list[str]]:

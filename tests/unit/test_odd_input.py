@@ -93,7 +93,7 @@ def test_images_that_were_normalised_within_the_brain_are_recognised_and_prepare
     for number, volume in enumerate(scanned):
         normalised[number, BRAIN] = (volume[BRAIN] - volume[BRAIN].mean()) / volume[BRAIN].std()
     session = check_session(normalised, LPS)
-    assert "T1, T1ce, T2, FLAIR was normalised before (the brain has values below 0)" in session.warnings[0]
+    assert "on T1, T1ce, T2, FLAIR, many values in the brain are below 0, as after normalisation" in session.warnings[0]
     assert np.array_equal(session.image[2] != 0, BRAIN)
     settings = PreprocessSettings(correct_bias=True)
     wanted = preprocess_image(scanned, LPS, settings).image
@@ -103,7 +103,7 @@ def test_images_that_were_normalised_within_the_brain_are_recognised_and_prepare
 def test_ringing_of_a_spline_around_the_brain_is_removed():
     ringing = [ndimage.shift(np.pad(volume, 8).astype(np.float32), (0.4, 0.3, 0.5), order=3) for volume in IMAGE]
     session = check_session(ringing, LPS)
-    assert "rings around the brain, as after resampling with a spline" in session.warnings[0]
+    assert "values ring around the brain, as after resampling with a spline" in session.warnings[0]
     assert np.count_nonzero(session.image[0]) == pytest.approx(np.count_nonzero(IMAGE[0]), rel=0.2)
     assert np.count_nonzero(ringing[0]) > 1.5 * np.count_nonzero(IMAGE[0])
 
@@ -128,6 +128,12 @@ def test_one_voxel_that_would_flatten_the_image_is_refused(value, dtype):
     image[2][20, 22, 18] = value
     with pytest.raises(DataError, match=r"T2 has a voxel of .*, far beyond all others"):
         check_session(image, LPS)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e25])
+def test_a_scale_that_would_turn_the_image_into_zeros_is_refused(factor):
+    with pytest.raises(DataError, match=r"T2 has values up to .*, which 32-bit numbers cannot be computed with"):
+        check_session([*IMAGE[:2], (IMAGE[2] * factor).astype(np.float32), IMAGE[3]], LPS)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1), ("unknown", 1), ("meter", 1)])
@@ -182,7 +188,8 @@ def test_a_file_with_other_axes_is_turned_and_that_is_said(tmp_path, axes):
         ("t1", "t1ce", "t2", "flair"),
         ("P_T1w", "P_T1Gd", "P_T2w", "P_FLAIR"),
         ("P-t1n", "P_t1c", "P_t2w", "P_fla"),
-        ("P.t1", "P.t1ce", "P.t2", "P.t2_flair".replace("t2_flair", "t2flair")),
+        ("P.t1", "P.t1ce", "P.t2", "P.t2flair"),
+        ("P_T1", "P_T1-GD", "P_T2", "P_T2_FLAIR"),
     ],
 )
 @pytest.mark.parametrize("ending", [".nii.gz", ".NII.GZ", ".nii"])
@@ -230,12 +237,14 @@ def test_a_reference_with_an_odd_name_belongs_to_the_one_case_beside_it_only(tmp
     assert "other_Segm.nii.gz belongs to no case by its name" in problems(check_case(discover(tmp_path)[1]))
 
 
-def test_a_brain_mask_is_no_reference(tmp_path):
+def test_a_reference_is_what_is_named_so_and_others_are_said(tmp_path):
     case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
-    for name in ("Case_001_mask", "Case_001_brain_mask", "Case_001_brain_seg"):
-        case.label.rename(case.label.with_name(f"{name}.nii.gz"))
-        assert discover(tmp_path)[0].label is None
-        case.label.with_name(f"{name}.nii.gz").rename(case.label)
+    for name, said in (("Case_001_mask", False), ("Case_001_brain_seg", True), ("seg", None)):
+        other = case.label.rename(case.label.with_name(f"{name}.nii.gz"))
+        (found,) = discover(tmp_path)
+        assert found.label == (other if said is None else None)
+        assert (f"{name}.nii.gz belongs to no case by its name" in problems(check_case(found))) == bool(said)
+        other.rename(case.label)
 
 
 @pytest.mark.parametrize(
