@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+import joblib
 
 from helpers.cli.options import Target
 from helpers.data.cases import discover
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.regions import CONVENTIONS
+from helpers.workspace import DataError
 
 
 def run(
@@ -25,6 +30,7 @@ def run(
     correct_bias: bool = False,
     workers: int | None = None,
     prune: bool = False,
+    dask: str = "",
 ) -> int:
     """Prepare every case of a cohort and say what is there; status 1 if a case could not be prepared.
 
@@ -50,13 +56,16 @@ def run(
         Cases at a time; one for each core by default.
     prune
         Remove files made from other inputs or settings.
+    dask
+        Scheduler of a Dask cluster, such as tcp://head:8786, whose workers prepare the cases.
     """
     start = time.perf_counter()
     settings = PreprocessSettings(spacing, normalise=normalise, margin=margin, correct_bias=correct_bias)
-    cases = discover(cohort, format, labels=labels)
+    cases = discover(cohort.absolute() if dask else cohort, format, labels=labels)
     for key in dict.fromkeys(case.labels for case in cases if case.label):
         print(f"references are read with the numbers of {CONVENTIONS[key]}")
-    result = prepare_cohort(cases, out, settings, workers=workers, prune=prune)
+    with _cluster(dask):
+        result = prepare_cohort(cases, out.absolute() if dask else out, settings, workers=workers, prune=prune)
     size = sum(path.stat().st_size for path in result.paths.values())
     for sentence in result.faults.values():
         print(f"left out: {sentence}")
@@ -67,3 +76,21 @@ def run(
         f"{len(result.paths) - len(result.made)} there already ({time.perf_counter() - start:.1f} s)"
     )
     return 1 if result.faults else 0
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    """Let the workers of a Dask cluster do what joblib would do in threads, unless there is no address."""
+    if not address:
+        yield
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise DataError("--dask needs the package distributed, which is not installed", 'pip install ".[cluster]"') from error
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise DataError(f"no Dask scheduler answers at {address}", "start one with dask scheduler, and dask worker") from error
+    with client, joblib.parallel_config("dask"):
+        yield

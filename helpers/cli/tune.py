@@ -23,6 +23,7 @@ def run(
     fold: int = 0,
     trials: int = 20,
     search_workers: int = 1,
+    storage: str = "",
     space: Mapping[str, Any] = SPACE,
     settings: TrainSettings,
 ) -> int:
@@ -40,6 +41,8 @@ def run(
         Trials in all; more may be asked for later.
     search_workers : int
         Processes that work on the study here.
+    storage : str
+        Database for the study, such as postgresql+psycopg://me@host/name, so that several machines can work on it.
     space : mapping
         Least and greatest value by setting, as JSON.
     settings : TrainSettings
@@ -49,7 +52,7 @@ def run(
         raise DataError(f"--trials is {trials} and --search-workers is {search_workers}", "give 1 or more for both")
     _, manifest, prepared = open_cohort(source, settings, work=out)
     training, validation = parts_of(manifest, prepared, fold)
-    options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space)}
+    options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space), "storage": storage}
     context = multiprocessing.get_context("spawn")
     words = (search_workers, settings, training, validation, options)
     others = [context.Process(target=_work, args=(number, *words)) for number in range(1, search_workers)]

@@ -7,7 +7,6 @@ Cropping comes before everything that costs time: two thirds of a BraTS volume a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -302,32 +301,30 @@ def prepare_cohort(
     A file is named ``<identifier>-<hash>.safetensors`` after the contents of the case's files, the settings and the version
     of this recipe, so that a file which exists is right. Workers, by default one for each core that this process may use, are
     threads: decompression and arithmetic leave Python's lock, and nothing has to be started or copied. Memory is bounded by one
-    case a worker. With `prune`, files of these cases that were made from other inputs, settings or versions are removed.
+    case a worker. Another backend of joblib, such as a Dask cluster (`joblib.parallel_config`), takes the threads' place. With
+    `prune`, files of these cases that were made from other inputs, settings or versions are removed.
     """
     folder = require_writable(folder)
-    count = max(1, joblib.cpu_count() if workers is None else workers)
+    tasks = (joblib.delayed(_prepare)(case, folder, settings) for case in cases)
     paths, faults, made = {}, {}, set()
-    with one_thread(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            futures = {pool.submit(_prepare, case, folder, settings): case.identifier for case in cases}
-            for future in tqdm(as_completed(futures), total=len(futures), desc="prepare", unit="case", disable=not progress):
-                try:
-                    paths[futures[future]], fresh = future.result()
-                    made |= {futures[future]} if fresh else set()
-                except Exception as error:  # a bad case never stops the others
-                    faults[futures[future]] = str(fault_of(futures[future], error))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with one_thread():
+        run = joblib.Parallel(-1 if workers is None else max(1, workers), prefer="threads", return_as="generator_unordered")
+        for name, outcome, fresh in tqdm(run(tasks), total=len(cases), desc="prepare", unit="case", disable=not progress):
+            (paths if isinstance(outcome, Path) else faults)[name] = outcome
+            made |= {name} if fresh else set()
     order = [case.identifier for case in cases]
     paths, faults = ({name: found[name] for name in order if name in found} for found in (paths, faults))
     pruned = prune_prepared(folder, paths) if prune else ()
     return PrepareResult(paths, faults, tuple(name for name in order if name in made), pruned)
 
 
-def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[Path, bool]:
-    """Prepare one case unless its file exists; returns the file and whether it was made now."""
-    raise_first(case.identifier, naming_faults(case))
-    path = prepared_path(case, folder, settings)
-    if is_intact(path):
-        return path, False
-    return save_prepared(path, preprocess_case(case, settings)), True
+def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[str, Path | str, bool]:
+    """Prepare one case unless its file exists; returns its name, the file or what is wrong, and whether it was made now."""
+    try:
+        raise_first(case.identifier, naming_faults(case))
+        path = prepared_path(case, folder, settings)
+        if is_intact(path):
+            return case.identifier, path, False
+        return case.identifier, save_prepared(path, preprocess_case(case, settings)), True
+    except Exception as error:  # a bad case never stops the others
+        return case.identifier, str(fault_of(case.identifier, error)), False

@@ -1,7 +1,7 @@
 """Search the settings of a training with Optuna, in several workers that may die at any moment.
 
-The study is one SQLite file. Optuna's heartbeat tells every worker which trials have lost theirs; such a trial is tried again
-with the same settings in the same folder, where its training resumes.
+The study is one SQLite file, or lies in a database that several machines reach. Optuna's heartbeat tells every worker which
+trials have lost theirs; such a trial is tried again with the same settings in the same folder, where its training resumes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import optuna
 from lightning import Callback
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from helpers.models.checkpoints import card_path
 from helpers.training.callbacks import History
@@ -67,6 +68,7 @@ def search(
     trials: int = 20,
     worker: int = 0,
     split_hash: str = "",
+    storage: str = "",
     report: Callable[[str], None] = print,
 ) -> optuna.Study:
     """Work on the study of a folder until `trials` have ended; several processes may, and one may go on after another died.
@@ -84,6 +86,8 @@ def search(
         Trials in all, pruned ones included.
     worker : int
         Number of this worker, so that each draws other settings.
+    storage : str
+        As in `open_study`.
     report : callable
         Called with a line of text after every trial.
 
@@ -96,7 +100,7 @@ def search(
         if not isinstance(getattr(settings, name, None), float) or len(limits) != 2 or not limits[0] < limits[1]:
             remedy = f"give two numbers for settings such as {', '.join(SPACE)}"
             raise DataError(f"{name} cannot be searched over {limits}", remedy)
-    study, begun = open_study(out), []
+    study, begun = open_study(out, storage), []
     _check_fixed(study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out)
 
     def objective(trial: Trial) -> float:
@@ -135,20 +139,27 @@ def search(
     return study
 
 
-def open_study(folder: Path) -> optuna.Study:
-    """Open the study of a folder; it is made if there is none."""
+def open_study(folder: Path, storage: str = "") -> optuna.Study:
+    """Open the study of a folder; it is made if there is none.
+
+    `storage` is the URL of a database in which it has the folder's name; empty for ``study.db`` in the folder.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat and its retries
-    storage = RDBStorage(
-        f"sqlite:///{(Path(folder) / 'study.db').absolute()}",
-        engine_kwargs={"connect_args": {"timeout": 60}},
-        heartbeat_interval=HEARTBEAT,
-        grace_period=GRACE,
-        heartbeat_stale_trial_callback=_retry(),
-    )
+    options = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE, "heartbeat_stale_trial_callback": _retry()}
+    try:
+        if storage:
+            name, opened = Path(folder).resolve().name, RDBStorage(storage, **options)
+        else:
+            path, waiting = (Path(folder) / "study.db").absolute(), {"connect_args": {"timeout": 60}}
+            name, opened = "search", RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting, **options)
+    except ImportError as error:
+        raise DataError("the driver of the database in --storage is not installed", 'pip install ".[cluster]"') from error
+    except (SQLAlchemyError, ValueError) as error:  # not quoted, for the URL may hold a password
+        raise DataError("the database in --storage cannot be opened", "check its URL, and that it takes connections") from error
     pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
-    return optuna.create_study(study_name="search", storage=storage, direction="maximize", pruner=pruner, load_if_exists=True)
+    return optuna.create_study(study_name=name, storage=opened, direction="maximize", pruner=pruner, load_if_exists=True)
 
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
