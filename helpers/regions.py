@@ -74,11 +74,10 @@ class LabelConvention:
 
     @property
     def regions(self) -> dict[str, list[int]]:
-        """Numbers that make up each region, and each number but 0 that belongs to none, by name: the labels of nnU-Net."""
-        found = {
-            REGION_NAMES[name]: [n for n, kind in self.numbers.items() if kind in REGION_CLASSES[name]] for name in REGIONS
-        }
-        return {**found, **{name: [number] for number, kind, name in self.others if kind == BACKGROUND}}
+        """Numbers of WT, TC and ET, and each number but 0 that belongs to none of them, by name: the labels of nnU-Net."""
+        numbers = {name: [n for n, kind in self.numbers.items() if kind in REGION_CLASSES[name]] for name in ("WT", "TC", "ET")}
+        outside = {name: [number] for number, kind, name in self.others if kind == BACKGROUND}
+        return {**{REGION_NAMES[name]: found for name, found in numbers.items()}, **outside}
 
     @property
     def meanings(self) -> dict[int, str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from helpers.data.cases import Case, Fault, fault_of, labels_by_name, raise_first, read_modalities, read_numbers
 from helpers.data.nifti import open_volume, write_volume
-from helpers.regions import CONVENTIONS, MODALITIES, LabelConvention, renumber
+from helpers.regions import BACKGROUND, CONVENTIONS, MODALITIES, LabelConvention, renumber
 from helpers.workspace import DataError, require_writable, write_atomically
 
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -158,15 +158,12 @@ def _describe(
     labelled = [case for case in cases if case.label]
     if format == "nnunet":
         convention = conventions[labelled[0].identifier] if labelled else CONVENTIONS["nnunet"]
-        regions = sorted(convention.regions.items(), key=lambda item: -len(item[1]))  # the whole before its parts
+        cavity = [number for number, kind, _ in convention.others if kind == BACKGROUND]
         content = {
             "channel_names": {str(number): name for number, name in enumerate(("T1", "T1ce", "T2", "FLAIR"))},
-            "labels": {"background": 0, **dict(regions)},
-            # A voxel takes the number of the last region that claims it: oedema, core, enhancing tumour.
-            "regions_class_order": [
-                next(n for n in numbers if not any(n in rest for _, rest in regions[i + 1 :]))
-                for i, (_, numbers) in enumerate(regions)
-            ],
+            "labels": {"background": 0, **convention.regions},
+            # A voxel takes the number of the last region that claims it.
+            "regions_class_order": [convention.ed, convention.ncr, convention.et, *cavity],
             "numTraining": len(labelled),
             "file_ending": ".nii.gz",
         }
@@ -188,7 +185,7 @@ def _describe(
         about = {"Name": folder.name, "BIDSVersion": "1.10.0", "GeneratedBy": MADE_BY}
         _write(folder / "dataset_description.json", {**about, "DatasetType": "raw"})
         _write(folder / RATERS / "dataset_description.json", {**about, "DatasetType": "derivative"})
-        subjects = sorted({subject for subject, _ in sessions.values()})
+        subjects = sorted({sessions[case.identifier][0] for case in cases})
         _write(folder / "participants.tsv", [("participant_id",), *((subject,) for subject in subjects)])
         for subject in subjects:
             rows = [

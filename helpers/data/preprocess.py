@@ -15,6 +15,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
+from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
 from helpers.data.cases import Case, fault_of, naming_faults, raise_first, read_classes
@@ -308,7 +309,8 @@ def prepare_cohort(
     tasks = (joblib.delayed(_prepare)(case, folder, settings) for case in cases)
     paths, faults, made = {}, {}, set()
     with one_thread():
-        run = joblib.Parallel(-1 if workers is None else max(1, workers), prefer="threads", return_as="generator_unordered")
+        how = "generator_unordered" if get_active_backend()[0].supports_return_generator else "list"  # Dask only lists
+        run = joblib.Parallel(-1 if workers is None else max(1, workers), prefer="threads", return_as=how)
         for name, outcome, fresh in tqdm(run(tasks), total=len(cases), desc="prepare", unit="case", disable=not progress):
             (paths if isinstance(outcome, Path) else faults)[name] = outcome
             made |= {name} if fresh else set()
