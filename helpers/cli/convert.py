@@ -7,14 +7,14 @@ from typing import Literal
 
 from helpers.cli.options import Target
 from helpers.data.cases import discover
-from helpers.data.convert import FORMATS, convert_cohort
+from helpers.data.convert import ENDINGS, convert_cohort
 
 
 def run(
     cohort: Path,
     /,
     *,
-    to: Literal[*FORMATS],
+    to: Literal[*ENDINGS],
     out: Target,
     format: str = "auto",
     labels: str = "auto",

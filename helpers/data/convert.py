@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,56 +22,42 @@ from helpers.regions import BACKGROUND, CONVENTIONS, MODALITIES, LabelConvention
 from helpers.workspace import DataError, require_writable, write_atomically
 
 ENDINGS: dict[str, tuple[str, ...]] = {
-    "brats2021": ("_t1", "_t1ce", "_t2", "_flair", "_seg"),
-    "brats2023": ("-t1n", "-t1c", "-t2w", "-t2f", "-seg"),
-    "bids": ("_T1w", "_ce-gadolinium_T1w", "_T2w", "_FLAIR", "_dseg"),
     "nnunet": ("_0000", "_0001", "_0002", "_0003", ""),
+    "msd": ("", ""),
+    "bids": ("_T1w", "_ce-gadolinium_T1w", "_T2w", "_FLAIR", "_dseg"),
+    "brats2023": ("-t1n", "-t1c", "-t2w", "-t2f", "-seg"),
+    "brats2021": ("_t1", "_t1ce", "_t2", "_flair", "_seg"),
 }
-"""How the files of a format end, in the order of `MODALITIES`, and the reference; "msd" has one file of four channels."""
-FORMATS = (*ENDINGS, "msd")
+"""How the files of a format end, in the order of `MODALITIES` with the reference last; MSD has one file of four channels."""
+CHANNELS = ("T1", "T1Gd", "T2", "FLAIR")
 RATERS = "derivatives/segmentation"
 """Where a BIDS dataset has its references."""
-MADE_BY = [{"Name": "brain-tumour-segmentation"}]
 
 
 def convert_cohort(
     cases: Sequence[Case], format: str, folder: Path, *, workers: int | None = None
 ) -> tuple[list[Case], list[Fault]]:
-    """Write cases in a dataset format to a new folder; a case that cannot be converted is left out.
+    """Write cases in a dataset format, a key of `ENDINGS`, to a new folder.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-    format : str
-        One of `FORMATS`. "bids" keeps the numbers of references and describes them; "nnunet" keeps those of data sets with
-        further labels, such as the resection cavity; the others have numbers of their own.
-    folder : Path
-        New or empty; for nnU-Net called Dataset<three digits>_<name>.
-    workers : int, optional
-        Cases at a time; by default one for each core.
-
-    Returns
-    -------
-    converted : list of Case
-    faults : list of Fault
+    BIDS keeps the numbers of references and describes them, nnU-Net those of data sets with further labels, such as the
+    resection cavity; the other formats have numbers of their own. Returns the cases that were converted, and what is wrong with
+    the others.
 
     Raises
     ------
     DataError
-        If the folder cannot be taken, no case can be converted, two patients would share a name, or cases of one nnU-Net
-        dataset have different numbers.
+        If the folder will not do, no case can be converted, BIDS cannot tell two cases apart, or the cases of one nnU-Net
+        dataset have the numbers of several data sets.
     """
     folder = Path(folder)
     if format == "nnunet" and not re.fullmatch(r"Dataset\d{3}_.+", folder.name):
-        raise DataError(
-            f"nnU-Net does not find a folder called {folder.name}", "call it Dataset and three digits: Dataset501_Gliomas"
-        )
+        raise DataError(f"nnU-Net does not find a folder called {folder.name}", "call it Dataset501_Gliomas or alike")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty", "give the name of a new folder to --out")
-    sessions = _sessions(cases) if format == "bids" else {}
     conventions = {case.identifier: _convention(case, format) for case in cases}
     if format == "nnunet" and len({conventions[case.identifier].name for case in cases if case.label}) > 1:
         raise DataError("the cases have label numbers of several data sets", "convert each data set by itself")
+    sessions = _sessions(cases) if format == "bids" else {}
     require_writable(folder)
 
     def convert(case: Case) -> Case | Fault:
@@ -83,11 +69,14 @@ def convert_cohort(
 
     with ThreadPoolExecutor(max(1, joblib.cpu_count() if workers is None else workers)) as pool:
         outcomes = list(pool.map(convert, cases))
-    converted = [outcome for outcome in outcomes if isinstance(outcome, Case)]
-    faults = [outcome for outcome in outcomes if isinstance(outcome, Fault)]
+    converted, faults = ([each for each in outcomes if isinstance(each, kind)] for kind in (Case, Fault))
     if not converted:
         raise DataError(f"no case could be converted ({faults[0]})", "look at the cases with the command check")
-    _describe(converted, format, folder, conventions, sessions)
+    if format == "bids":
+        _describe_bids(folder, {case.identifier: sessions[case.identifier] for case in converted})
+    elif format in ("nnunet", "msd"):
+        example = next((case for case in converted if case.label), converted[0])
+        _describe_lists(folder, format, converted, conventions[example.identifier])
     return converted, faults
 
 
@@ -99,101 +88,79 @@ def _convention(case: Case, format: str) -> LabelConvention:
     return CONVENTIONS[format if format in ("nnunet", "msd") else labels_by_name(case.identifier, format)]
 
 
-def _sessions(cases: Iterable[Case]) -> dict[str, tuple[str, str]]:
-    """Subject and session of each case by the rules of BIDS, whose names have letters and digits only."""
-    names = {}
+def _sessions(cases: Sequence[Case]) -> dict[str, tuple[str, str]]:
+    """Subject and session of each case; BIDS allows letters and digits only."""
+    names, patients = {}, set()
     for case in cases:
-        rest = case.identifier.removeprefix(case.patient) if case.identifier.startswith(case.patient) else case.identifier
-        plain = [re.sub("[^A-Za-z0-9]", "", part) for part in (case.patient, rest)]
-        names[case.identifier] = (f"sub-{plain[0]}", f"ses-{plain[1] or 1}")
-    patients = {names[case.identifier][0]: case.patient for case in cases}
-    if len(set(names.values())) < len(names) or len(patients) < len({case.patient for case in cases}):
-        raise DataError(
-            "two cases have the same letters and digits in their names, so BIDS cannot tell them apart", "rename one"
-        )
-    return names
+        parts = (case.patient, case.identifier.removeprefix(case.patient) or "1")
+        names[case.identifier] = tuple(re.sub("[^A-Za-z0-9]", "", part) for part in parts)
+        patients.add((case.patient, names[case.identifier][0]))
+    if len(set(names.values())) < len(names) or len({name for _, name in patients}) < len(patients):
+        raise DataError("two cases have the same letters and digits in their names", "rename one: BIDS knows no other signs")
+    return {key: (f"sub-{subject}", f"ses-{session}") for key, (subject, session) in names.items()}
 
 
-def _convert(case: Case, format: str, folder: Path, convention: LabelConvention, session: tuple[str, str] | None) -> None:
+def _convert(case: Case, format: str, folder: Path, to: LabelConvention, session: tuple[str, str] | None) -> None:
     """Write one case, its reference last."""
     volumes, affine, faults = read_modalities(case)
     raise_first(case.identifier, faults)
-    reference = None
-    if case.label:
-        try:
-            reference = renumber(read_numbers(case)[0], CONVENTIONS[case.labels], convention)
-        except ValueError as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{case.label.name}: {error}", "give --labels, or convert to bids, which keeps every number"
-            ) from error
-    name, place, raters = case.identifier, Path(case.identifier), Path(case.identifier)
+    name, place, raters = case.identifier, folder / case.identifier, folder / case.identifier
     if format in ("nnunet", "msd"):
-        place, raters = Path("imagesTr" if case.label else "imagesTs"), Path("labelsTr")
+        place, raters = folder / ("imagesTr" if case.label else "imagesTs"), folder / "labelsTr"
     if session:
-        name, place = "_".join(session), Path(*session, "anat")
-        raters = RATERS / place
-    like = open_volume(next(iter(case.channels)))
-    *endings, ending = ENDINGS.get(format, ("", ""))
+        name = "_".join(session)
+        place, raters = (folder.joinpath(root, *session, "anat") for root in ("", RATERS))
+    reference, like = _reference(case, to) if case.label else None, open_volume(next(iter(case.channels)))
     images = [volumes[modality] for modality in MODALITIES]
-    images = [np.stack(images, axis=-1)] if format == "msd" else images
-    for image, each in zip(images, endings, strict=True):
-        write_volume(folder / place / f"{name}{each}.nii.gz", image, affine, like=like)
+    *endings, ending = ENDINGS[format]
+    for image, each in zip([np.stack(images, axis=-1)] if format == "msd" else images, endings, strict=True):
+        write_volume(place / f"{name}{each}.nii.gz", image, affine, like=like)
     if reference is not None:
-        write_volume(folder / raters / f"{name}{ending}.nii.gz", reference, affine, like=like)
+        write_volume(raters / f"{name}{ending}.nii.gz", reference, affine, like=like)
         if session:
-            rows = [("index", "name"), *convention.meanings.items()]
-            _write(folder / raters / f"{name}{ending}.tsv", rows)
+            _write(raters / f"{name}{ending}.tsv", [("index", "name"), *to.meanings.items()])
 
 
-def _describe(
-    cases: Sequence[Case],
-    format: str,
-    folder: Path,
-    conventions: Mapping[str, LabelConvention],
-    sessions: Mapping[str, tuple[str, str]],
-) -> None:
-    """Write what a format wants beside the images."""
-    labelled = [case for case in cases if case.label]
+def _reference(case: Case, to: LabelConvention) -> np.ndarray:
+    values, _ = read_numbers(case)
+    try:
+        return renumber(values, CONVENTIONS[case.labels], to)
+    except ValueError as error:
+        problem = f"{case.label.name}: {error}"
+        raise DataError(problem, "give --labels, or convert to bids, which keeps every number") from error
+
+
+def _describe_lists(folder: Path, format: str, cases: Sequence[Case], convention: LabelConvention) -> None:
+    """Write dataset.json of nnU-Net or MSD."""
+    paths = [f"./imagesTr/{case.identifier}.nii.gz" for case in cases if case.label]
+    channels, content = {str(number): name for number, name in enumerate(CHANNELS)}, {"numTraining": len(paths)}
     if format == "nnunet":
-        convention = conventions[labelled[0].identifier] if labelled else CONVENTIONS["nnunet"]
-        cavity = [number for number, kind, _ in convention.others if kind == BACKGROUND]
-        content = {
-            "channel_names": {str(number): name for number, name in enumerate(("T1", "T1ce", "T2", "FLAIR"))},
-            "labels": {"background": 0, **convention.regions},
-            # A voxel takes the number of the last region that claims it.
-            "regions_class_order": [convention.ed, convention.ncr, convention.et, *cavity],
-            "numTraining": len(labelled),
-            "file_ending": ".nii.gz",
-        }
-        _write(folder / "dataset.json", content)
-    elif format == "msd":
-        paths = [f"./imagesTr/{case.identifier}.nii.gz" for case in labelled]
-        content = {
-            "name": folder.name,
-            "tensorImageSize": "4D",
-            "modality": {str(number): name for number, name in enumerate(("T1w", "t1gd", "T2w", "FLAIR"))},
-            "labels": {"0": "background", **{str(n): name for n, name in CONVENTIONS["msd"].meanings.items()}},
-            "numTraining": len(labelled),
-            "numTest": len(cases) - len(labelled),
-            "training": [{"image": path, "label": path.replace("imagesTr", "labelsTr")} for path in paths],
-            "test": [f"./imagesTs/{case.identifier}.nii.gz" for case in cases if not case.label],
-        }
-        _write(folder / "dataset.json", content)
-    elif format == "bids":
-        about = {"Name": folder.name, "BIDSVersion": "1.10.0", "GeneratedBy": MADE_BY}
-        _write(folder / "dataset_description.json", {**about, "DatasetType": "raw"})
-        _write(folder / RATERS / "dataset_description.json", {**about, "DatasetType": "derivative"})
-        subjects = sorted({sessions[case.identifier][0] for case in cases})
-        _write(folder / "participants.tsv", [("participant_id",), *((subject,) for subject in subjects)])
-        for subject in subjects:
-            rows = [
-                (sessions[case.identifier][1], case.identifier) for case in cases if sessions[case.identifier][0] == subject
-            ]
-            _write(folder / subject / f"{subject}_sessions.tsv", [("session_id", "case"), *rows])
-        _write(folder / "sessions.json", {"case": {"Description": "Name of the case before it was converted"}})
-        _write(folder / "README.md", "Registered, skull-stripped MRI of brain tumours; label maps in derivatives.\n")
+        outside = [number for number, kind, _ in convention.others if kind == BACKGROUND]
+        # A voxel takes the number of the last region that claims it.
+        order = [convention.ed, convention.ncr, convention.et, *outside]
+        content |= {"channel_names": channels, "labels": {"background": 0, **convention.regions}}
+        content |= {"regions_class_order": order, "file_ending": ".nii.gz"}
+    else:
+        labels = {"0": "background", **{str(number): name for number, name in convention.meanings.items()}}
+        content |= {"name": folder.name, "tensorImageSize": "4D", "modality": channels, "labels": labels}
+        content["training"] = [{"image": path, "label": path.replace("imagesTr", "labelsTr")} for path in paths]
+        content["test"] = [f"./imagesTs/{case.identifier}.nii.gz" for case in cases if not case.label]
+        content["numTest"] = len(content["test"])
+    _write(folder / "dataset.json", content)
+
+
+def _describe_bids(folder: Path, sessions: Mapping[str, tuple[str, str]]) -> None:
+    """Write what BIDS wants beside the images, and the names that the cases had."""
+    about = {"Name": folder.name, "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": "brain-tumour-segmentation"}]}
+    _write(folder / "dataset_description.json", {**about, "DatasetType": "raw"})
+    _write(folder / RATERS / "dataset_description.json", {**about, "DatasetType": "derivative"})
+    _write(folder / "README.md", "Registered, skull-stripped MRI of brain tumours; label maps in derivatives.\n")
+    _write(folder / "sessions.json", {"case": {"Description": "Name of the case before it was converted"}})
+    subjects = sorted({subject for subject, _ in sessions.values()})
+    _write(folder / "participants.tsv", [("participant_id",), *((subject,) for subject in subjects)])
+    for subject in subjects:
+        rows = [(session, name) for name, (owner, session) in sessions.items() if owner == subject]
+        _write(folder / subject / f"{subject}_sessions.tsv", [("session_id", "case"), *rows])
 
 
 def _write(path: Path, content: Any) -> None:

@@ -58,7 +58,7 @@ def export_program(path: Path, network: nn.Module, card: ModelCard) -> Path:
 
 def export_onnx(path: Path, network: nn.Module, card: ModelCard) -> Path:
     """Write an ``.onnx`` file, which needs no PyTorch, and the card beside it and in the file's metadata."""
-    _need("onnxscript", "export")
+    _need("onnxscript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about operators of torchvision, which is not needed
         program = torch.onnx.export(_program(network, card), dynamo=True, verbose=False)
@@ -86,8 +86,8 @@ def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:
     ``python -m monai.bundle run --config_file FOLDER/configs/inference.json --dataset_dir COHORT`` gives the label maps of
     `predict`, and MONAI Label serves the folder.
     """
-    for name in REQUIRED:
-        _need({"pytorch-ignite": "ignite"}.get(name, name), "export")
+    for name in ("fire", "ignite"):
+        _need(name)
     folder = require_writable(folder)
     if any(folder.iterdir()):
         raise DataError(f"{folder} is not empty", "give the name of a new folder to --out")
@@ -110,8 +110,14 @@ def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:
 def _inference(card: ModelCard) -> dict[str, Any]:
     """The bundle's config, by the names that MONAI and MONAI Label look for."""
     bundle = "helpers.evaluation.bundle"
-    steps = {"preprocessing": dict(card.preprocessing), "postprocessing": dict(card.postprocessing)}
+    settings = {"preprocessing": dict(card.preprocessing), "postprocessing": dict(card.postprocessing)}
+    prepare = {"_target_": f"{bundle}.PrepareSessiond", "keys": "image", "settings": settings["preprocessing"]}
+    to_labels = {"_target_": f"{bundle}.ToLabelMapd", "keys": "pred", "labels": "@labels", **settings}
     save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "", "resample": False}
+    save |= {"separate_folder": False, "output_dtype": "$torch.uint8"}
+    multiple = input_multiple(card.network, **card.arguments)
+    items = {"_target_": f"{bundle}.list_sessions", "folder": "@dataset_dir"}
+    steps = {name: f"@{name}" for name in ("device", "network", "inferer", "postprocessing")}
     return {
         "imports": ["$import torch"],
         "bundle_root": ".",
@@ -122,36 +128,12 @@ def _inference(card: ModelCard) -> dict[str, Any]:
         "network_def": {"_target_": "helpers.models.networks.build_network", "name": card.network, **card.arguments},
         "network": "$@network_def.to(@device).eval()",
         "weights": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, weights_only=True)",
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [{"_target_": f"{bundle}.PrepareSessiond", "keys": "image", "settings": steps["preprocessing"]}],
-        },
-        "dataset": {
-            "_target_": "Dataset",
-            "data": {"_target_": f"{bundle}.list_sessions", "folder": "@dataset_dir"},
-            "transform": "@preprocessing",
-        },
+        "preprocessing": {"_target_": "Compose", "transforms": [prepare]},
+        "dataset": {"_target_": "Dataset", "data": items, "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
-        "inferer": {
-            "_target_": f"{bundle}.WindowInferer",
-            "patch": card.patch,
-            "multiple": input_multiple(card.network, **card.arguments),
-        },
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": f"{bundle}.ToLabelMapd", "keys": "pred", "labels": "@labels", **steps},
-                {**save, "separate_folder": False, "output_dtype": "$torch.uint8"},
-            ],
-        },
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-        },
+        "inferer": {"_target_": f"{bundle}.WindowInferer", "patch": card.patch, "multiple": multiple},
+        "postprocessing": {"_target_": "Compose", "transforms": [to_labels, save]},
+        "evaluator": {"_target_": "SupervisedEvaluator", "val_data_loader": "@dataloader", **steps},
         "run": ["$@network.load_state_dict(@weights)", "$@evaluator.run()"],  # only now the bundle is in Python's path
     }
 
@@ -159,45 +141,32 @@ def _inference(card: ModelCard) -> dict[str, Any]:
 def _metadata(network: nn.Module, card: ModelCard) -> dict[str, Any]:
     """The bundle's metadata: what it is, needs, takes and gives."""
     installed = versions()
-    shape = [str(input_multiple(card.network, **card.arguments)) + "*n"] * 3
-    volume = {"spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
+    shape = [f"{input_multiple(card.network, **card.arguments)}*n"] * 3
+    volume = {
+        "type": "image",
+        "modality": "MR",
+        "spatial_shape": shape,
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": True,
+    }
+    channels = {str(number): name for number, name in enumerate(MODALITIES)}
+    labels = {"0": "background", **{str(number): name for number, name in CONVENTIONS[LABELS].meanings.items()}}
     return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": installed["helpers"],
         "changelog": {installed["helpers"]: f"weights {card.weights_sha256}"},
         "monai_version": installed["monai"],
         "pytorch_version": installed["torch"].split("+")[0],
         "numpy_version": installed["numpy"],
         "required_packages_version": {name: metadata.version(name) for name in REQUIRED},
-        "name": "Brain-tumour segmentation",
         "task": "Segmentation of gliomas in four MRI contrasts",
         "description": f"{card.network}, {sum(tensor.numel() for tensor in network.parameters()):,} parameters",
         "authors": "brain-tumour-segmentation",
         "copyright": "Apache-2.0",
         "intended_use": "Research and teaching, not clinical use",
-        "image_classes": "T1, T1ce, T2 and FLAIR, registered to each other and skull-stripped",
         "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": "MR",
-                    "num_channels": len(MODALITIES),
-                    "value_range": [-8, 8],
-                    "channel_def": {str(number): name for number, name in enumerate(MODALITIES)},
-                    **volume,
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    "num_channels": len(card.regions),
-                    "value_range": [0, 1],
-                    "channel_def": {"0": "background", **{str(n): name for n, name in CONVENTIONS[LABELS].meanings.items()}},
-                    **volume,
-                }
-            },
+            "inputs": {"image": {**volume, "format": "magnitude", "num_channels": len(MODALITIES), "channel_def": channels}},
+            "outputs": {"pred": {**volume, "format": "segmentation", "num_channels": len(card.regions), "channel_def": labels}},
         },
     }
 
@@ -208,9 +177,9 @@ def _write_card(path: Path, card: ModelCard) -> Path:
     return path
 
 
-def _need(module: str, extra: str) -> None:
+def _need(module: str) -> None:
     """Raise `DataError` if an optional package is not installed."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise DataError(f"this needs {error.name}, which is not installed", f'pip install ".[{extra}]"') from error
+        raise DataError(f"this needs {error.name}, which is not installed", 'pip install ".[export]"') from error

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.cli import main
 from helpers.data.cases import discover, read_classes, read_image, read_numbers
-from helpers.data.convert import FORMATS
+from helpers.data.convert import ENDINGS
 from helpers.data.nifti import write_volume
 from helpers.workspace import DataError
 from tests.cases import LPS, case_arrays, write_case
@@ -39,7 +39,7 @@ def read(folder, **options):
     return [(case.identifier, case.patient, *read_image(case)) for case in cases], references
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name not in ("msd", "brats2021")])
+@pytest.mark.parametrize("format", [name for name in ENDINGS if name not in ("msd", "brats2021")])
 def test_there_and_back_nothing_is_lost(cohort, tmp_path, format):
     wanted, numbers = read(cohort)
     there, back = tmp_path / "Dataset501_Gliomas", tmp_path / "back"
@@ -56,7 +56,7 @@ def test_there_and_back_nothing_is_lost(cohort, tmp_path, format):
         ]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", list(ENDINGS))
 @pytest.mark.parametrize("source", ["brats2021", "msd"])
 def test_classes_stay_in_the_numbers_of_every_format(tmp_path, source, format):
     image, classes = case_arrays()
