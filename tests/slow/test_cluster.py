@@ -15,6 +15,7 @@ from distributed import LocalCluster
 from optuna.trial import TrialState
 
 from helpers.cli import main
+from helpers.data.prepared import open_prepared
 from helpers.training import tune
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import open_study, search
@@ -40,8 +41,11 @@ def test_a_dask_cluster_prepares_the_same_files_and_names_the_bad_case(tmp_path,
     assert [line for line in there.splitlines() if "left out" in line] == [
         line for line in here.splitlines() if "left out" in line
     ]
-    files = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
-    assert len(files) == 2 and files == {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("here", "there")]
+    assert len(names[0]) == 2 and names[0] == names[1]
+    for name in names[0]:
+        one, other = (open_prepared(tmp_path / folder / name).load() for folder in ("here", "there"))
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.classes, other.classes)
 
 
 def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path, capsys):
