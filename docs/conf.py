@@ -60,13 +60,21 @@ html_theme_options = {
     "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
 }
 
+GLOSSARY = re.findall(r"^### (.+)$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+ORDINARY = {"Case", "Calibration", "Fold", "Patch", "Reference", "Registration", "Sensitivity"}
+"""Terms that are ordinary words as well, and are not linked."""
+PROTECTED = re.compile(
+    r"(```.*?```|`[^`]*`|!?\[[^]]*\](?:\([^)]*\))?|\$\$.*?\$\$|\$[^$\n]+\$|^[#|][^\n]*$|<[^>]+>|https?://\S+)", re.S | re.M
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FRAME = '<iframe class="slice-viewer-page" src="{source}" title="{title}" loading="lazy"></iframe>'
 
 
 def prepare_source(app: Sphinx, name: str, source: list[str]) -> None:
     """Add the tree of pages to the README, where GitHub would show it as text, and bring the viewers of a notebook to life."""
-    path = app.env.doc2path(name)
+    path, linked = app.env.doc2path(name), set()
+    if app.srcdir == ROOT and path.suffix == ".md" and name != "docs/glossary":
+        source[0] = link_terms(source[0], linked)
     if name == "README":
         source[0] += (Path(app.confdir) / "contents.md").read_text(encoding="utf-8")
     elif path.suffix == ".ipynb":
@@ -75,7 +83,25 @@ def prepare_source(app: Sphinx, name: str, source: list[str]) -> None:
         if viewers.is_dir():
             shutil.copytree(viewers, Path(app.outdir) / Path(name).parent / "viewers" / path.stem, dirs_exist_ok=True)
         prepare_outputs(notebook, viewers)
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown" and app.srcdir == ROOT:
+                cell["source"] = link_terms("".join(cell["source"]), linked)
         source[0] = json.dumps(notebook)
+
+
+def link_terms(text: str, linked: set[str]) -> str:
+    """Link the first place of a page at which a term stands with the glossary; `linked` collects the terms of the page."""
+    parts = PROTECTED.split(text)
+    for term in sorted(set(GLOSSARY) - ORDINARY - linked, key=len, reverse=True):
+        spelling = term if term[1:] != term[1:].lower() else f"(?i:{term})"
+        for place in range(0, len(parts), 2):
+            target = f"/docs/glossary.md#{term.lower().replace(' ', '-')}"
+            parts[place], count = re.subn(rf"(?<![\w[-]){spelling}(?![\w\]-])", rf"[\g<0>]({target})", parts[place], count=1)
+            if count:
+                linked.add(term)
+                parts = PROTECTED.split("".join(parts))
+                break
+    return "".join(parts)
 
 
 def prepare_outputs(notebook: dict, viewers: Path) -> None:
@@ -99,6 +125,14 @@ def prepare_outputs(notebook: dict, viewers: Path) -> None:
                     output["data"] = {"text/html": FRAME.format(source=source, title=title)}
 
 
+def escape_signs(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Let a docstring say |P and R| and (C, *spatial), which reStructuredText would read as marks of its own."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``|`.*?`|\*\w[^*]*\w\*)", line)
+        parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
 def write_math(self, node: nodes.math) -> None:
     """Write a formula as MathML, which browsers and screen readers know without a script."""
     self.body.append(convert(node.astext(), display="block" if isinstance(node, nodes.math_block) else "inline"))
@@ -115,4 +149,6 @@ def setup(app: Sphinx) -> None:
     """Connect the functions of this file."""
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("source-read", prepare_source)
+    if "sphinx.ext.autodoc" in app.config.extensions:
+        app.connect("autodoc-process-docstring", escape_signs, priority=400)  # before napoleon
     app.connect("build-finished", write_front)

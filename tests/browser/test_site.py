@@ -71,6 +71,12 @@ def test_no_link_inside_the_site_is_broken(site):
     assert sorted(broken) == []
 
 
+@pytest.mark.parametrize("name", ["README", "notebooks/03_train_unet", "docs/data"])
+def test_terms_are_linked_to_the_glossary(site, name):
+    targets = Links(site / f"{name}.html").targets
+    assert [target for target in targets if "glossary.html#" in target]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_readable_on_a_phone_and_accessible(site, page, name):
     page.goto((site / f"{name}.html").as_uri())
