@@ -160,14 +160,8 @@ def save_metrics(
 
 
 def load_metrics(workspace: Workspace, notebook: str) -> dict:
-    """Read what `save_metrics` wrote; raises `DataError` where the notebook has not run in this workspace."""
-    path = metrics_path(workspace, notebook)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", f"run notebook {notebook} on cohort {workspace.cohort} first") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is damaged ({error})", f"run notebook {notebook} again") from error
+    """Read what `save_metrics` wrote."""
+    return json.loads(metrics_path(workspace, notebook).read_text(encoding="utf-8"))
 
 
 def metrics_path(workspace: Workspace, notebook: str) -> Path:

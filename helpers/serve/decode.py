@@ -47,14 +47,15 @@ EDGE = 1024
 """Voxels that a volume may have along one axis."""
 SHEAR = 0.1
 """Least volume of a voxel, as a share of the product of its edges: below it the axes of the grid nearly coincide."""
-GZIP = b"\x1f\x8b"
+GZIP, ZIP = b"\x1f\x8b", (b"PK\3\4", b"PK\5\6")
+"""How compressed files and zip archives begin; a tar begins with the name of its first file."""
 DAMAGED = (EOFError, OSError, ValueError, KeyError, IndexError, OverflowError, NotImplementedError, RuntimeError)
 DAMAGED += (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, tokenize.TokenError, SyntaxError)
 """What the libraries raise on damaged files; OSError includes that of gzip, and NumPy's headers are read as Python."""
 
 
 Member = tuple[str, bool, Callable[[], BinaryIO] | None]
-"""Name of an entry, whether it is a plain file or folder, and how to open it if it is a file."""
+"""Name of an entry, whether it is a plain file, and how to open it; None for a folder."""
 TOO_MANY = f"the archive has more than {MEMBERS} entries; send the four NIfTI files only"
 
 
@@ -235,15 +236,15 @@ def unpack(stream: BinaryIO, folder: Path, limits: Limits, *, endings: tuple[str
 
     Only the last part of a name counts. Raises `BadRequest` for what has no business in an honest archive, wanted or not.
     """
-    start = stream.read(2)
+    start = stream.read(4)
     stream.seek(0)
-    if start == GZIP:
+    if start.startswith(GZIP):
         with gzip.open(stream) as packed:
             tar = _Budget(limits.unpacked_mb).copy(packed, folder.with_name("archive.tar"))
         with tar.open("rb") as plain:
             _place_all(_tar_members(plain), folder, limits, endings)
     else:
-        _place_all(_zip_members(stream) if start == b"PK" else _tar_members(stream), folder, limits, endings)
+        _place_all(_zip_members(stream) if start in ZIP else _tar_members(stream), folder, limits, endings)
 
 
 def _zip_members(stream: BinaryIO) -> Iterator[Member]:
@@ -256,15 +257,18 @@ def _zip_members(stream: BinaryIO) -> Iterator[Member]:
             name = member.filename if member.flag_bits & 0x800 else _readable(member.filename.encode("cp437"))
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise BadRequest(400, f"{_short(name)} is compressed in a way other than deflate; pack the archive again")
-            regular = member.external_attr >> 28 in (0, 0o10, 0o4)
-            yield name, regular, None if name.endswith(("/", "\\")) else partial(archive.open, member)
+            yield (
+                name,
+                member.external_attr >> 28 in (0, 0o10),
+                None if name.endswith(("/", "\\")) else partial(archive.open, member),
+            )
 
 
 def _tar_members(stream: BinaryIO) -> Iterator[Member]:
     with tarfile.open(fileobj=_SmallReads(stream), mode="r:") as archive:
         for member in archive:
             name = _readable(member.name.encode("utf-8", "surrogateescape"))
-            regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) and not member.issparse()
+            regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
             yield name, regular, None if member.isdir() else partial(archive.extractfile, member)
 
 
@@ -287,11 +291,13 @@ def _place_all(members: Iterable[Member], folder: Path, limits: Limits, endings:
         parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]  # Windows programs write backslashes
         if count > MEMBERS:
             raise BadRequest(413, TOO_MANY)
+        if opened is None:
+            continue
         if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
             raise BadRequest(400, f"{_short(name)} leads out of the archive; use plain file names")
         if not regular:
             raise BadRequest(400, f"{_short(name)} is a link, a device or a sparse file; pack the files themselves")
-        if opened and parts[-1].lower().endswith(endings) and not parts[-1].startswith("."):
+        if parts[-1].lower().endswith(endings) and not parts[-1].startswith("."):
             with opened() as source:
                 _place(parts[-1], source, folder, budget)
 
@@ -334,4 +340,6 @@ def _short(name: str) -> str:
 
 def _without(folder: Path, sentence: str) -> str:
     """Take the folder, which means nothing to the caller, out of a sentence."""
-    return sentence.replace(f"{folder}/", "").replace(str(folder), "the request")
+    for path in (f"{folder}/", f"{folder.parent}/"):
+        sentence = sentence.replace(path, "")
+    return sentence.replace(str(folder), "the request")

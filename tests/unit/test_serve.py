@@ -170,6 +170,14 @@ def test_names_as_windows_and_people_write_them(client, case, expected, pattern,
     assert ask(client, tar_of(renamed(case, pattern)), GZIP, accept=JSON).json()["case"] == name
 
 
+def test_a_tar_may_begin_with_its_folder_or_with_a_name_that_begins_as_a_zip_does(client, case, expected):
+    body = tar_of(renamed(case, "PK_{}.nii.gz"), "w")
+    for content in (body, special_tar(tarfile.DIRTYPE, "./")[:512] + body):
+        answer = ask(client, content, TAR)
+        assert answer.status_code == 200, answer.text
+        same_labels(answer.content, expected)
+
+
 def test_the_images_are_checked_as_a_set(client, case):
     """The same image twice is refused; exchanged contrasts are answered with a warning."""
     files, arrays = files_of(case), arrays_of(case)

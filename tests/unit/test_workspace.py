@@ -1,9 +1,7 @@
 """Workspaces: where folders are, and metrics that survive the way to disk."""
 
-import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,16 +77,6 @@ def test_metrics_come_back_as_plain_numbers(tmp_path):
 def test_metrics_refuse_what_json_cannot_hold(tmp_path):
     with pytest.raises(TypeError, match="not list"):
         save_metrics(open_workspace("phantom", out=tmp_path), "01_explore_data", {"volumes": [1, 2]}, checkpoint=None)
-
-
-def test_missing_and_damaged_metrics_say_what_to_run(tmp_path):
-    workspace = open_workspace("phantom", out=tmp_path)
-    with pytest.raises(DataError, match="run notebook 03_train_unet"):
-        load_metrics(workspace, "03_train_unet")
-    path = save_metrics(workspace, "03_train_unet", {}, checkpoint=None)
-    Path(path).write_text(json.dumps({"numbers": {}})[:-3])
-    with pytest.raises(DataError, match="damaged"):
-        load_metrics(workspace, "03_train_unet")
 
 
 def test_an_error_has_a_problem_and_a_remedy_that_travel_between_processes():
