@@ -29,6 +29,13 @@ SERIES: tuple[str, ...] = ("01", "02", "03", "04")
 VIEWERS = "viewers"
 """Folder beside a notebook with the pages of its viewers: viewers/NOTEBOOK/1.html and so on."""
 
+LAUNCH = """import sys
+sys.path.remove("")
+sys.modules["rfc3987_syntax"] = None
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()
+"""
+"""As ipykernel_launcher, but without a grammar that jsonschema would build, for seconds, as soon as a cell imports MONAI."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NUMBER = r"-?\d+(?:\.\d+)?"
 RANGE = re.compile(rf"(?<![\w.-])({NUMBER})(?: \([^)]*\))?(?: to (\w+(?:\.\d+)?)| or more)")
@@ -52,7 +59,7 @@ class Kernel(AsyncKernelManager):
         environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": _python_path()}
         environment["SLICE_VIEWER_PAGES"] = self.viewers
         environment["KINETO_LOG_LEVEL"] = "99"  # else torch.profiler writes lines of its own into the notebook
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        command = [sys.executable, "-c", LAUNCH, "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
 
     async def start_kernel(self, **options: object) -> None:
