@@ -118,7 +118,7 @@ def test_help_and_wrong_commands_import_nothing_heavy():
 
 def test_every_command_has_a_module():
     folder = Path(cli.__file__).parent
-    assert {name for name in cli.COMMANDS if (folder / f"{name}.py").is_file()} == set(cli.COMMANDS)
+    assert {name for name in cli.COMMANDS if (folder / f"{name.replace('-', '_')}.py").is_file()} == set(cli.COMMANDS)
 
 
 def test_a_wrong_command_says_which_is_meant(capsys):

@@ -1,5 +1,6 @@
 """From files to a label map in the input's own grid, with a network whose answer is known."""
 
+import re
 from dataclasses import asdict, replace
 
 import nibabel as nib
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import scan_session
 from helpers.cli import main
 from helpers.data.cases import case_of_files, read_classes
 from helpers.data.nifti import write_volume
@@ -150,6 +152,28 @@ def test_command_with_a_folder_and_with_four_files(tmp_path, capsys):
         np.testing.assert_array_equal(nib.load(tmp_path / name).get_fdata(), nib.load(case.label).get_fdata())
 
 
+def test_command_with_a_raw_session_takes_the_label_map_back_to_its_series(tmp_path, capsys, monkeypatch):
+    case = known_case(tmp_path / "cohort", affine=LAS)
+    reference, out = nib.load(case.label), tmp_path / "out"
+
+    def prepare(folder, target, **numbers):
+        """What scan_session does, in its own tests: here the four images are a case already."""
+        assert folder == tmp_path and numbers == {"t1": "3", "t1ce": None, "t2": None, "flair": None}
+        grids = dict.fromkeys(MODALITIES, (reference.shape, reference.affine))
+        session = scan_session.Session(target, "t1ce", dict.fromkeys(MODALITIES, np.eye(4)), grids, {})
+        for modality, path in session.images.items():
+            write_volume(path, nib.load(case.images[modality].path).get_fdata().astype(np.int16), reference.affine)
+        return session
+
+    monkeypatch.setattr(scan_session, "prepare_session", prepare)
+    words = ["predict", "--raw", str(tmp_path), "--t1", "3", "--checkpoint", checkpoint(tmp_path), "--to", "flair", "--out"]
+    assert main([*words, str(out)]) == 0
+    np.testing.assert_array_equal(nib.load(out / "label_map_on_flair_grid.nii.gz").get_fdata(), reference.get_fdata())
+    assert re.search(r"TC [\d.]+ ml, WT .* ET .*for research, not for diagnosis", capsys.readouterr().out)
+    assert main([*words, str(tmp_path / "one.nii.gz")]) == 1
+    assert "give a folder to --out" in capsys.readouterr().err
+
+
 def test_command_with_a_cohort_goes_on_after_a_bad_case(tmp_path, capsys):
     for number in (1, 2, 3):
         known_case(tmp_path / "cohort", f"Case_{number:03}")
@@ -180,7 +204,7 @@ def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
         assert main(["predict", *files, *options]) == 1
         assert words in capsys.readouterr().err
     assert main(["predict", *options]) == 1
-    assert "give either CASE or --t1" in capsys.readouterr().err
+    assert "give CASE, or --t1" in capsys.readouterr().err
     assert not (tmp_path / "seg.nii.gz").exists()
 
 

@@ -285,6 +285,10 @@ def case_grid(fixed: sitk.Image, inside: sitk.Image) -> sitk.Image:
     return grid
 
 
+def _depth(mask: sitk.Image) -> sitk.Image:
+    return sitk.SignedMaurerDistanceMap(mask, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+
+
 def _write(
     session: Session, images: Mapping[str, sitk.Image], transforms: Mapping[str, sitk.Transform], inside: sitk.Image
 ) -> None:
@@ -293,8 +297,7 @@ def _write(
     for old in session.folder.glob("registration_of_*.png"):
         old.unlink()
     grid = case_grid(images[session.reference], inside)
-    depth = sitk.SignedMaurerDistanceMap(inside, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
-    mask = sitk.Resample(depth, grid, sitk.Transform(), sitk.sitkLinear, -1.0) > 0
+    mask = sitk.Resample(_depth(inside) - _depth(1 - inside), grid, sitk.Transform(), sitk.sitkLinear, -1.0) > 0
     moved = {}
     for modality, image in images.items():
         moved[modality] = sitk.Resample(image, grid, transforms[modality], sitk.sitkLinear, 0.0)

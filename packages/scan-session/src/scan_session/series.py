@@ -188,7 +188,7 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
 
 def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None) -> list[tuple[Path, pydicom.Dataset]]:
     """The images of the one patient and session, or of the study that was asked for."""
-    patients = {(str(header.get("PatientID", "")), str(header.get("PatientName", ""))) for _, header in headers}
+    patients = {str(header.get("PatientID") or header.get("PatientName", "")) for _, header in headers}
     if len(patients) > 1:
         problem = f"the folder holds images of {len(patients)} patients"
         raise SessionError(problem, "give a folder with one patient's images")

@@ -1,0 +1,125 @@
+"""A folder becomes a case: on one grid, with a record and a page that know nobody's name, or a sentence that says why not."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import TIMING, save, slices
+
+from scan_session import SessionError, brain, load_session, prepare_session
+from scan_session.grid import image_of, write_nifti
+
+SHIFT = np.array([12.0, -9.0, 7.0])
+
+
+@pytest.fixture(autouse=True)
+def rough(monkeypatch):
+    """What is not 0 is brain in these heads: deepbet's network knows nothing of ellipsoids."""
+    monkeypatch.setattr(brain, "rough_brain", lambda image: image > 100)
+
+
+def moved(headers):
+    for header in headers:
+        header.ImagePositionPatient = (np.array(header.ImagePositionPatient) + SHIFT).tolist()
+    return headers
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A prepared session, its folder, what was said, and the mask: the FLAIR lies elsewhere by its header."""
+    folder, said = tmp_path_factory.mktemp("scanner"), []
+    for number, kind in enumerate(TIMING, 2):
+        headers = slices(kind, number=number, SeriesDescription=f"Doe {kind}", PatientBirthDate="19500101", PatientID="ID-4711")
+        save(moved(headers) if kind == "flair" else headers, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brain, "rough_brain", lambda image: image > 100)
+        session = prepare_session(folder, tmp_path_factory.mktemp("out") / "case", say=said.append)
+    return session, folder, said
+
+
+def test_the_case_has_one_grid_of_1_mm_and_is_0_outside_the_brain(prepared):
+    session, _, _ = prepared
+    assert session.reference == "t1ce" and list(session.images) == list(TIMING)
+    images = {name: nib.load(path) for name, path in session.images.items()}
+    mask = nib.load(session.mask)
+    assert mask.header.get_zooms() == pytest.approx((1, 1, 1))
+    assert all(one.shape == mask.shape and np.allclose(one.affine, mask.affine) for one in images.values())
+    assert all(not np.any(one.get_fdata()[mask.get_fdata() == 0]) for one in images.values())
+    assert mask.get_fdata().sum() == pytest.approx(4 / 3 * np.pi * 80 * 65 * 36, rel=0.06)
+    assert np.corrcoef(*(images[name].get_fdata()[mask.get_fdata() > 0] for name in ("t1ce", "flair")))[0, 1] > 0.98
+
+
+def test_a_series_that_lies_elsewhere_is_registered_and_the_others_are_left_alone(prepared):
+    session, _, _ = prepared
+    measures = session.measures
+    assert [measures[name]["role"] for name in TIMING] == [
+        "registered already",
+        "reference",
+        "registered already",
+        "registered",
+    ]
+    assert measures["flair"]["shift_mm"] == pytest.approx(np.linalg.norm(SHIFT), abs=1)
+    assert measures["flair"]["information_after"] > measures["flair"]["information_before"]
+    assert session.matrices["flair"][:3, 3] == pytest.approx(SHIFT * [-1, -1, 1], abs=4)
+
+
+def test_nobodys_name_reaches_record_page_or_message(prepared):
+    session, folder, said = prepared
+    texts = [(session.folder / "session.json").read_text(), session.page.read_text(), *said]
+    for word in ("Doe", "4711", "1950", "1999", "1.2.3", str(folder)):
+        assert not any(word in text for text in texts), word
+    for path in session.folder.rglob("*.nii.gz"):
+        header = bytes(nib.load(path).header.binaryblock)
+        assert b"Doe" not in header and b"4711" not in header
+    assert "This page contains" in session.page.read_text()
+
+
+def test_a_session_is_loaded_again_with_its_source(prepared, tmp_path):
+    session, folder, _ = prepared
+    again = load_session(session.folder)
+    assert not again.series and again.reference == "t1ce"
+    assert all(np.allclose(again.matrices[name], session.matrices[name], atol=1e-6) for name in TIMING)
+    assert len(load_session(session.folder, folder).series["flair"].files) == 16
+    save(slices("t1", number=2), tmp_path)
+    with pytest.raises(SessionError, match="is not the folder that"):
+        load_session(session.folder, tmp_path)
+
+
+def test_what_is_missing_is_said_with_what_was_found(tmp_path):
+    for number, kind in enumerate(("t1", "t1ce", "flair"), 1):
+        save(slices(kind, number=number), tmp_path / "raw")
+    save(slices("t2", number=9, SeriesDescription="ADC"), tmp_path / "raw")
+    with pytest.raises(SessionError) as caught:
+        prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
+    assert "there is no T2 (found: T1 is series 1" in str(caught.value)
+    assert "series 9 (ADC) is diffusion by its description" in str(caught.value) and "--t2 NUMBER" in str(caught.value)
+    with pytest.raises(SessionError, match="give --out another folder"):
+        prepare_session(tmp_path / "raw", tmp_path / "raw" / "case")
+
+
+def test_a_failed_registration_is_an_error_with_a_picture_and_no_case(tmp_path):
+    for number, kind in enumerate(TIMING, 1):
+        save(slices(kind, number=number, **({"PixelSpacing": [2.6, 2.6]} if kind == "t2" else {})), tmp_path / "raw")
+    with pytest.raises(SessionError, match=r"the T2 .*registration_of_t2.png.*same head") as caught:
+        prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
+    assert [path.name for path in (tmp_path / "case").iterdir()] == ["registration_of_t2.png"]
+    assert caught.value.exit_status == 1 and caught.value.picture.stat().st_size > 5000
+
+
+def test_a_stripped_image_is_recognised_by_its_background():
+    x, y, z = np.indices((40, 40, 40)) - 19.5
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    inside = image_of((radius < 12).astype(np.uint8), np.diag([4.0, 4, 4, 1]))
+    stripped = image_of(np.where(radius < 12, 300 + x, 0.02).astype(np.float32), np.diag([4.0, 4, 4, 1]))
+    head = image_of(np.where(radius < 17, 300 + x, 0).astype(np.float32), np.diag([4.0, 4, 4, 1]))
+    assert sitk.GetArrayFromImage(brain.stripped_mask(stripped, inside)).sum() == (radius < 12).sum()
+    assert brain.stripped_mask(head, inside) is None
+
+
+def test_a_mask_of_ones_own_must_lie_on_the_reference(tmp_path):
+    image = image_of(np.ones((20, 20, 20), np.float32), np.diag([4.0, 4, 4, 1]))
+    far = np.diag([4.0, 4, 4, 1])
+    far[:3, 3] = 900
+    path = write_nifti(tmp_path / "mask.nii.gz", image_of(np.ones((20, 20, 20), np.uint8), far))
+    with pytest.raises(SessionError, match="lies outside the reference image"):
+        brain.read_mask(path, image)

@@ -1,0 +1,107 @@
+"""Which series is which: words of nine languages, timing, several candidates, and what the images themselves say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from scan_session import Series, SessionError
+from scan_session.grid import image_of
+from scan_session.recognise import assign_by_contrast, choose, recognise, which_enhances
+
+FILE = (Path("IM1"),)
+
+
+def header(number="1", spacing=(1.0, 1.0, 1.0), **facts) -> Series:
+    return Series(str(number), f"series {number}", FILE, (200, 200, 150), spacing, facts)
+
+
+@pytest.mark.parametrize(
+    ("description", "modality"),
+    [
+        ("t1_mprage_sag_p2_iso", "t1"),
+        ("AX T1 POST GD", "t1ce"),
+        ("T1 SE tra +KM", "t1ce"),
+        ("t1_tse_tra nach KM", "t1ce"),
+        ("T1 nativ", "t1"),
+        ("T1 ohne Kontrastmittel", "t1"),
+        ("3D T1 après injection", "t1ce"),
+        ("T1 sans injection", "t1"),
+        ("T1 AX dopo mdc", "t1ce"),
+        ("T1 sin contraste", "t1"),
+        ("T1 con contraste", "t1ce"),
+        ("T1 с контрастом", "t1ce"),
+        ("T1 без контраста", "t1"),
+        ("T1 增强", "t1ce"),
+        ("T1 平扫", "t1"),
+        ("T1 조영증강", "t1ce"),
+        ("AX T1+C", "t1ce"),
+        ("T1 pre contrast", "t1"),
+        ("T1 non FS post Gd", "t1ce"),
+        ("AX BRAVO +C", "t1ce"),
+        ("t2_tse_tra", "t2"),
+        ("T2 SPACE", "t2"),
+        ("t2_tirm_tra_dark-fluid", "flair"),
+        ("Sag CUBE FLAIR", "flair"),
+        ("AX T2 FLAIR FS", "flair"),
+        ("AX T1 FLAIR", "t1"),
+    ],
+)
+def test_words_say_what_the_timing_does_not(description, modality):
+    assert recognise([header(Description=description)])[0].modality == modality
+
+
+@pytest.mark.parametrize(
+    ("repetition", "echo", "inversion", "modality"),
+    [(2000, 3, 900, "t1"), (550, 12, None, "t1"), (3200, 400, None, "t2"), (5000, 390, 1800, "flair"), (2500, 10, 860, "t1")],
+)
+def test_timing_says_what_it_is_whatever_it_is_called(repetition, echo, inversion, modality):
+    facts = {"RepetitionTime": repetition, "EchoTime": echo, "InversionTime": inversion}
+    (series,) = recognise([header(Description="head routine", **{key: value for key, value in facts.items() if value})])
+    assert series.modality == modality
+
+
+def test_timing_counts_more_than_a_wrong_description():
+    (series,) = recognise([header(Description="T2 FLAIR", RepetitionTime=500, EchoTime=10)])
+    assert series.modality == "t1" and "the timing counts" in series.warnings[0]
+
+
+def test_the_finest_of_several_is_taken_and_said():
+    thick = header(2, (0.5, 0.5, 6), Description="T2")
+    fine, again = header(3, (0.9, 0.9, 1), Description="T2 SPACE"), header(9, (0.9, 0.9, 1), Description="T2 SPACE")
+    derived = header(4, (0.5, 0.5, 0.5), Description="T2", ImageType=("DERIVED", "SECONDARY"))
+    taken, left, notes = choose(recognise([thick, derived, again, fine]), {})
+    assert taken["t2"].number == "3" and {one.number for one in left} == {"2", "4", "9"}
+    assert notes == ["4 series are T2; took series 3, the finest"]
+    assert all("is another T2" in one.reason for one in left)
+    taken, _, _ = choose(recognise([thick, fine]), {"t2": "2"})
+    assert taken["t2"].number == "2" and taken["t2"].reason == "T2: as you said"
+    with pytest.raises(SessionError, match="there is no series 8 for --t2"):
+        choose(recognise([thick, fine]), {"t2": "8"})
+
+
+@pytest.fixture(scope="module")
+def contrasts():
+    """T1, T1ce, T2 and FLAIR of one brain with a tumour, aligned, and the brain's mask."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(32, 36, 30)), 2.5)
+    tissue = np.digitize(noise, np.quantile(noise, [0.45, 0.9]))
+    x, y, z = np.indices(noise.shape)
+    tumour = (x - 20) ** 2 + (y - 22) ** 2 + (z - 15) ** 2 < 14
+    mask = ((x - 15.5) / 14) ** 2 + ((y - 17.5) / 16) ** 2 + ((z - 14.5) / 13) ** 2 < 1
+    values = {"t1": (110, 80, 30), "t1ce": (112, 84, 32), "t2": (70, 95, 220), "flair": (85, 105, 20)}
+    images = {name: np.array(levels, float)[tissue] for name, levels in values.items()}
+    for name, level in (("t1", 60), ("t1ce", 230), ("t2", 150), ("flair", 170)):
+        images[name][tumour] = level
+    affine = np.diag([5.0, 5, 5, 1])
+    return {name: image_of((one * mask).astype(np.float32), affine) for name, one in images.items()}, image_of(
+        mask.astype(np.uint8), affine
+    )
+
+
+def test_the_images_say_which_is_which(contrasts):
+    images, mask = contrasts
+    order = ["flair", "t1ce", "t2", "t1"]
+    assert assign_by_contrast([images[name] for name in order], mask) == order
+    assert which_enhances(images["t1"], images["t1ce"], mask) == 1
+    assert which_enhances(images["t1ce"], images["t1"], mask) == 0
