@@ -7,7 +7,6 @@ import pytest
 from scipy import ndimage
 
 from scan_session import Series, SessionError
-from scan_session.grid import image_of
 from scan_session.recognise import assign_by_contrast, choose, recognise, which_enhances
 
 FILE = (Path("IM1"),)
@@ -83,7 +82,7 @@ def test_the_finest_of_several_is_taken_and_said():
 
 @pytest.fixture(scope="module")
 def contrasts():
-    """T1, T1ce, T2 and FLAIR of one brain with a tumour, aligned, and the brain's mask."""
+    """Aligned voxels in T1, T1ce, T2 and FLAIR of one brain with a tumour."""
     noise = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(32, 36, 30)), 2.5)
     tissue = np.digitize(noise, np.quantile(noise, [0.45, 0.9]))
     x, y, z = np.indices(noise.shape)
@@ -93,15 +92,13 @@ def contrasts():
     images = {name: np.array(levels, float)[tissue] for name, levels in values.items()}
     for name, level in (("t1", 60), ("t1ce", 230), ("t2", 150), ("flair", 170)):
         images[name][tumour] = level
-    affine = np.diag([5.0, 5, 5, 1])
-    return {name: image_of((one * mask).astype(np.float32), affine) for name, one in images.items()}, image_of(
-        mask.astype(np.uint8), affine
-    )
+    return {name: one[mask] for name, one in images.items()}
 
 
 def test_the_images_say_which_is_which(contrasts):
-    images, mask = contrasts
     order = ["flair", "t1ce", "t2", "t1"]
-    assert assign_by_contrast([images[name] for name in order], mask) == order
-    assert which_enhances(images["t1"], images["t1ce"], mask) == 1
-    assert which_enhances(images["t1ce"], images["t1"], mask) == 0
+    assert assign_by_contrast([contrasts[name] for name in order]) == order
+    assert which_enhances(contrasts["t1"], contrasts["t1ce"]) == 1
+    assert which_enhances(contrasts["t1ce"], contrasts["t1"]) == 0
+    with pytest.raises(SessionError, match="does not tell which is which"):
+        assign_by_contrast([contrasts["t1"]] * 4)

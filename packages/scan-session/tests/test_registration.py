@@ -11,25 +11,24 @@ from scan_session.grid import affine_of, array_of, image_of, matrix_of, transfor
 
 @pytest.fixture(scope="module")
 def head() -> sitk.Image:
-    """A lopsided head of 3 mm: a bright rim, grey and dark lumps inside."""
+    """A lopsided head of 5 mm: a bright rim, grey and dark lumps inside."""
     generator = np.random.default_rng(1)
-    lumps = ndimage.gaussian_filter(generator.normal(size=(64, 72, 60)), 4)
-    x, y, z = np.indices(lumps.shape) - np.reshape([31.5, 35.5, 29.5], (3, 1, 1, 1))
-    radius = np.sqrt((x / 25) ** 2 + (y / 31) ** 2 + ((z + 0.15 * y) / 24) ** 2)
+    lumps = ndimage.gaussian_filter(generator.normal(size=(38, 44, 36)), 2.4)
+    x, y, z = np.indices(lumps.shape) - np.reshape([18.5, 21.5, 17.5], (3, 1, 1, 1))
+    radius = np.sqrt((x / 15) ** 2 + (y / 18) ** 2 + ((z + 0.15 * y) / 14) ** 2)
     values = np.where(radius < 0.85, 300 + 4000 * lumps, np.where(radius < 1, 800, 0)).clip(0, 2000)
-    return image_of(values.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
+    return image_of(values.astype(np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
 
 
-@pytest.mark.parametrize(("angles", "shift"), [((0, 0, 0), (0, 0, 0)), ((12, -8, 20), (30, -25, 40))], ids=["still", "far"])
-def test_a_movement_is_found_again(head, angles, shift):
+def test_a_movement_is_found_again_from_far_away(head):
     moved = sitk.Euler3DTransform()
-    moved.SetRotation(*np.deg2rad(angles).tolist())
-    moved.SetTranslation([float(step) for step in shift])
+    moved.SetRotation(*np.deg2rad((12, -8, 20)).tolist())
+    moved.SetTranslation([30.0, -25.0, 40.0])
     other = image_of(1000 - array_of(head) * (array_of(head) > 0), matrix_of(moved) @ affine_of(head))
     found = register(head, other)
-    points = np.argwhere(array_of(head) > 0)[::500] * [3.0, 3.0, 3.0] * [-1, -1, 1]
+    points = np.argwhere(array_of(head) > 0)[::100] * [5.0, 5.0, 5.0] * [-1, -1, 1]
     errors = [np.linalg.norm(np.subtract(found.transform.TransformPoint(p), moved.TransformPoint(p))) for p in points.tolist()]
-    assert np.mean(errors) < 0.5
+    assert np.mean(errors) < 1.5
     assert found.information_after > 0.5
 
 

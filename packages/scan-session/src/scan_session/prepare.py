@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from scan_session import brain, page
 from scan_session.errors import SessionError
 from scan_session.grid import affine_of, array_of, matrix_of, write_nifti
-from scan_session.recognise import NAMES, assign_by_contrast, choose, which_enhances
+from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, which_enhances
 from scan_session.registration import Registration, information, register
 from scan_session.series import MODALITIES, Series, find_series
 
@@ -177,20 +177,18 @@ def _resolve(found: list[Series], overrides: Mapping[str, str | None], say: Call
     good = [one for one in found if not one.fault]
     unknown = [one for one in good if one.modality is None]
     plain = [one for one in good if one.modality == "t1"]
-    kinds: dict[str, str] = {}
     if any(overrides.values()):
         return found
-    if len(unknown) == len(good) == 4:
-        images = [one.read() for one in unknown]
-        kinds = dict(
-            zip((one.number for one in unknown), assign_by_contrast(images, brain.rough_brain(images[0])), strict=True)
-        )
-    elif len(plain) == 2 and not any(one.modality == "t1ce" for one in good):
-        images = [one.read() for one in plain]
-        bright = plain[which_enhances(*images, brain.rough_brain(images[0]))]
-        kinds = {bright.number: "t1ce"}
-    if kinds:
-        say("the images' contrast decided what the headers or names do not say; check the page")
+    asked = unknown if len(unknown) == len(good) == 4 else plain
+    if asked is plain and (len(plain) != 2 or any(one.modality == "t1ce" for one in good)):
+        return found
+    images = [one.read() for one in asked]
+    voxels = aligned(images, brain.rough_brain(images[0]))
+    if asked is plain:
+        kinds = {plain[which_enhances(*voxels)].number: "t1ce"}
+    else:
+        kinds = dict(zip((one.number for one in unknown), assign_by_contrast(voxels), strict=True))
+    say("the images' contrast decided what the headers or names do not say; check the page")
     by_contrast = {number: f"{NAMES[kind]} by the contrast of its image" for number, kind in kinds.items()}
     return [replace(one, modality=kinds[one.number], reason=by_contrast[one.number]) if one.number in kinds and not one.fault
             else one for one in found]  # fmt: skip

@@ -76,43 +76,39 @@ def choose(series: Sequence[Series], overrides: Mapping[str, str | None]) -> tup
     return taken, left, notes
 
 
-def assign_by_contrast(images: Sequence[sitk.Image], mask: sitk.Image) -> list[str]:
-    """Say which of four images of one head, which only have each other, is T1, T1ce, T2 and FLAIR.
-
-    T1 and T1ce order the brain's voxels alike, and so, less so, do T2 and FLAIR. The pair with the longer bright tail is the
-    second. Fluid is bright in T2 alone, so T2 goes against T1; the contrast agent gives T1ce the tail that T1 has not.
-    Raises `SessionError` if no pairing stands out. `mask` is the brain in the first image.
-    """
-    values = _voxels(images, mask)
-    ranks = np.corrcoef([rankdata(one) for one in values])
-    pairings = sorted(((0, other), tuple({1, 2, 3} - {other})) for other in (1, 2, 3))
-    scored = sorted(((sum(ranks[pair] for pair in pairing), pairing) for pairing in pairings), reverse=True)
-    if scored[0][0] - scored[1][0] < 0.1:
-        raise SessionError("the contrast of the images does not tell which is which", "say so: --t1 --t1ce --t2 --flair")
-    tails = [np.percentile(one, 97) / np.percentile(one, 50) for one in values]
-    ones, twos = sorted(scored[0][1], key=lambda pair: max(tails[index] for index in pair))
-    t2, flair = sorted(twos, key=lambda index: ranks[index, list(ones)].sum())
-    t1, t1ce = ones if _enhancement(values[ones[0]], values[ones[1]]) > 0 else ones[::-1]
-    names = {t1: "t1", t1ce: "t1ce", t2: "t2", flair: "flair"}
-    return [names[index] for index in range(4)]
-
-
-def which_enhances(first: sitk.Image, second: sitk.Image, mask: sitk.Image) -> int:
-    """Say which of two T1 images of one head has the contrast agent, 0 or 1."""
-    return int(_enhancement(*_voxels([first, second], mask)) > 0)
-
-
-def _voxels(images: Sequence[sitk.Image], mask: sitk.Image) -> list[np.ndarray]:
+def aligned(images: Sequence[sitk.Image], mask: sitk.Image) -> list[np.ndarray]:
+    """Voxels of several images of one head, registered to the first, inside its brain."""
     first, *others = images
     moved = [first, *(sitk.Resample(one, first, register(first, one, mask).transform) for one in others)]
     inside = array_of(mask) > 0
     return [array_of(one)[inside] for one in moved]
 
 
-def _enhancement(before: np.ndarray, after: np.ndarray) -> float:
-    low, middle = np.percentile([before, after], (5, 50), axis=1)
-    scaled = [(one - low[index]) / (middle[index] - low[index] + 1e-6) for index, one in enumerate((before, after))]
-    return float(skew(np.subtract(scaled[1], scaled[0])))
+def assign_by_contrast(voxels: Sequence[np.ndarray]) -> list[str]:
+    """Say which of four images, of which nothing else is known, is T1, T1ce, T2 and FLAIR, from their `aligned` voxels.
+
+    T1 and T1ce order the brain's voxels alike, and so, less so, do T2 and FLAIR. The pair with the longer bright tail is the
+    second. Fluid is bright in T2 alone, so T2 goes against T1; the contrast agent gives T1ce the tail that T1 has not.
+    Raises `SessionError` if no pairing stands out.
+    """
+    ranks = np.corrcoef([rankdata(one) for one in voxels])
+    pairings = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]
+    likest, second, _ = sorted(pairings, key=lambda pairing: -sum(ranks[pair] for pair in pairing))
+    if sum(ranks[pair] for pair in likest) - sum(ranks[pair] for pair in second) < 0.1:
+        raise SessionError("the contrast of the images does not tell which is which", "say so: --t1 --t1ce --t2 --flair")
+    tails = [np.percentile(one, 97) / np.percentile(one, 50) for one in voxels]
+    ones, twos = sorted(likest, key=lambda pair: max(tails[index] for index in pair))
+    t2, flair = sorted(twos, key=lambda index: ranks[index, list(ones)].sum())
+    enhanced = ones[which_enhances(*(voxels[index] for index in ones))]
+    names = {t2: "t2", flair: "flair", enhanced: "t1ce"}
+    return [names.get(index, "t1") for index in range(4)]
+
+
+def which_enhances(first: np.ndarray, second: np.ndarray) -> int:
+    """Say which of two T1 images of one head has the contrast agent, 0 or 1, from their `aligned` voxels."""
+    low, middle = np.percentile([first, second], (5, 50), axis=1)
+    before, after = ((one - low[index]) / (middle[index] - low[index] + 1e-6) for index, one in enumerate((first, second)))
+    return int(skew(after - before) > 0)
 
 
 def _plain(text: str) -> str:
