@@ -18,7 +18,7 @@ ANGLES = np.deg2rad(15)
 """Start rotations, each way about each axis; the coarse search covers what lies between and beyond."""
 KEPT = 3
 """Starts that are followed."""
-SAMPLES = 30_000
+SAMPLES = 60_000
 """Voxels that one step of the optimiser looks at."""
 
 
