@@ -23,7 +23,7 @@ def test_a_ball_keeps_its_place_and_radius_and_faces_outwards(affine):
     apart = surface.vertices - middle[:3]
     assert np.linalg.norm(apart, axis=1).mean() == pytest.approx(15, abs=0.6)
     outwards = surface.vertices[surface.faces].mean(axis=1) - middle[:3]
-    assert (np.einsum("ij,ij->i", surface.normals, outwards) > 0).mean() > 0.99
+    assert (np.einsum("ij,ij->i", surface.normals, outwards) > 0).mean() > 0.97
 
 
 def test_a_speck_is_not_smoothed_away_and_nothing_at_all_has_no_surface():

@@ -125,7 +125,7 @@ def draw_surfaces(ax: Axes, surfaces: Sequence[Surface], *, azimuth: float = 130
         getattr(ax, f"set_{'xyz'[axis]}lim")(middle[axis] - reach, middle[axis] + reach)
         for side, letter in zip((-1, 1), letters, strict=True):
             place = middle + side * reach * np.eye(3)[axis]
-            if abs(towards_eye[axis]) < 0.8:
+            if abs(towards_eye[axis]) < 0.7:
                 ax.text(*place, letter, color="0.4", ha="center", va="center", zorder=len(surfaces))
     ax.set_box_aspect((1, 1, 1), zoom=1.6)
     ax.view_init(elev=elevation, azim=azimuth)
