@@ -1,96 +1,110 @@
-"""Fine-tuning on few real cases against training on them from scratch: ``python -m benchmarks.fine_tuning --cases FOLDER``.
+"""Learning curves of fine-tuning on few patients: ``python -m benchmarks.fine_tuning --cases FOLDER --out CSV``.
 
-Each usable case of the folder is the test case once; the others, in an order of their own, are what is learnt from. Nothing is
-chosen by the test case: every training has the same number of steps and its last weights are scored, on the prepared grid.
+Each usable case of the folder is the test case once; one, two or four of the others, in an order of their own, are learnt
+from: alone, or with a patch of a phantom beside every patch of a patient. Nothing is chosen by the test case: the learning
+rate is constant, an exponential moving average (EMA) of the weights is kept, and it is scored after every number of steps, on
+the prepared grid.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from helpers.data.cases import discover
 from helpers.data.checks import check_cohort
 from helpers.data.patches import training_transforms
+from helpers.data.phantoms import PhantomStream, StreamSettings
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import segment_prepared
-from helpers.models.checkpoints import ModelCard, load_released
-from helpers.models.networks import build_network, channels_last
+from helpers.evaluation.statistics import bootstrap_interval
+from helpers.models.checkpoints import ModelCard, load_checkpoint, load_released
+from helpers.models.networks import channels_last
 from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.data import PatchDataset
 from helpers.training.loss import RegionLoss
 
-RATES = {"released": 2e-4, "scratch": 3e-3}
-"""Highest learning rate by where the training starts: what has been learnt is to be moved, not to be overwritten."""
-SEED = 2021
+RATE, SEED, DECAY = 2e-4, 2021, 0.98
+"""Learning rate: what has been learnt is to be moved, not to be overwritten; seed of the patches; decay of the EMA."""
 
 
-def fine_tune(network: nn.Module, card: ModelCard, training: Sequence[Path], *, steps: int, patch: int, rate: float) -> None:
-    """Train a network in place on patches of prepared cases; the learning rate falls in a straight line to 0."""
-    edges = (patch,) * 3
-    transforms = training_transforms(edges, mirrors=card.tta_axes)
-    patches = PatchDataset(training, patch=edges, count=2 * steps, seed=SEED, transforms=transforms)
-    optimiser, loss = torch.optim.AdamW(network.parameters(), lr=rate), RegionLoss()
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
-    network.train()
-    for sample in DataLoader(patches, batch_size=2):
+def fine_tune(
+    network: nn.Module, card: ModelCard, training: Sequence[Path], *, marks: Sequence[int], mixed: bool
+) -> Iterator[tuple[int, nn.Module]]:
+    """Train a copy of a network on prepared cases and yield its averaged weights after each number of steps in `marks`."""
+    learner, steps = copy.deepcopy(network).train(), max(marks)
+    changes = training_transforms(card.patch, flip_axes=card.tta_axes)
+    sources = [PatchDataset(training, patch=card.patch, count=2 * steps, seed=SEED, transforms=changes)]
+    if mixed:
+        settings = StreamSettings(int(card.spacing[0]), SEED)
+        sources.append(PhantomStream(settings, patch=card.patch, count=steps, batch=1, transforms=changes))
+    optimiser, loss = torch.optim.AdamW(learner.parameters(), lr=RATE), RegionLoss()
+    ema = AveragedModel(learner, avg_fn=get_ema_avg_fn(DECAY))
+    for step in range(steps):
+        samples = [source[step] for source in sources] if mixed else [sources[0][2 * step], sources[0][2 * step + 1]]
+        image, regions = (torch.stack([sample[name] for sample in samples]) for name in ("image", "regions"))
         optimiser.zero_grad()
-        loss(network(channels_last(sample["image"])), sample["regions"]).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        loss(learner(channels_last(image)), regions).backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
-    network.eval()
+        ema.update_parameters(learner)
+        if step + 1 in marks:
+            yield step + 1, ema.module.eval()
 
 
-def score(network: nn.Module, card: ModelCard, path: Path, start: str, count: int) -> list[dict]:
+def score(network: nn.Module, card: ModelCard, path: Path) -> dict[str, float]:
     """Dice by region of one prepared case, after the post-processing of the card."""
     case = open_prepared(path).load()
     masks, truths = (classes_to_regions(each) for each in (segment_prepared(network, card, case.image), case.classes))
-    shared = {"start": start, "cases": count, "case": case.identifier}
-    return [{**shared, "region": region, "dice": dice(*pair)} for region, *pair in zip(REGIONS, masks, truths, strict=True)]
+    return {region: dice(*pair) for region, *pair in zip(REGIONS, masks, truths, strict=True)}
 
 
 def main() -> None:
     """Train, score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="folder of cases with references")
+    parser.add_argument("--out", type=Path, required=True, help="table of every score, written after every training")
+    parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4], help="how many cases to learn from")
-    parser.add_argument("--steps", type=int, default=60, help="optimiser steps of every training")
-    parser.add_argument("--patch", type=int, default=48, help="edge of a patch in voxels")
+    parser.add_argument("--marks", type=int, nargs="+", default=[25, 50, 100, 200, 400], help="steps after which to score")
     arguments = parser.parse_args()
-    network, card = load_released()
+    network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
     cases = check_cohort(discover(arguments.cases), progress=False).usable
-    rows, began = [], time.perf_counter()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare_cohort(cases, Path(folder), PreprocessSettings(**card.preprocessing)).paths
         for number, test in enumerate(prepared):
             others = [path for name, path in prepared.items() if name != test]
             training = [others[place] for place in np.random.default_rng(number).permutation(len(others))]
-            rows += score(network, card, prepared[test], "released", 0)
-            for size in arguments.sizes:
-                for start, rate in RATES.items():
-                    torch.manual_seed(SEED)
-                    learner = copy.deepcopy(network) if start == "released" else build_network(card.network, **card.arguments)
-                    options = {"steps": arguments.steps, "patch": arguments.patch, "rate": rate}
-                    fine_tune(learner, card, training[:size], **options)
-                    rows += score(learner, card, prepared[test], start, size)
-            print(f"{test} scored after {time.perf_counter() - began:.0f} s", flush=True)
-    table = pd.DataFrame(rows).pivot_table(index=["start", "cases"], columns="region", values="dice")[list(REGIONS)]
-    table["mean"] = table.mean(axis=1)
-    print(f"\nmean Dice over {len(prepared)} test cases, {arguments.steps} steps of 2 patches of {arguments.patch}^3\n")
-    print(table.round(3).to_string())
+            rows.append({"cases": 0, "mixed": False, "step": 0, "case": test, **score(network, card, prepared[test])})
+            for size, mixed in itertools.product(arguments.sizes, (False, True)):
+                for step, learner in fine_tune(network, card, training[:size], marks=arguments.marks, mixed=mixed):
+                    found = score(learner, card, prepared[test])
+                    rows.append({"cases": size, "mixed": mixed, "step": step, "case": test, **found})
+                pd.DataFrame(rows).to_csv(arguments.out, index=False)
+    table, gains = pd.DataFrame(rows), []
+    before = table[table["step"] == 0].set_index("case")
+    for (size, mixed, step), part in table[table["step"] > 0].groupby(["cases", "mixed", "step"]):
+        gain = part.set_index("case")[list(REGIONS)] - before[list(REGIONS)]
+        row = {"cases": size, "mixed": mixed, "step": step}
+        for region in REGIONS:
+            found = bootstrap_interval(list(gain[region]))
+            row[region] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        gains.append(row)
+    print(before[list(REGIONS)].mean().round(3).to_dict(), "before; gain in Dice after:")
+    print(pd.DataFrame(gains).to_string(index=False))
 
 
 if __name__ == "__main__":
