@@ -25,7 +25,7 @@ from helpers.models.checkpoints import card_path, load_checkpoint
 from helpers.regions import ET
 
 SENSITIVITY = 0.95
-EACH = 14
+EACH = 8
 """Phantoms of every kind."""
 
 

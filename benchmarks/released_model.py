@@ -1,6 +1,6 @@
 """Scores of a released model, the tables of MODEL_CARD.md: ``python -m benchmarks.released_model --phantoms FOLDER``.
 
-The protocol is fixed: twelve phantoms of every kind that no training has seen, on the grid of the network, by kind and all
+The protocol is fixed: ten phantoms of every kind that no training has seen, on the grid of the network, by kind and all
 together. A folder of patients (``--cases``) is a table apart: each is segmented from its files and scored in its own grid.
 By the rule of BraTS a case without enhancing tumour scores ET 1 or 0, so ET is also given without such cases.
 """
@@ -28,7 +28,7 @@ from helpers.evaluation.statistics import bootstrap_interval
 from helpers.models.checkpoints import load_checkpoint, load_ensemble, load_released
 from helpers.regions import REGIONS
 
-EACH, FIRST = 12, 10_000
+EACH, FIRST = 10, 10_000
 """Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the decision on enhancement."""
 FITTED = 20_000
 KINDS = {

@@ -80,8 +80,8 @@ class Recipe:
 
 
 RECIPES = {
-    "unet": Recipe("unet", 3600, 3e-3, (80, 96, 80), {"channels": (32, 64, 128, 256)}),
-    "swin_unetr": Recipe("swin_unetr", 900, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
+    "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (32, 64, 128, 256)}),
+    "swin_unetr": Recipe("swin_unetr", 700, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
 }
 
 
