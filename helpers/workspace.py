@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +37,18 @@ class DataError(ValueError):
 def printable(text: str) -> str:
     """Replace what came from a file name that is not UTF-8 by its bytes as %e4, so that the text can be printed and saved."""
     return "".join(f"%{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else sign for sign in text)
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Let an import find modules absent that are optional to it and would take long; afterwards they can be imported."""
+    absent = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(absent)  # None is what Python itself takes for a module that cannot be imported
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ COMMANDS: dict[str, str] = {
     "convert": "write a cohort in the dataset format of another tool",
     "prepare-session": "turn raw series of one session, DICOM or NIfTI, into a case",
     "preprocess": "turn a cohort into prepared cases",
-    "networks": "print how large each network is, and measure the memory of its training",
+    "networks": "print how large each network is",
     "profile": "measure where the time of a network's training goes",
     "train": "train a network",
     "crossvalidate": "train a network on every fold, choose the post-processing out of fold, score the ensemble",

@@ -1,21 +1,20 @@
-"""Networks, checkpoints and attention.
+"""Networks and checkpoints.
 
-`import monai` imports all of its subpackages with everything optional that it finds: in seconds, most of them for what this
-package never asks of MONAI. So modules that are optional to MONAI are declared absent (`None` in `sys.modules`) for that one
-import, and can be imported afterwards: everywhere a grammar for international addresses, which jsonschema builds, and the
-MLflow client; in a command (``python -m helpers``), where MONAI neither plots nor reads tables, all of `OPTIONAL`.
+`import monai` imports all of its subpackages with everything optional that it finds: seconds, mostly for what this package
+never asks of MONAI. Everywhere it does without a grammar for international addresses, which jsonschema builds, and the MLflow
+client; in a command (``python -m helpers``), where MONAI neither plots nor reads tables and slides, without all of `OPTIONAL`.
 """
 
 import sys
 
+from helpers.workspace import without
+
 NEVER = ("rfc3987_syntax", "mlflow")
-OPTIONAL = ("bs4", "jsonschema", "matplotlib", "optuna", "pandas", "scipy.signal", "skimage", "sklearn", "tensorboard")
+OPTIONAL = (
+    *("PIL", "bs4", "ignite", "jsonschema", "matplotlib", "optuna", "pandas", "pydicom"),
+    *("scipy.signal", "skimage", "sklearn", "tensorboard", "tifffile"),
+)
 
 _command = getattr(sys.modules["__main__"], "__package__", None) == "helpers"
-_absent = {name: None for name in (*NEVER, *(OPTIONAL if _command else ())) if name not in sys.modules}
-sys.modules.update(_absent)
-try:
+with without(*NEVER, *(OPTIONAL if _command else ())):
     import monai  # noqa: F401
-finally:
-    for _name in _absent:
-        del sys.modules[_name]

@@ -6,7 +6,8 @@ import sys
 
 from helpers.workspace import REPOSITORY
 
-NEVER = {"lightning", "matplotlib", "mlflow", "nilearn", "pandas", "rfc3987_syntax", "sklearn", "skimage", "tensorboard"}
+NEVER = {"lightning", "matplotlib", "mlflow", "nilearn", "pandas", "pydicom", "rfc3987_syntax", "skimage", "sklearn"}
+NEVER |= {"tensorboard", "tifffile"}
 PREDICT = """
 import contextlib, io, json, runpy, sys
 sys.argv = ["helpers", "predict", "--help"]
