@@ -63,7 +63,7 @@ def imported(paths) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"helpers", "tests"}
+    return found - set(sys.stdlib_module_names) - {"helpers", "tests", "benchmarks"}
 
 
 def providers(module: str) -> set[str]:
