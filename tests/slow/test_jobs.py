@@ -31,6 +31,7 @@ def session(rehearsal):
     logging.getLogger("sagemaker").setLevel(logging.ERROR)
     made = boto3.Session(region_name="us-east-1")
     made.client("s3").create_bucket(Bucket=BUCKET)
+    made.client("logs").create_log_group(logGroupName=GROUP)
     return made
 
 
