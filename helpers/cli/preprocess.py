@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,11 +86,11 @@ def _cluster(address: str) -> Iterator[None]:
         yield
         return
     try:
-        from distributed import Client
+        distributed = importlib.import_module("distributed")  # an extra, of which no job knows
     except ModuleNotFoundError as error:
         raise DataError("--dask needs the package distributed, which is not installed", 'pip install ".[cluster]"') from error
     try:
-        client = Client(address, timeout=10)
+        client = distributed.Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise DataError(f"no Dask scheduler answers at {address}", "start one with dask scheduler, and dask worker") from error
     with client, joblib.parallel_config("dask"):

@@ -7,6 +7,7 @@ the steps that MONAI has no transform for (`helpers.evaluation.bundle`) come wit
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import shutil
@@ -76,8 +77,12 @@ def _program(network: nn.Module, card: ModelCard) -> ExportedProgram:
     shapes: dict[int, Any] = {2 + axis: multiple * Dim(f"n{axis}", max=LONGEST // multiple) for axis in range(3)}
     if any(NETWORKS[name].one_size for name in members):
         example, shapes = example[..., :multiple, :multiple, :multiple], {}
+    network = copy.deepcopy(network).cpu().eval()
+    for module in network.modules():
+        if type(module).__base__ is nn.Conv3d:  # what `keep_small_grids_exact` made depends on the size of the example
+            module.__class__ = nn.Conv3d
     with torch.no_grad():
-        return torch.export.export(Probabilities(network.cpu()).eval(), (example,), dynamic_shapes={"image": shapes})
+        return torch.export.export(Probabilities(network).eval(), (example,), dynamic_shapes={"image": shapes})
 
 
 def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:

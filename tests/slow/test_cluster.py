@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,9 @@ def database():
     run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder}
     try:
         subprocess.run([*as_user, tools / "initdb", "-D", data, "-U", "me", "-A", "trust", "--no-sync"], **run)
-        subprocess.run([*as_user, tools / "pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], **run)
+        subprocess.run(
+            [*as_user, tools / "pg_ctl", "-D", data, "-w", "-t", "300", "-o", options, "-l", folder / "log", "start"], **run
+        )
         yield f"postgresql+psycopg://me@/postgres?host={folder}"
     finally:
         subprocess.run([*as_user, tools / "pg_ctl", "-D", data, "-m", "immediate", "stop"], stdout=subprocess.DEVNULL)
@@ -82,7 +83,7 @@ def database():
 
 def test_a_search_goes_on_in_postgresql_from_another_machine(database, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "train", Hill())
-    monkeypatch.setattr(tune, "History", SimpleNamespace)
+    monkeypatch.setattr(tune.History, "of", lambda trainer: trainer.callbacks[0])
     for machine, trials in (("one", 2), ("two", 3)):
         folder = tmp_path / machine / "search"
         study = search(TrainSettings(), [], [], out=folder, worker=trials, storage=database, **{**SEARCH, "trials": trials})

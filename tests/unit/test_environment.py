@@ -110,7 +110,7 @@ def test_every_line_for_conda_says_which_notebook_needs_it():
 )
 def test_what_is_imported_is_declared(folder, declared):
     extras = {name: [*map(Requirement, lines)] for name, lines in PROJECT["optional-dependencies"].items()}
-    enough = with_what_they_bring(declared + extras["docs"]) | names(extras["kaggle"] + extras["openvino"] + extras["cluster"])
+    enough = with_what_they_bring(declared + extras["docs"]) | names(extras["kaggle"] + extras["openvino"])
     for module in imported((REPOSITORY / folder).rglob("*.py")):
         assert providers(module) & enough, f"{folder} imports {module}, which pyproject.toml does not ask for"
 
