@@ -52,6 +52,7 @@ html_title = project
 html_copy_source = False
 html_context = {"default_mode": "auto"}
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_theme_options = {
     "repository_url": PROJECT["urls"]["Repository"],
