@@ -515,7 +515,7 @@ def _fingerprint(volume: np.ndarray) -> str:
     values = volume[volume != 0].astype(np.float64)
     if len(values) < 2 or not (np.abs(values) < LARGEST_VALUE).all() or np.ptp(values) <= 1e-6 * np.abs(values).max():
         return ""
-    facts = f"{len(values)} {_moment(values, 3):.3g} {_moment(values, 4):.3g}"
+    facts = f"{len(values)} {_moment(values, 3):.4g} {_moment(values, 4):.4g} {_moment(values, 5):.4g}"
     return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
 

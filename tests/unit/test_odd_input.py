@@ -254,7 +254,7 @@ def test_a_reference_is_what_is_named_so_and_others_are_said(tmp_path):
         ("x.dcm", b"", "1 .dcm; convert the DICOM series: dcm2niix"),
         ("x_t1cee.nii.gz", b"", "the nearest known ending of x_t1cee.nii.gz is t1ce"),
         ("x.txt", b"", "no NIfTI file, but 1 .txt; name the files"),
-        ("dataset.json", b"", "does not describe the channels of MSD"),
+        ("dataset.json", b"", "dataset.json does not describe the channels"),
         ("dataset.json", b"{}", "does not describe the channels of MSD"),
     ],
 )

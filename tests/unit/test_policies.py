@@ -207,7 +207,8 @@ def operations():
 
 def code_of(notebook):
     cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    return "\n".join(source for source in cells if not source.startswith("%%"))
+    python = "\n".join(source for source in cells if not source.startswith("%%"))
+    return "\n".join(line for line in python.splitlines() if not line.lstrip().startswith("!"))
 
 
 def test_whatever_package_and_notebook_call_is_allowed():

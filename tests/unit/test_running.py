@@ -156,8 +156,9 @@ def test_a_kernel_is_this_python_with_this_checkout_and_its_figures(tmp_path):
     assert all(line.startswith(("01_tiny", "notebook", str(tmp_path))) for line in done.stdout.splitlines() if line), (
         done.stdout
     )
-    executed = nbformat.read(tmp_path / "out" / "run" / "01_tiny.ipynb", as_version=4)
-    assert key_figure(executed)
+    left = tmp_path / "out" / "run" / "01_tiny.ipynb"
+    executed = nbformat.read(left, as_version=4)
+    assert key_figure(left)
     assert executed.cells[-2].outputs[0].text == f"{sys.executable} {REPOSITORY / 'helpers' / '__init__.py'}\n"
     assert not list((tmp_path / "out" / "run").glob("*.log"))
 

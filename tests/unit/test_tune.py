@@ -191,6 +191,7 @@ def test_the_command_searches_with_real_trainings_and_tells_of_dead_workers(tmp_
     assert load_checkpoint(tmp_path / "out" / "best.safetensors")[1].training["steps"] == 2
     dead = SimpleNamespace(start=lambda: None, join=lambda: None, exitcode=-9)
     context = SimpleNamespace(Process=lambda target, args: dead)
-    monkeypatch.setattr("multiprocessing.get_context", lambda kind: context)
+    real = multiprocessing.get_context
+    monkeypatch.setattr("multiprocessing.get_context", lambda kind=None: context if kind else real())
     assert main([*words, "--search-workers", "2"]) == 1
     assert "worker 1 with status -9 died" in capsys.readouterr().err
