@@ -1,0 +1,110 @@
+"""Twenty raw phantom sessions, from DICOM to a label map, against the truth: ``python -m benchmarks.own_scan``.
+
+The head turns by up to 20 degrees and moves by up to 40 mm between two series, and slices are 1 to 6 mm apart. In the last but
+one session the T2 is of a head of another size, in the last one the FLAIR shows three fifths of the head: both have to fail.
+Registration error is the mean distance, over the brain, from where a point is to where it was found. The Dice of the whole
+tumour is compared with that of the same phantom as it was drawn. Each session's row is written to --out when it is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from glioma_phantom import PhantomSettings
+from glioma_phantom.contrast import MODALITIES
+from glioma_phantom.files import write_nifti
+from glioma_phantom.raw_session import RawSession, SeriesPlan, draw_plans, write_raw_session
+from helpers.data.cases import case_of_files
+from helpers.evaluation.predict import Prediction, predict_case
+from helpers.models.checkpoints import ModelCard, load_released
+from scan_session import Session, SessionError, prepare_session
+
+SEED = 1717
+FIELDS = ("session", "thickest_mm", "t1_mm", "t1ce_mm", "t2_mm", "flair_mm", "wt_raw", "wt_drawn", "seconds", "failed")
+
+
+def plans_of(index: int, count: int) -> dict[str, SeriesPlan]:
+    """How a session was taken; the last two have a fault."""
+    plans = draw_plans(SEED, index)
+    if index == count - 2:
+        plans["t2"] = replace(plans["t2"], size=0.75)
+    if index == count - 1:
+        plans["flair"] = replace(plans["flair"], plane="axial", covers=(0.0, 0.6))
+    return plans
+
+
+def registration_error(raw: RawSession, session: Session, modality: str) -> float:
+    """Mean distance in mm, over the brain, between where a series has a point and where the registration says it is."""
+    inside = np.argwhere(raw.phantom.image[0] > 0)[::50]
+    drawn = raw.phantom.affine @ np.c_[inside, np.ones(len(inside))].T
+    reference = raw.matrix(session.reference) @ drawn
+    apart = session.matrices[modality] @ reference - raw.matrix(modality) @ drawn
+    return float(np.linalg.norm(apart[:3], axis=0).mean())
+
+
+def dice(raw: RawSession, prediction: Prediction, to_case: np.ndarray) -> float:
+    """Dice of the whole tumour on the phantom's grid; `to_case` leads from its millimetres to those of the prediction."""
+    truth = raw.phantom.classes > 0
+    voxels = np.c_[np.argwhere(np.ones_like(truth)), np.ones(truth.size)].T
+    where = np.rint(np.linalg.inv(prediction.affine) @ to_case @ raw.phantom.affine @ voxels)[:3].astype(int)
+    shape = np.array(prediction.classes.shape)[:, None]
+    known = ((where >= 0) & (where < shape)).all(axis=0)
+    found = np.zeros(truth.size, bool)
+    found[known] = prediction.classes[tuple(where[:, known])] > 0
+    return float(2 * (found & truth.ravel()).sum() / max(1, found.sum() + truth.sum()))
+
+
+def measure(index: int, count: int, folder: Path, network: nn.Module, card: ModelCard, spacing: float) -> dict[str, object]:
+    """One session's row of the table."""
+    plans = plans_of(index, count)
+    raw = write_raw_session(folder / "raw", index, settings=PhantomSettings(spacing, SEED), plans=plans)
+    row: dict[str, object] = {"session": index, "thickest_mm": max(plan.distance for plan in plans.values())}
+    files = {name: write_nifti(folder / f"drawn_{name}.nii.gz", raw.phantom.image[channel], raw.phantom.affine)
+             for channel, name in enumerate(MODALITIES)}  # fmt: skip
+    row["wt_drawn"] = round(dice(raw, predict_case(network, card, case_of_files(files)), np.eye(4)), 3)
+    began = time.perf_counter()
+    try:
+        session = prepare_session(raw.folder, folder / "case", say=lambda sentence: None)
+    except SessionError as error:
+        return row | {"failed": error.problem, "seconds": round(time.perf_counter() - began, 1)}
+    prediction = predict_case(network, card, case_of_files(session.images))
+    row["seconds"] = round(time.perf_counter() - began, 1)
+    row["wt_raw"] = round(dice(raw, prediction, raw.matrix(session.reference)), 3)
+    return row | {f"{name}_mm": round(registration_error(raw, session, name), 2) for name in session.matrices}
+
+
+def main() -> None:
+    """Measure every session that --out does not have yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=20, help="how many sessions; the last two are faulty")
+    parser.add_argument("--spacing", type=float, default=2.0, choices=(1.0, 2.0), help="of the phantoms in mm")
+    parser.add_argument("--out", type=Path, default=Path("outputs/own_scan.csv"))
+    arguments = parser.parse_args()
+    network, card = load_released()
+    rows = list(csv.DictReader(arguments.out.open())) if arguments.out.is_file() else []
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for index in range(len(rows), arguments.count):
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(index, arguments.count, Path(folder), network, card, arguments.spacing))
+        with arguments.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+        print({name: rows[-1][name] for name in FIELDS if name in rows[-1]}, flush=True)
+    good = [row for row in rows if not row.get("failed")]
+    errors = [float(row[f"{name}_mm"]) for row in good for name in MODALITIES if float(row[f"{name}_mm"])]
+    lost = [float(row["wt_drawn"]) - float(row["wt_raw"]) for row in good]
+    print(f"{len(good)} of {len(rows)} prepared; registration {np.mean(errors):.2f} mm on average, {max(errors):.2f} at most; "
+          f"whole tumour loses {np.mean(lost):.3f} Dice on average, {max(lost):.3f} at most")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The extra notebook on a scan of one's own: from the DICOM files of a raw phantom session to a label map on its FLAIR."""
+
+import nbformat
+import nibabel as nib
+import pytest
+
+from glioma_phantom.raw_session import BIRTH_DATE, PATIENT_NAME
+from helpers.running.execute import assign, execute_notebooks
+from helpers.workspace import REPOSITORY, load_metrics, open_workspace
+
+NOTEBOOK = REPOSITORY / "notebooks" / "extras" / "your_own_scan.ipynb"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    out = tmp_path_factory.mktemp("own") / "out"
+    workspace = open_workspace("phantom", out=out)
+    parameters = {"OUT": str(out), "PHANTOM_SPACING": "4.0"}
+    (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))
+    assert run.status == "ok", run.error
+    return workspace
+
+
+def test_it_registers_every_series_and_leaves_label_maps_where_a_viewer_finds_them(workspace):
+    numbers = load_metrics(workspace, "your_own_scan")["numbers"]
+    errors = [value for name, value in numbers.items() if "registration error" in name]
+    assert len(errors) == 4 and max(errors) < 3
+    (case,) = (workspace.root / "your_own_scan").glob("Phantom*")
+    scanned, labels = (nib.load(case / name) for name in ("series/flair_native.nii.gz", "label_map_on_flair.nii.gz"))
+    assert scanned.shape == labels.shape and (case / "segmentation.dcm").is_file()
+    assert (case / "surfaces.html").is_file()
+
+
+def test_no_output_or_page_names_the_patient(workspace):
+    (notebook,) = (workspace.root / "run").rglob("your_own_scan.ipynb")
+    shown = str([cell.get("outputs") for cell in nbformat.read(notebook, as_version=4).cells])
+    pages = [path.read_text(encoding="utf-8") for path in (workspace.root / "your_own_scan").rglob("*.html")]
+    assert pages
+    for secret in (*PATIENT_NAME.replace("^", " ").split(), BIRTH_DATE):
+        assert not [text for text in (shown, *pages) if secret in text]
