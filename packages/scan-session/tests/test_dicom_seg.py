@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -74,6 +75,22 @@ def test_a_dicom_seg_is_the_label_map_for_both_readers(native, tmp_path):
     assert np.array_equal(array_of(placed), expected)
     described = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert "Enhancing Lesion" in str(described)
+
+
+def test_headers_without_names_or_with_impossible_dates_are_taken(native, tmp_path):
+    series, found, _ = native
+    files = []
+    for file in series.files:
+        header = pydicom.dcmread(file)
+        header.PatientBirthDate, header.PatientSex = "19630229", "X"
+        del header.StudyID
+        files.append(tmp_path / file.name)
+        header.save_as(files[-1])
+    path = write_dicom_seg(tmp_path / "seg.dcm", found, replace(series, files=tuple(files)), algorithm="x", version="1")
+    segmentation = hd.seg.segread(path)
+    assert (segmentation.PatientBirthDate or "", segmentation.PatientSex or "", segmentation.StudyID or "") == ("", "", "")
+    stored = segmentation.get_volume(combine_segments=True).array
+    assert np.count_nonzero(stored) == np.count_nonzero(array_of(found))
 
 
 def test_nifti_has_no_dicom_seg(native, tmp_path):

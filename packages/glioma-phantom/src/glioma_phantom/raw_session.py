@@ -25,7 +25,7 @@ from glioma_phantom.head import Head, draw_head
 
 PATIENT_NAME = "Mustermann^Erika Phantasia"
 PATIENT_ID = "PHANTOM-4711"
-BIRTH_DATE = "19630229"
+BIRTH_DATE = "19630228"
 """An invented patient, who was born on a day that never was: privacy tests look for them in outputs."""
 SERIES = 2
 """Keeps the random numbers of plans apart from those of other phantoms (`Draws`)."""

@@ -8,7 +8,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from highdicom.enum import PatientSexValues
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DA, TM
 
 from scan_session.errors import SessionError
 from scan_session.grid import array_of
@@ -21,6 +23,17 @@ SEGMENTS = {
 }
 """Labels of BraTS, with the name and the standard code of their segment; segments are counted from 1."""
 STATEMENT = "For research, not for diagnosis"
+EXPECTED = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+"""Attributes that DICOM lets be empty but not absent, and that programs that remove names often leave out or falsify."""
 
 
 def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm: str, version: str) -> Path:
@@ -41,7 +54,7 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
     """
     if not series.files or not series.is_dicom:
         raise SessionError("a DICOM SEG refers to a DICOM series, and this one is NIfTI", "give the folder of DICOM files")
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in series.files]
+    sources = [_read_header(file) for file in series.files]
     labels = np.stack([_slice(native, source, place) for source in sources for place in positions(source)])
     numbers = np.zeros(256, np.uint8)
     for number, group in enumerate(SEGMENTS, 1):
@@ -75,6 +88,20 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
     path.parent.mkdir(parents=True, exist_ok=True)
     segmentation.save_as(path)
     return path
+
+
+def _read_header(file: Path) -> pydicom.Dataset:
+    """The header of a slice, with an expected attribute empty if it is absent or has a value that cannot be."""
+    header = pydicom.dcmread(file, stop_before_pixels=True)
+    kinds = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": PatientSexValues}
+    for name in EXPECTED:
+        value = header.get(name) or ""
+        try:
+            kinds.get(name, str)(str(value)) if value else None
+        except ValueError:
+            value = ""
+        setattr(header, name, value)
+    return header
 
 
 def _slice(native: sitk.Image, source: pydicom.Dataset, place: np.ndarray) -> np.ndarray:
