@@ -84,7 +84,7 @@ def test_no_link_inside_the_site_is_broken(site):
     assert sorted(broken) == []
 
 
-@pytest.mark.parametrize("name", ["README", "notebooks/03_train_unet", "docs/data"])
+@pytest.mark.parametrize("name", ["README", "notebooks/03_train_unet", "docs/own_scan"])
 def test_terms_are_linked_to_the_glossary(site, name):
     targets = Links(site / f"{name}.html").targets
     assert [target for target in targets if "glossary.html#" in target]
@@ -94,15 +94,15 @@ def test_terms_are_linked_to_the_glossary(site, name):
 def test_a_page_is_readable_on_a_phone_and_accessible(address, page, name):
     page.goto(f"{address}/{name}.html")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    assert page.faults == []  # before axe, which asks for imported style sheets where they are not
     found = Axe().run(page).response["violations"]
     serious = [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in {"serious", "critical"}]
     assert serious == []
-    assert page.faults == []
 
 
 def test_a_viewer_is_loaded_when_it_is_scrolled_to_and_scrolls(address, page):
     page.goto(f"{address}/notebooks/01_explore_data.html")
-    assert len(page.frames) == 1, "no viewer is loaded at the top of the page"
+    assert not any(frame.url.endswith("1.html") for frame in page.frames), "no viewer is loaded at the top of the page"
     page.locator("iframe.slice-viewer-page").first.evaluate("(frame) => frame.scrollIntoView({ block: 'center' })")
     viewer = page.frame_locator("iframe.slice-viewer-page").first.locator(".slice-viewer[data-ready]")
     viewer.wait_for(timeout=30_000)
