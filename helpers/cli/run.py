@@ -76,7 +76,7 @@ def run(
     failed = any(done.status != "ok" for done in runs)
     if update_notebooks and not failed:
         for path in paths:
-            update_notebook(folder / path.name, path, REPOSITORY)
+            update_notebook(folder / path.name, path, REPOSITORY, patients=bool(parameters[path]))  # defaults read none
         print(f"{len(paths)} notebooks carry these outputs now")
     return int(failed)
 

@@ -74,10 +74,10 @@ def normalise(notebook: NotebookNode, root: Path, *, name: str = "notebook") -> 
     return result
 
 
-def update_notebook(executed: Path, target: Path, root: Path) -> None:
+def update_notebook(executed: Path, target: Path, root: Path, *, patients: bool = False) -> None:
     """Take the outputs of an executed copy into the notebook itself, and the pages of its viewers into a folder beside it.
 
-    Only pages that have "phantom" in their title are taken: what is committed must not hold a patient's volume.
+    A page holds whole volumes, so none is taken if the notebook may have read images of `patients`; its still pictures are.
 
     Raises
     ------
@@ -96,10 +96,9 @@ def update_notebook(executed: Path, target: Path, root: Path) -> None:
         file.write_text(nbformat.writes(result).rstrip("\n") + "\n", encoding="utf-8")
     viewers = target.parent / VIEWERS / target.stem
     shutil.rmtree(viewers, ignore_errors=True)
-    for page in (executed.parent / VIEWERS / executed.stem).glob("*.html"):
-        if "phantom" in re.search(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"))[1].lower():
-            viewers.mkdir(parents=True, exist_ok=True)
-            shutil.copy(page, viewers)
+    pages = executed.parent / VIEWERS / executed.stem
+    if pages.is_dir() and not patients:
+        shutil.copytree(pages, viewers)
 
 
 def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers.cli import main, run
 from helpers.cli.run import phantom_folders
+from helpers.running import execute
 from helpers.running.committed import WIDGET_VIEW, normalise, update_notebook
 from helpers.running.execute import (
     assign,
@@ -25,7 +26,7 @@ from helpers.running.execute import (
     read_parameters,
 )
 from helpers.running.pages import key_figure, show_number
-from helpers.workspace import REPOSITORY, DataError
+from helpers.workspace import REPOSITORY, DataError, Workspace
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PARAMETERS = (
@@ -368,8 +369,7 @@ def test_a_notebook_edited_meanwhile_is_not_overwritten(tmp_path):
     assert target.read_bytes() == before
 
 
-@pytest.mark.parametrize(("title", "kept"), [("Phantom_7", ["1.html"]), ("BraTS2021_01480", [])])
-def test_the_page_of_a_viewer_is_committed_only_if_it_shows_a_phantom(tmp_path, title, kept):
+def test_pages_of_viewers_are_committed_unless_they_may_show_patients(tmp_path):
     target = write_notebook(tmp_path / "01_tiny.ipynb", "f()")
     notebook = nbformat.read(target, as_version=4)
     for count, cell in enumerate(notebook.cells[1:], start=1):
@@ -377,9 +377,24 @@ def test_the_page_of_a_viewer_is_committed_only_if_it_shows_a_phantom(tmp_path, 
     executed, pages = tmp_path / "run" / "01_tiny.ipynb", tmp_path / "run" / "viewers" / "01_tiny"
     pages.mkdir(parents=True)
     nbformat.write(notebook, executed)
-    (pages / "1.html").write_text(f"<title>{title}</title>")
+    (pages / "1.html").write_text("<title>BraTS2021_01480</title>")
     update_notebook(executed, target, tmp_path)
-    assert [path.name for path in tmp_path.glob("viewers/01_tiny/*")] == kept
+    assert [path.name for path in tmp_path.glob("viewers/01_tiny/*")] == ["1.html"]
+    update_notebook(executed, target, tmp_path, patients=True)
+    assert not [*tmp_path.glob("viewers/01_tiny/*")], "those of an earlier run go, too"
+
+
+@pytest.mark.parametrize(("given", "patients"), [([], False), (["-p", "REAL_CASES=/patients"], True)])
+def test_a_run_that_was_given_patients_publishes_no_volume(tmp_path, monkeypatch, given, patients):
+    path = write_notebook(tmp_path / "01_tiny.ipynb", "f()", parameters='OUT = ""  # results\nREAL_CASES = ""  # any')
+    done = execute.NotebookRun("01_tiny", "ok")
+    monkeypatch.setattr(run, "execute_notebooks", lambda *arguments, **options: [done])
+    monkeypatch.setattr(run, "write_pages", lambda *arguments: "")
+    monkeypatch.setattr(run, "open_workspace", lambda cohort, **folders: Workspace(tmp_path, cohort, tmp_path))
+    asked = []
+    monkeypatch.setattr(run, "update_notebook", lambda *arguments, patients: asked.append(patients))
+    assert main(["run", str(path), "--update-notebooks", *given]) == 0
+    assert asked == [patients]
 
 
 def test_key_figure_is_the_first_picture_of_the_tagged_cell(tmp_path):
