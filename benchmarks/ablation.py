@@ -21,18 +21,18 @@ import pandas as pd
 import torch
 from statsmodels.stats.multitest import multipletests
 
+from brats_cohort.cases import discover
+from brats_cohort.checks import check_cohort
+from brats_cohort.regions import REGIONS
+from brats_cohort.splits import SplitManifest, make_splits
 from glioma_phantom import PhantomSettings
-from helpers.data.cases import discover
-from helpers.data.checks import check_cohort
 from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.data.splits import SplitManifest, make_splits
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval, paired_test
 from helpers.models.checkpoints import load_checkpoint
-from helpers.regions import REGIONS
 from helpers.training.settings import TrainSettings
 from helpers.training.train import train
 

@@ -16,9 +16,10 @@ from unittest.mock import patch
 
 import numpy as np
 
+from brats_cohort.cases import Case, discover
+from brats_cohort.regions import MODALITIES
 from glioma_phantom import PhantomSettings
 from helpers.data import preprocess
-from helpers.data.cases import Case, discover
 from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import (
     CONVERGED,
@@ -28,7 +29,6 @@ from helpers.data.preprocess import (
     correct_bias,
     preprocess_case,
 )
-from helpers.regions import MODALITIES
 
 SPACING = (2.0, 2.0, 2.0)
 STRIDE = 3

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 import glioma_phantom
+from brats_cohort.cases import discover, read_classes, read_image
 from glioma_phantom import make_phantom
 from glioma_phantom.measure import measure, reference_statistics
-from helpers.data.cases import discover, read_classes, read_image
 
 STATISTICS = Path(glioma_phantom.__file__).with_name("reference_statistics.json")
 

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from helpers.data.cases import discover
-from helpers.data.checks import check_cohort
+from brats_cohort.cases import discover
+from brats_cohort.checks import check_cohort
+from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
 from helpers.data.prepared import PreprocessSettings, open_prepared
@@ -32,7 +33,6 @@ from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval
 from helpers.models.checkpoints import ModelCard, load_checkpoint, load_released
 from helpers.models.networks import channels_last
-from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.data import PatchDataset
 from helpers.training.loss import RegionLoss
 

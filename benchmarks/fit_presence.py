@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from benchmarks.released_model import FITTED, PRESENT_ML, validation_phantoms
+from brats_cohort.regions import ET
 from helpers.data.prepared import open_prepared
 from helpers.evaluation.postprocess import FEATURES, PostProcessing, compare_contrasts, presence_features
 from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import card_path, load_checkpoint
-from helpers.regions import ET
 
 SENSITIVITY = 0.95
 EACH = 8

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from brats_cohort.files import write_atomically
 from helpers.running.execute import assign, execute_notebook
-from helpers.workspace import REPOSITORY, load_metrics, open_workspace, write_atomically
+from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
 RESULT = REPOSITORY / "benchmarks" / "gpu.json"
 FULL = {"PATCH": "96", "ROUNDS": "20", "COMPILE": "network", "CASES": "8"}

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from brats_cohort.cases import case_of_files
 from glioma_phantom import PhantomSettings
 from glioma_phantom.contrast import MODALITIES
 from glioma_phantom.files import write_nifti
 from glioma_phantom.raw_session import RawSession, SeriesPlan, draw_plans, write_raw_session
-from helpers.data.cases import case_of_files
 from helpers.evaluation.predict import Prediction, predict_case
 from helpers.models.checkpoints import ModelCard, load_released
 from scan_session import Session, SessionError, prepare_session

@@ -21,9 +21,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from brats_cohort.cases import Case, discover
+from brats_cohort.nifti import read_volume
 from glioma_phantom import PhantomSettings
-from helpers.data.cases import Case, discover
-from helpers.data.nifti import read_volume
 from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import open_prepared
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from helpers.data.cases import case_of_files
+from brats_cohort.cases import case_of_files
 from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.models.checkpoints import load_released
 from scan_session import Session, prepare_session, register, write_native

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from brats_cohort.files import DataError
 from helpers.models import checkpoints
 from helpers.models.checkpoints import card_path, load_ensemble, save_checkpoint
-from helpers.workspace import DataError
 
 LIMIT = 10_000_000
 """Most bytes that released weights may have: every clone of the repository carries them."""

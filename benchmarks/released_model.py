@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
+from brats_cohort.cases import discover
+from brats_cohort.regions import REGIONS
 from glioma_phantom.generator import WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
-from helpers.data.cases import discover
 from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
 from helpers.data.prepared import open_prepared, save_prepared
 from helpers.evaluation.cohort import score_cohort
@@ -26,7 +27,6 @@ from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval
 from helpers.models.checkpoints import load_checkpoint, load_ensemble, load_released
-from helpers.regions import REGIONS
 
 EACH, FIRST = 10, 10_000
 """Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the decision on enhancement."""

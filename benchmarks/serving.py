@@ -19,9 +19,9 @@ import httpx
 import psutil
 import torch
 
+from brats_cohort.cases import discover
 from glioma_phantom import PhantomSettings
 from helpers.cloud.costs import load_prices
-from helpers.data.cases import discover
 from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings
 from helpers.models.checkpoints import ModelCard, save_checkpoint

@@ -24,6 +24,7 @@ import torch.multiprocessing as multiprocessing
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
+from brats_cohort.files import DataError, write_atomically
 from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
@@ -32,7 +33,6 @@ from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import RegionLoss
-from helpers.workspace import DataError, write_atomically
 
 SAVE_EVERY = 180.0
 """Seconds between two checkpoints to resume from."""

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Page, sync_playwright
 
+from brats_cohort.cases import discover
 from glioma_phantom import write_phantom
-from helpers.data.cases import discover
 from helpers.plots.viewer import view_case
 from tests.browser.conftest import (
     CHROMIUM,
@@ -123,7 +123,7 @@ def measure(page: Page, lab: Lab, case: Path, *, events: int) -> dict[str, float
 
     page.on("websocket", listen)
     load = (
-        "from helpers.data.cases import discover\nfrom helpers.data.cases import read_classes, read_image\n"
+        "from brats_cohort.cases import discover\nfrom brats_cohort.cases import read_classes, read_image\n"
         "from slice_viewer import SliceViewer\n"
         f"case = discover({str(case)!r})[0]\n(image, affine), (labels, _) = read_image(case), read_classes(case)"
     )
@@ -146,7 +146,7 @@ def measure(page: Page, lab: Lab, case: Path, *, events: int) -> dict[str, float
 
 def six_viewers(page: Page, lab: Lab, case: Path, *, events: int) -> tuple[int, float]:
     """Viewers alive among six of the case in one notebook, and the slowest of them in slices a second."""
-    imports = "from helpers.data.cases import discover\nfrom helpers.plots.viewer import view_case"
+    imports = "from brats_cohort.cases import discover\nfrom helpers.plots.viewer import view_case"
     load = f"{imports}\ncase = discover({str(case)!r})[0]"
     write_notebook(lab.folder / "six.ipynb", "pass")
     open_notebook(page, lab, "six.ipynb")

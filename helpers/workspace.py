@@ -4,84 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from safetensors import SafetensorError
+from brats_cohort.files import DataError, require_writable, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """Folder that holds the package, the notebooks and, by default, ``data`` and ``outputs``."""
 
 VERSIONED = ("torch", "monai", "lightning", "numpy", "nibabel")
 """Packages whose versions are kept beside every result."""
-
-
-class DataError(ValueError):
-    """An input is wrong: `problem` says what, with the case and the file, `remedy` what to do about it."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem, remedy)
-        self.problem, self.remedy = printable(problem), printable(remedy)
-
-    def __str__(self) -> str:
-        return f"{self.problem}; {self.remedy}"
-
-
-def printable(text: str) -> str:
-    """Replace what came from a file name that is not UTF-8 by its bytes as %e4, so that the text can be printed and saved."""
-    return "".join(f"%{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else sign for sign in text)
-
-
-@contextmanager
-def without(*names: str) -> Iterator[None]:
-    """Let an import find modules absent that are optional to it and would take long; afterwards they can be imported."""
-    absent = {name: None for name in names if name not in sys.modules}
-    sys.modules.update(absent)  # None is what Python itself takes for a module that cannot be imported
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
-
-
-@contextmanager
-def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Write a file so that it is either complete or absent, also after a crash or when several processes write it.
-
-    Yields a file beside the target to write to; it is renamed at the end of the block and removed after an error. The
-    folder is made, and what is there already stays until the new file is complete. With `durable` the disk has the file at
-    the end, so that it survives a power cut. Raises `DataError` if the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if durable:
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be written ({reason})", "make room or choose another folder") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def require_writable(folder: Path) -> Path:
-    """Make a folder for results and try to write there, before any work is done; raises `DataError`."""
-    with write_atomically(Path(folder) / ".writable") as probe:
-        probe.touch()
-    (Path(folder) / ".writable").unlink(missing_ok=True)
-    return Path(folder)
 
 
 @dataclass(frozen=True)
@@ -129,7 +64,7 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Parameters
     ----------
     cohort : str
-        "phantom", or the name of a dataset format that `helpers.data.cases` knows.
+        "phantom", or the name of a dataset format that `brats_cohort.cases` knows.
     data, out : str or Path
         The cohort's folder and that for results; empty for ``data/<cohort>`` and ``outputs/<cohort>`` in the repository.
 

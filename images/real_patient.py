@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from helpers.data.cases import discover
+from brats_cohort.cases import discover
+from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES
 from helpers.evaluation.predict import predict_case
 from helpers.models.checkpoints import load_released
-from helpers.regions import CLASS_COLOURS, CLASS_NAMES
 
 
 def radiological(image: nib.Nifti1Image) -> np.ndarray:

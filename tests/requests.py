@@ -18,11 +18,11 @@ import httpx
 import numpy as np
 import torch
 
-from helpers.data.cases import Case, read_image
+from brats_cohort.cases import Case, read_image
+from brats_cohort.regions import MODALITIES
 from helpers.data.preprocess import PreprocessSettings
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network
-from helpers.regions import MODALITIES
 from helpers.workspace import REPOSITORY
 
 

@@ -1,7 +1,7 @@
 """The command line: ``python -m helpers COMMAND``.
 
 A command is a module of this folder with a function ``run``, whose signature and docstring are its options
-(`helpers.cli.options`) and whose result is the exit status.
+(`helpers.cli.options`) and whose result is the exit status. Those on cohorts are functions of `brats_cohort.command`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ COMMANDS: dict[str, str] = {
 }
 """Command and what it does; each is imported only when it is called."""
 
+OF_COHORTS = ("check", "convert", "download")
+"""Commands of the package brats-cohort, which has them under ``python -m brats_cohort`` too."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell."""
 
@@ -63,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from helpers.cli.options import call
 
-        module = importlib.import_module(f"helpers.cli.{words[0].replace('-', '_')}")
-        return call(module.run, words[1:], prog=prog)
+        if words[0] in OF_COHORTS:
+            run = importlib.import_module("brats_cohort.command").COMMANDS[words[0]]
+        else:
+            run = importlib.import_module(f"helpers.cli.{words[0].replace('-', '_')}").run
+        return call(run, words[1:], prog=prog)
     except KeyboardInterrupt:
         message, status = "interrupted", INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         message, status = describe_os_error(error), 1
     except Exception as error:
-        from helpers.workspace import DataError
+        from brats_cohort.files import DataError
 
         if not isinstance(error, DataError) and not hasattr(error, "exit_status"):
             raise

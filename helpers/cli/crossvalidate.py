@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.cli.options import Target
+from brats_cohort.cases import Case
+from brats_cohort.command import Target
+from brats_cohort.files import DataError, write_atomically
+from brats_cohort.splits import SplitManifest
 from helpers.cli.train import CohortOptions, open_cohort, parts_of
-from helpers.data.cases import Case
-from helpers.data.splits import SplitManifest
 from helpers.evaluation.cohort import choose_postprocessing, gains_table, predict_out_of_fold, score_steps
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.statistics import summarise
@@ -20,7 +21,6 @@ from helpers.models.checkpoints import load_checkpoint, save_checkpoint
 from helpers.training.callbacks import PrintValidation
 from helpers.training.settings import TrainSettings, choose_device
 from helpers.training.train import train
-from helpers.workspace import DataError, write_atomically
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from helpers.cli.options import Target
-from helpers.data.cases import discover, fault_of, patients_of, refuse_to_overwrite
+from brats_cohort.cases import discover, fault_of, patients_of, refuse_to_overwrite
+from brats_cohort.command import Target
+from brats_cohort.files import DataError, write_atomically
+from brats_cohort.regions import CONVENTIONS, REGIONS
 from helpers.evaluation.cohort import LabelFile, score_files
 from helpers.evaluation.metrics import METRICS
 from helpers.evaluation.statistics import summarise
-from helpers.regions import CONVENTIONS, REGIONS
-from helpers.workspace import DataError, write_atomically
 
 _ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
 """What people append to the identifier in the name of a label map."""

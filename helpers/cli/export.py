@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from helpers.cli.options import Target
+from brats_cohort.command import Target
 from helpers.models.checkpoints import load_ensemble, load_released
 from helpers.models.export import export_bundle, export_onnx, export_program
 

@@ -1,24 +1,19 @@
 """Options of a command: tyro reads them from the signature and the NumPy docstring of its function ``run``.
 
 Positional-only parameters are arguments, keyword-only ones options, and a parameter whose type is a dataclass stands for all of
-its fields. Only what tyro does not know is added here: JSON objects, cubes, and folders that are tried before the work.
+its fields. Only what tyro does not know is added here: JSON objects and cubes.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from helpers.workspace import DataError, require_writable
-
-LEAST_FREE = 2**20
-"""Bytes that must be free where a command writes: less than any result takes."""
+from brats_cohort.files import DataError
 
 REGISTRY = ConstructorRegistry()
 
@@ -107,19 +102,3 @@ def pick_device(name: str) -> str:
     if kind == "cuda" and int(number or 0) >= gpus:
         raise DataError(f"--device is {name}, but PyTorch sees {gpus or 'no'} CUDA GPU here", "take auto or cpu")
     return "cpu" if kind == "cpu" else wanted
-
-
-def target(text: str) -> Path:
-    """Read the path of something to write, and try to write there before the work begins."""
-    path = Path(text).expanduser()
-    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
-    require_writable(folder)
-    if shutil.disk_usage(folder).free < LEAST_FREE:
-        raise DataError(f"{path} cannot be written, for the disk is full", "make room or choose another folder")
-    if not path.exists() and path.parent.is_file():
-        raise DataError(f"{path} cannot be made, for {path.parent} is a file", "choose another folder")
-    return path
-
-
-Target = Annotated[Path, _one(target, "PATH")]
-"""Type of an option that names what is written."""

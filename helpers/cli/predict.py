@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from helpers.cli.options import Target, pick_device
-from helpers.data.cases import Fault, case_of_files, discover, refuse_to_overwrite
-from helpers.data.nifti import ENDINGS
+from brats_cohort.cases import Fault, case_of_files, discover, refuse_to_overwrite
+from brats_cohort.command import Target
+from brats_cohort.files import DataError
+from brats_cohort.nifti import ENDINGS
+from brats_cohort.regions import CONVENTIONS
+from helpers.cli.options import pick_device
 from helpers.evaluation.predict import Prediction, predict_case, predict_cases, write_prediction
 from helpers.models.checkpoints import ModelCard, load_ensemble, load_released
-from helpers.regions import CONVENTIONS
-from helpers.workspace import DataError
 
 
 def run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from helpers.cli.options import Target
+from brats_cohort.command import Target
 from scan_session import prepare_session
 
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 import joblib
 
-from helpers.cli.options import Target
-from helpers.data.cases import discover
+from brats_cohort.cases import discover
+from brats_cohort.command import Target
+from brats_cohort.files import DataError
+from brats_cohort.regions import CONVENTIONS
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.regions import CONVENTIONS
-from helpers.workspace import DataError
 
 
 def run(

@@ -16,10 +16,11 @@ import torch
 from monai.losses import DiceLoss
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.cli.options import Target, pick_device
+from brats_cohort.command import Target
+from brats_cohort.files import DataError
+from brats_cohort.regions import MODALITIES, REGIONS
+from helpers.cli.options import pick_device
 from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch
-from helpers.regions import MODALITIES, REGIONS
-from helpers.workspace import DataError
 
 TOP = 12
 """Operations that are printed; operations.csv has all."""

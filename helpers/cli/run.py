@@ -9,10 +9,11 @@ from typing import Annotated
 
 import tyro
 
+from brats_cohort.files import DataError
 from helpers.running.committed import update_notebook
 from helpers.running.execute import NotebookRun, assign, execute_notebooks, find_notebooks, parse_assignments, read_parameters
 from helpers.running.pages import numbers_of, show_seconds, write_pages
-from helpers.workspace import REPOSITORY, DataError, Workspace, open_workspace
+from helpers.workspace import REPOSITORY, Workspace, open_workspace
 
 NUMBERS_SHOWN = 3
 """Numbers of each notebook in the table on the terminal; the index page has all."""

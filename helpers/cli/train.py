@@ -21,17 +21,17 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
-from helpers.cli.options import Target
-from helpers.data.cases import Case, discover
-from helpers.data.checks import check_cohort
+from brats_cohort.cases import Case, discover
+from brats_cohort.checks import check_cohort
+from brats_cohort.command import Target
+from brats_cohort.files import DataError
+from brats_cohort.splits import SplitManifest, load_splits, make_splits, save_splits
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.data.splits import SplitManifest, load_splits, make_splits, save_splits
 from helpers.training.callbacks import DrawPredictions, PrintValidation
 from helpers.training.settings import TrainSettings, choose_device
 from helpers.training.train import train
-from helpers.workspace import DataError
 
 STREAM = "phantom-stream"
 """In place of a cohort's folder: endless new phantoms."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from helpers.cli.options import Target
+from brats_cohort.command import Target
+from brats_cohort.files import DataError
 from helpers.cli.train import CohortOptions, open_cohort, parts_of
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import SPACE, export_best, search
-from helpers.workspace import DataError
 
 
 def run(

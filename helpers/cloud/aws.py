@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 import pandas as pd
 
-from helpers.workspace import DataError
+from brats_cohort.files import DataError
 
 PARALLEL = 8
 """Files that are sent at a time."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.workspace import DataError
+from brats_cohort.files import DataError
 
 TABLE = Path(__file__).with_name("prices.json")
 HOUR = 3600.0

@@ -11,11 +11,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from helpers.workspace import REPOSITORY, DataError
+from brats_cohort.files import DataError
+from helpers.workspace import REPOSITORY
 
-ROOTS = (".", "packages/glioma-phantom/src", "packages/slice-viewer/src")
+ROOTS = (".", "packages/brats-cohort/src", "packages/glioma-phantom/src", "packages/slice-viewer/src")
 """Folders of the repository whose packages a job gets, beside each other."""
-PACKAGES, SUFFIXES = ("helpers", "glioma_phantom", "slice_viewer"), (".py", ".json")
+PACKAGES, SUFFIXES = ("helpers", "brats_cohort", "glioma_phantom", "slice_viewer"), (".py", ".json")
 LEFT_OUT = ("helpers/running", "helpers/models/released")
 """Parts of the package that no job needs."""
 ENTRY = "train.py"

@@ -18,11 +18,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from brats_cohort.cases import onto_grid
+from brats_cohort.files import DataError
+from brats_cohort.grid import spacing_of
+from brats_cohort.nifti import ENDINGS, read_label_values, read_volume
 from glioma_phantom.abdomen import ORGANS
-from helpers.data.cases import onto_grid
-from helpers.data.nifti import ENDINGS, read_label_values, read_volume
-from helpers.data.resample import spacing_of
-from helpers.workspace import DataError
 
 LEAST_AIR, LEAST_BONE = -300.0, 150.0
 """A CT of the trunk holds voxels below the one (air, lungs) and above the other (bone), in Hounsfield units."""

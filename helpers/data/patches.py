@@ -16,8 +16,8 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
+from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.data.prepared import PreparedFile
-from helpers.regions import REGIONS, classes_to_regions
 
 
 def draw_patch(

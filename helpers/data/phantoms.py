@@ -20,13 +20,13 @@ import torch
 from torch.utils.data import Dataset
 
 import glioma_phantom
+from brats_cohort.cases import Case, discover
+from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
 from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE
-from helpers.data.cases import Case, discover
 from helpers.data.patches import draw_patch
 from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
 from helpers.data.preprocess import preprocess_image
-from helpers.workspace import DataError
 
 PATCH = 1
 """Separates the random numbers of patches from those of cases, which share a seed."""

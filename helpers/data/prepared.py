@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from helpers.data.cases import Case
-from helpers.regions import CLASSES, MODALITIES, REGION_CLASSES
-from helpers.workspace import DataError, write_atomically
+from brats_cohort.cases import Case
+from brats_cohort.files import DataError, write_atomically
+from brats_cohort.regions import CLASSES, MODALITIES, REGION_CLASSES
 
 VERSION = 2
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
@@ -78,7 +78,7 @@ class Prepared:
     ----------
     identifier : str
     image : array (4, X, Y, Z)
-        float16 in the order of `helpers.regions.MODALITIES`, orientation RAS, 0 outside the brain.
+        float16 in the order of `brats_cohort.regions.MODALITIES`, orientation RAS, 0 outside the brain.
     classes : uint8 array (X, Y, Z) or None
         Reference label map.
     affine : float64 array (4, 4)
@@ -178,8 +178,7 @@ def save_prepared(path: Path, prepared: Prepared) -> Path:
         "checksum": _checksum(tensors),
     }
     with write_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in facts.items()})
-        temporary.chmod(0o644)  # safetensors leaves a file that only its owner can read
+        temporary.write_bytes(save(tensors, metadata={key: json.dumps(value) for key, value in facts.items()}))
     return path
 
 

@@ -18,8 +18,9 @@ import torch
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from helpers.data.cases import Case, fault_of, naming_faults, raise_first, read_classes
-from helpers.data.checks import read_session
+from brats_cohort.cases import Case, fault_of, naming_faults, raise_first, read_classes
+from brats_cohort.checks import read_session
+from brats_cohort.files import DataError, require_writable
 from helpers.data.prepared import (
     Prepared,
     PreparedFile,
@@ -30,7 +31,6 @@ from helpers.data.prepared import (
     save_prepared,
 )
 from helpers.data.resample import coincide, cropped_affine, ras_grid, regrid, regrid_classes
-from helpers.workspace import DataError, require_writable
 
 BLOCK_MM = 6.0
 """Edge of the blocks whose averages the field is fitted to."""
@@ -219,7 +219,7 @@ class PrepareResult:
 def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prepared:
     """Read and prepare one case.
 
-    Raises `DataError` if a file is missing or damaged, or `helpers.data.checks.read_session` refuses the images.
+    Raises `DataError` if a file is missing or damaged, or `brats_cohort.checks.read_session` refuses the images.
     """
     session = read_session(case)
     classes = read_classes(case)[0] if case.label is not None else None

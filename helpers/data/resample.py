@@ -7,7 +7,6 @@ slicing, which loses nothing.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from helpers.regions import classes_to_regions, regions_to_classes
-
-EXACT = 1e-3
-"""Voxel sizes and positions that differ by less than this share of a voxel are the same; NIfTI stores them as float32."""
-
-SNAP = 0.25
-"""Voxels of two grids that lie closer than this, in voxels, are the same."""
+from brats_cohort.grid import EXACT, spacing_of
+from brats_cohort.regions import classes_to_regions, regions_to_classes
 
 
 @dataclass(frozen=True)
@@ -46,42 +40,11 @@ class _Axis:
         return abs(abs(self.step) - 1) < EXACT and bool(np.abs(self.positions - np.rint(self.positions)).max() < 10 * EXACT)
 
 
-def spacing_of(affine: np.ndarray) -> np.ndarray:
-    """Edges of a voxel in millimetres, float64 (3,)."""
-    return np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(0))
-
-
 def cropped_affine(affine: np.ndarray, start: Sequence[int]) -> np.ndarray:
     """Affine of the part of a volume that begins at voxel `start`."""
     moved = np.array(affine, dtype=np.float64)
     moved[:3, 3] += moved[:3, :3] @ np.asarray(start, dtype=np.float64)
     return moved
-
-
-def turn_to_grid(
-    volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], to_affine: np.ndarray
-) -> tuple[np.ndarray, str] | None:
-    """Take a volume to a grid that has the same voxels, in whatever order and direction of axes.
-
-    Returns the volume, a view if possible, and what is different in words, empty if nothing is; None if the grids differ.
-    Affines of different tools agree to a few decimals only, so voxels that lie within `SNAP` of those of the grid are taken
-    for the same.
-    """
-    transform = np.linalg.inv(affine) @ to_affine
-    axes = np.abs(transform[:3, :3]).argmax(0)
-    if sorted(axes) != [0, 1, 2] or tuple(volume.shape[axis] for axis in axes) != tuple(shape):
-        return None
-    signs = np.sign(transform[axes, range(3)]).astype(int)
-    corners = np.array(list(itertools.product(*((0, length - 1) for length in shape))), dtype=float)
-    wanted = np.empty_like(corners)
-    wanted[:, axes] = np.where(signs > 0, corners, np.array(shape) - 1 - corners)
-    offset = np.abs(corners @ transform[:3, :3].T + transform[:3, 3] - wanted).max()
-    if offset > SNAP:
-        return None
-    turned = volume.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
-    if list(axes) != [0, 1, 2] or (signs < 0).any():
-        return turned, "has its axes in another order or direction and was turned to the grid of"
-    return volume, f"lies {offset:.2g} voxels off and was taken to be in the grid of" if offset > 10 * EXACT else ""
 
 
 def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:

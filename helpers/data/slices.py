@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import binary_fill_holes, binary_opening
 
-from helpers.workspace import DataError
+from brats_cohort.files import DataError
 
 CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
 """Order of the channels of a slice."""

@@ -13,14 +13,14 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
-from helpers.data.cases import Case, Source, case_of_files, discover
-from helpers.data.checks import read_session
+from brats_cohort.cases import Case, Source, case_of_files, discover
+from brats_cohort.checks import read_session
+from brats_cohort.grid import spacing_of
+from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
 from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.data.preprocess import preprocess_image, to_native
-from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_image
-from helpers.regions import CONVENTIONS, MODALITIES, from_classes
 
 
 def list_sessions(folder: Path) -> list[dict[str, list[str]]]:

@@ -16,17 +16,17 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from helpers.data.cases import Case, onto_grid, read_classes, to_numbered_classes
-from helpers.data.nifti import read_label_values
-from helpers.data.resample import spacing_of
-from helpers.data.splits import SplitManifest
+from brats_cohort.cases import Case, onto_grid, read_classes, to_numbered_classes
+from brats_cohort.files import DataError
+from brats_cohort.grid import spacing_of
+from brats_cohort.nifti import read_label_values
+from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, to_classes
+from brats_cohort.splits import SplitManifest
 from helpers.evaluation.metrics import dice, score_case
 from helpers.evaluation.postprocess import PostProcessing, postprocess
 from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble
-from helpers.regions import CONVENTIONS, REGIONS, classes_to_regions, to_classes
-from helpers.workspace import DataError
 
 UNLIKELY = 0.1
 """Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely."""
@@ -39,7 +39,7 @@ STEPS = ("single model", "+ TTA", "+ ensemble", "+ post-processing")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label map on disk, with the key of the `helpers.regions.CONVENTIONS` whose numbers it uses; "auto" tells from them."""
+    """A label map on disk, with the key of `brats_cohort.regions.CONVENTIONS` whose numbers it uses; "auto" tells from them."""
 
     path: Path
     labels: str = "auto"

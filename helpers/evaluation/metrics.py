@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from helpers.regions import REGIONS, classes_to_regions
+from brats_cohort.regions import REGIONS, classes_to_regions
 
 GROWTH_MM, SMALLEST_MM3 = 3.0, 50.0
 """Numbers of the lesion-wise rule for adult glioma; meningioma grows by 1 mm, metastases count from 2 cubic millimetres."""
@@ -131,7 +131,7 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
     Parameters
     ----------
     prediction, reference : uint8 arrays (X, Y, Z)
-        Label maps of *classes* 0 to 3 (`helpers.regions`) in one grid.
+        Label maps of *classes* 0 to 3 (`brats_cohort.regions`) in one grid.
     spacing : sequence of three floats
         Size of a voxel in mm.
 
@@ -152,7 +152,7 @@ def score_case(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[
     _masks(prediction, reference)
     for name, classes in (("prediction", prediction), ("reference", reference)):
         if classes.size and (classes.dtype.kind not in "iub" or classes.min() < 0 or classes.max() > 3):
-            raise ValueError(f"the {name} must hold the classes 0, 1, 2, 3; convert it with helpers.regions.to_classes")
+            raise ValueError(f"the {name} must hold the classes 0, 1, 2, 3; convert it with brats_cohort.regions.to_classes")
     pair = [classes_to_regions(classes) for classes in _crop(prediction, reference)]
     return pd.DataFrame([{"region": name, **_score(p, r, spacing)} for name, p, r in zip(REGIONS, *pair, strict=True)])
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from helpers.regions import BACKGROUND, ED, ET, NCR, regions_to_classes
+from brats_cohort.regions import BACKGROUND, ED, ET, NCR, regions_to_classes
 
 THRESHOLD = 0.5
 """Probability from which a voxel belongs to a region, unless a setting says otherwise."""

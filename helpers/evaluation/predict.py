@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.cases import Case, Fault, fault_of, refuse_to_overwrite
-from helpers.data.checks import read_session
-from helpers.data.nifti import open_volume, write_volume
+from brats_cohort.cases import Case, Fault, fault_of, refuse_to_overwrite
+from brats_cohort.checks import read_session
+from brats_cohort.grid import spacing_of
+from brats_cohort.nifti import open_volume, write_volume
+from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
-from helpers.data.resample import spacing_of
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import channels_last, input_multiple
-from helpers.regions import CONVENTIONS, MODALITIES, from_classes
 
 WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
@@ -52,7 +52,7 @@ class Prediction:
     image : array (4, X, Y, Z)
         The images, 0 outside the brain.
     labels : str
-        Key of the `helpers.regions.CONVENTIONS` in whose numbers the label map is written.
+        Key of the `brats_cohort.regions.CONVENTIONS` in whose numbers the label map is written.
     warnings : tuple of str
         What is odd about the images.
     """

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from helpers.regions import REGIONS
+from brats_cohort.regions import REGIONS
 
 RESAMPLES, SEED = 9999, 2021
 SMALLEST_INTERVAL = 3

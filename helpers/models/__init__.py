@@ -7,7 +7,7 @@ client; in a command (``python -m helpers``), where MONAI neither plots nor read
 
 import sys
 
-from helpers.workspace import without
+from brats_cohort.files import without
 
 NEVER = ("rfc3987_syntax", "mlflow")
 OPTIONAL = (

@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import nn
 
+from brats_cohort.files import DataError, write_atomically
+from brats_cohort.regions import MODALITIES, REGIONS
 from helpers.models.networks import ENSEMBLE, Ensemble, build_network, ensemble_weights
-from helpers.regions import MODALITIES, REGIONS
-from helpers.workspace import DataError, versions, write_atomically
+from helpers.workspace import versions
 
 RELEASED = Path(__file__).parent / "released"
 """Folder of the models that come with the package, each with its card."""

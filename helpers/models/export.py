@@ -21,10 +21,11 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from brats_cohort.files import DataError, require_writable, write_atomically
+from brats_cohort.regions import CONVENTIONS, MODALITIES
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import NETWORKS, input_multiple
-from helpers.regions import CONVENTIONS, MODALITIES
-from helpers.workspace import REPOSITORY, DataError, require_writable, versions, write_atomically
+from helpers.workspace import REPOSITORY, versions
 
 LONGEST = 1024
 """Edge in voxels up to which an exported network takes images."""

@@ -20,8 +20,8 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from helpers.regions import MODALITIES, REGIONS
-from helpers.workspace import DataError
+from brats_cohort.files import DataError
+from brats_cohort.regions import MODALITIES, REGIONS
 
 GRID = {"spatial_dims": 3, "in_channels": len(MODALITIES), "out_channels": len(REGIONS)}
 """Arguments that every network takes, with their defaults."""

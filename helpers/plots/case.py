@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 
-from helpers.data.cases import Case, read_classes, read_image
-from helpers.data.prepared import Prepared
-from helpers.evaluation.cohort import LabelFile, read_label_file
-from helpers.regions import (
+from brats_cohort.cases import Case, read_classes, read_image
+from brats_cohort.files import write_atomically
+from brats_cohort.regions import (
     CLASS_COLOURS,
     CLASS_NAMES,
     MODALITIES,
@@ -26,7 +25,8 @@ from helpers.regions import (
     REGIONS,
     classes_to_regions,
 )
-from helpers.workspace import write_atomically
+from helpers.data.prepared import Prepared
+from helpers.evaluation.cohort import LabelFile, read_label_file
 from slice_viewer.slices import PLANES, best_slice, robust_window, show_slice, to_palette, to_ras
 
 INK, MUTED = "#222222", "#6B6B6B"
@@ -75,7 +75,7 @@ class Comparison:
     Attributes
     ----------
     image : array (4, X, Y, Z)
-        In the order of `helpers.regions.MODALITIES`.
+        In the order of `brats_cohort.regions.MODALITIES`.
     affine : array (4, 4)
     reference, prediction : uint8 arrays (X, Y, Z)
         Classes 0 to 3.
@@ -111,7 +111,7 @@ def show_modalities(
     Parameters
     ----------
     image : array (4, X, Y, Z)
-        In the order of `helpers.regions.MODALITIES`.
+        In the order of `brats_cohort.regions.MODALITIES`.
     affine : array (4, 4)
         From voxel indices to millimetres in RAS+.
     classes : uint8 array (X, Y, Z), optional

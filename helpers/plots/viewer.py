@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from helpers.data.cases import Case, read_classes, read_image
-from helpers.regions import CLASS_COLOURS, CLASS_NAMES, MODALITIES, MODALITY_NAMES, regions_to_classes
+from brats_cohort.cases import Case, read_classes, read_image
+from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES, MODALITIES, MODALITY_NAMES, regions_to_classes
 from slice_viewer import SliceViewer
 
 

@@ -14,8 +14,8 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbstripout import strip_output
 
+from brats_cohort.files import DataError, write_atomically
 from helpers.running.execute import VIEWERS
-from helpers.workspace import DataError, write_atomically
 from slice_viewer.slices import to_palette
 
 LARGE_PICTURE = 60_000

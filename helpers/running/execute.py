@@ -21,7 +21,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import Unicode
 from traitlets.config import Config
 
-from helpers.workspace import REPOSITORY, DataError
+from brats_cohort.files import DataError
+from helpers.workspace import REPOSITORY
 
 SERIES: tuple[str, ...] = ("01", "02", "03", "04")
 """Notebooks that need the results of those before them; every other one brings or makes what it needs."""

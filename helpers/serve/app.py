@@ -26,9 +26,9 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
+from brats_cohort.files import DataError
 from helpers.serve import handler
 from helpers.serve.decode import MB, BadRequest, Limits, limits_from
-from helpers.workspace import DataError
 
 MEMORY = 1 << 20
 """Bytes of a body that are kept in memory; the rest goes to a temporary file."""

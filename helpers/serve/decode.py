@@ -28,12 +28,12 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 
-from helpers.data.cases import discover
-from helpers.data.checks import Session, check_session, read_session
-from helpers.data.nifti import LARGEST_MM, SMALLEST_MM, open_volume
-from helpers.data.resample import spacing_of
-from helpers.regions import MODALITIES
-from helpers.workspace import DataError
+from brats_cohort.cases import discover
+from brats_cohort.checks import Session, check_session, read_session
+from brats_cohort.files import DataError
+from brats_cohort.grid import spacing_of
+from brats_cohort.nifti import LARGEST_MM, SMALLEST_MM, open_volume
+from brats_cohort.regions import MODALITIES
 
 NPZ = "application/x-npz"
 ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip", "application/x-gzip")
@@ -111,7 +111,7 @@ class Volumes:
     session : Session
         The four checked images, their affine and warnings.
     labels : str
-        Key of the label convention (`helpers.regions.CONVENTIONS`) in which to answer.
+        Key of the label convention (`brats_cohort.regions.CONVENTIONS`) in which to answer.
     like : Nifti1Image or None
         Header of the first image file, if there is one; its voxels are gone.
     """

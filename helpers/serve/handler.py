@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.nifti import write_volume
-from helpers.data.resample import spacing_of
+from brats_cohort.files import DataError
+from brats_cohort.grid import spacing_of
+from brats_cohort.nifti import write_volume
+from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_native
 from helpers.models.checkpoints import ModelCard, load_checkpoint
-from helpers.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode, limits_from
-from helpers.workspace import DataError
 
 NIFTI, JSON = ANSWERS = ("application/x-nifti", "application/json")
 """Content types of an answer; the first is the default."""

@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint, Timer, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from brats_cohort.files import write_atomically
 from helpers.data.prepared import Prepared
 from helpers.models.checkpoints import save_checkpoint
 from helpers.training.module import SCORES, SegmentationModule
-from helpers.workspace import write_atomically
 
 COLUMNS = ("step", "seconds", "learning_rate", "train_loss")
 """First columns of a history; then come `SCORES`, NaN at steps without validation."""

@@ -14,11 +14,11 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from brats_cohort.files import DataError
+from brats_cohort.regions import classes_to_regions
 from helpers.data.patches import draw_patch
 from helpers.data.prepared import PreparedFile, open_prepared
-from helpers.regions import classes_to_regions
 from helpers.training.settings import TrainSettings
-from helpers.workspace import DataError
 
 ORDER, PATCH = 0, 1
 """Streams of random numbers drawn from one seed: the order of cases, and everything about a patch."""

@@ -12,15 +12,15 @@ from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from brats_cohort.files import DataError
+from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import label_map
 from helpers.evaluation.predict import predict_image
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import fuse_attention, input_multiple
-from helpers.regions import REGIONS, classes_to_regions
 from helpers.training.loss import RegionLoss
 from helpers.training.settings import TrainSettings
-from helpers.workspace import DataError
 
 START, END = 0.1, 0.01
 """Learning rate at the first and at the last step, as shares of the highest. Neither is 0: such a step would be wasted."""

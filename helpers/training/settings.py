@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
+from brats_cohort.files import DataError
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.networks import NETWORKS, check_patch
-from helpers.workspace import DataError
 
 FREE = frozenset({"workers", "save_every", "logger"})
 """Settings that do not change the result, so a training may resume with other values."""

@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import Dataset
 
+from brats_cohort.files import DataError
 from helpers.data.patches import training_transforms
 from helpers.data.prepared import open_prepared
 from helpers.models.checkpoints import ModelCard, load_pretrained
@@ -34,7 +35,6 @@ from helpers.training.callbacks import EMA, DurableIO, History, ResumableCheckpo
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset
 from helpers.training.module import SCORES, SegmentationModule, identity
 from helpers.training.settings import TrainSettings, choose_device, choose_precision
-from helpers.workspace import DataError
 
 CHECKPOINT = "last.ckpt"
 """Name of the file that an interrupted training resumes from."""

@@ -22,12 +22,12 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from brats_cohort.files import DataError
 from helpers.models.checkpoints import card_path
 from helpers.training.callbacks import History
 from helpers.training.module import NonFiniteError
 from helpers.training.settings import TrainSettings
 from helpers.training.train import train
-from helpers.workspace import DataError
 
 HEARTBEAT, GRACE = 10, 60
 """Seconds between signs of life of a worker, and without any after which its trial is taken over."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.plots.viewer import view_case
-from helpers.workspace import DataError
 from tests.browser.conftest import CHROMIUM, FLAGS
 
 SIZE = (760, 326)

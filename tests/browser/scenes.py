@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from helpers.regions import CLASS_NAMES
+from brats_cohort.regions import CLASS_NAMES
+from brats_cohort.testing import LPS
 from slice_viewer import Pane, SliceViewer
-from tests.cases import LPS
 
 SHAPE = (40, 48, 30)
 WINDOW = (0.0, 500.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.regions import CLASS_COLOURS, CLASS_NAMES
+from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES
 from tests.browser.conftest import CURRENT, SCROLLER
 from tests.browser.scenes import MARK, SHAPE, WINDOW, value_at
 

@@ -6,12 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from brats_cohort.regions import CLASS_NAMES
+from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.plots.viewer import view_case
-from helpers.regions import CLASS_NAMES
 from slice_viewer import Pane, SliceViewer
 from slice_viewer.slices import PLANES, cut
 from tests.browser.conftest import close_page, open_page
-from tests.cases import LPS, case_arrays, write_case
 
 PICTURE = """(root, number) => {
     const { picture, onPicture } = root.viewer.panes[number];

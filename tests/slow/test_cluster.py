@@ -13,13 +13,14 @@ import pytest
 from distributed import LocalCluster
 from optuna.trial import TrialState
 
+from brats_cohort.files import DataError
+from brats_cohort.testing import write_case
 from helpers.cli import main
 from helpers.data.prepared import open_prepared
 from helpers.training import tune
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import open_study, search
-from helpers.workspace import REPOSITORY, DataError
-from tests.cases import write_case
+from helpers.workspace import REPOSITORY
 from tests.slow.test_processes import TOLERANCE, free_port
 from tests.unit.test_tune import Hill
 

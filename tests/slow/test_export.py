@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 import torch
 
+from brats_cohort.nifti import read_volume
+from brats_cohort.testing import write_case
 from helpers.cli import main
-from helpers.data.nifti import read_volume
 from helpers.data.preprocess import PreprocessSettings, preprocess_case
 from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network
-from tests.cases import write_case
 
 TINY = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard("unet", TINY, {"spacing": (1.5, 1.5, 1.5), "normalise": "zscore"}, (16, 16, 16))

@@ -13,11 +13,11 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from helpers.data.nifti import write_volume
-from helpers.regions import MODALITIES
+from brats_cohort.nifti import write_volume
+from brats_cohort.regions import MODALITIES
+from brats_cohort.testing import LPS, case_arrays
 from helpers.serve.app import make_app
 from helpers.serve.decode import Limits
-from tests.cases import LPS, case_arrays
 from tests.mutations import MUTATIONS, ZIP, stored_zip
 from tests.requests import save_model
 

@@ -14,9 +14,9 @@ from sagemaker.core.helper.session_helper import Session
 from sagemaker.core.training import configs
 from sagemaker.train import ModelTrainer
 
+from brats_cohort.testing import write_case
 from helpers.cloud import aws
 from helpers.cloud.jobs import stage_source
-from tests.cases import write_case
 
 BUCKET = "jobs-of-tests"
 GROUP = "/aws/sagemaker/TrainingJobs"

@@ -8,8 +8,8 @@ import numpy as np
 import psutil
 import pytest
 
+from brats_cohort.testing import write_case
 from helpers.serve import handler
-from tests.cases import write_case
 from tests.requests import arrays_of, bodies_of, npz_of, save_model, serving
 
 NPZ = "application/x-npz"

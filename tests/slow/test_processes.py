@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brats_cohort.testing import write_case
 from helpers.cli import main
 from helpers.training import EXIT_STATUS
-from tests.cases import write_case
 from tests.slow.trainings import (
     CountCases,
     KillAt,

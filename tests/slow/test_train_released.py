@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.train_released import Recipe, train
+from brats_cohort.files import DataError
 from helpers.models.checkpoints import load_checkpoint
-from helpers.workspace import DataError
 
 TINY = Recipe("unet", 3, 1e-3, (40, 48, 40), {"channels": (4, 8), "num_res_units": 1}, patch=16, spacing=4)
 

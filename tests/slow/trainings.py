@@ -18,13 +18,13 @@ import torch
 import torch.utils.tensorboard
 from safetensors.torch import load_file
 
+from brats_cohort.testing import write_case
 from helpers.data.preprocess import prepare_cohort
 from helpers.training import EXIT_STATUS, Interrupted
 from helpers.training.callbacks import DurableIO
 from helpers.training.module import SegmentationModule
 from helpers.training.settings import TrainSettings
 from helpers.training.train import CHECKPOINT, train
-from tests.cases import write_case
 
 SMALL: dict[str, Any] = {
     "arguments": {"channels": (4, 8, 16), "num_res_units": 1, "dropout": 0.2},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from brats_cohort.regions import ED, MODALITIES
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, correct_bias, preprocess_image
-from helpers.regions import ED, MODALITIES
 
 SPACING = 4.0
 

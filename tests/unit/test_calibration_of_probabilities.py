@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from brats_cohort.regions import REGIONS
 from helpers.evaluation.statistics import BINS, calibration_scores, reliability_table
-from helpers.regions import REGIONS
 
 BRAIN = np.ones((40, 40, 40), bool)
 

@@ -5,12 +5,12 @@ import gzip
 import nbformat
 import numpy as np
 
+from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
+from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.plots.viewer import view_case
-from helpers.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
 from helpers.running.execute import execute_notebook
 from slice_viewer import SliceViewer
 from slice_viewer.slices import PALETTE
-from tests.cases import LPS, case_arrays, write_case
 
 
 def unpacked(viewer: SliceViewer, number: int) -> np.ndarray:

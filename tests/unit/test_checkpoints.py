@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from brats_cohort.files import DataError
 from helpers.models.checkpoints import (
     ModelCard,
     card_path,
@@ -14,7 +15,6 @@ from helpers.models.checkpoints import (
     save_checkpoint,
 )
 from helpers.models.networks import build_network
-from helpers.workspace import DataError
 
 ARGUMENTS = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard(

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import pytest
 
+from brats_cohort.command import COMMANDS, Target
+from brats_cohort.files import DataError
 from helpers import cli
-from helpers.cli.options import Target, call, pick_device
-from helpers.workspace import REPOSITORY, DataError
+from helpers.cli.options import call, pick_device
+from helpers.workspace import REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def test_help_and_wrong_commands_import_nothing_heavy():
 
 def test_every_command_has_a_module():
     folder = Path(cli.__file__).parent
-    assert {name for name in cli.COMMANDS if (folder / f"{name.replace('-', '_')}.py").is_file()} == set(cli.COMMANDS)
+    modules = {name for name in cli.COMMANDS if (folder / f"{name.replace('-', '_')}.py").is_file()}
+    assert modules | {name for name in cli.OF_COHORTS if callable(COMMANDS[name])} == set(cli.COMMANDS)
 
 
 def test_a_wrong_command_says_which_is_meant(capsys):

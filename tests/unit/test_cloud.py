@@ -2,6 +2,7 @@
 
 import pytest
 
+from brats_cohort.files import DataError
 from helpers.cloud import aws
 from helpers.cloud.aws import belongs
 from helpers.cloud.jobs import (
@@ -11,7 +12,6 @@ from helpers.cloud.jobs import (
     source_files,
     stage_source,
 )
-from helpers.workspace import DataError
 
 
 def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brats_cohort.regions import ET, NCR
 from helpers.evaluation.postprocess import (
     FEATURES,
     PostProcessing,
@@ -14,7 +15,6 @@ from helpers.evaluation.postprocess import (
     outline_enhancement,
     presence_features,
 )
-from helpers.regions import ET, NCR
 
 SHAPE = (60, 60, 60)
 

@@ -4,9 +4,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from brats_cohort.files import DataError
 from helpers.cloud import costs
 from helpers.cloud.costs import Prices, load_prices
-from helpers.workspace import DataError
 
 PRICES = Prices("us-east-1", "2026-01-01", "made up", {"ml.a": 2.0, "ml.b": 10.0})
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+from brats_cohort.files import DataError
+from brats_cohort.nifti import read_label_values, write_volume
+from brats_cohort.regions import BRATS2021, from_classes
+from brats_cohort.splits import SplitManifest, load_splits
+from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.cli.crossvalidate import train_folds
-from helpers.data.nifti import read_label_values, write_volume
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.data.splits import SplitManifest, load_splits
 from helpers.evaluation.cohort import (
     ENHANCING_ML,
     STEPS,
@@ -32,10 +35,7 @@ from helpers.models.checkpoints import (
     save_checkpoint,
 )
 from helpers.models.networks import Ensemble, build_network
-from helpers.regions import BRATS2021, from_classes
 from helpers.training.settings import TrainSettings
-from helpers.workspace import DataError
-from tests.cases import LPS, case_arrays, write_case
 
 NAMES = tuple(f"Case_{number:03d}" for number in range(5))
 MANIFEST = SplitManifest("brats2021", 0, NAMES[4:], (NAMES[:2], NAMES[2:4]), {name: f"patient of {name}" for name in NAMES})

@@ -9,10 +9,11 @@ import torch
 from monai.networks.nets import SegResNet
 from safetensors.torch import load_file
 
+from brats_cohort.files import DataError
+from brats_cohort.nifti import read_volume, write_volume
 from glioma_phantom.abdomen import CtPhantomSettings, write_ct_phantoms
 from helpers.data.ct import ORGANS, check_scans, deal_folds, find_scans
-from helpers.data.nifti import read_volume, write_volume
-from helpers.workspace import REPOSITORY, DataError
+from helpers.workspace import REPOSITORY
 from tests.cases import REAL_CASES
 
 BTCV = REAL_CASES / "btcv_layout"

@@ -154,7 +154,8 @@ def test_a_package_stands_alone(folder):
     own = folder.name.replace("-", "_")
     modules = imported((folder / "src").rglob("*.py")) - {own}
     assert not {module for module in modules if (REPOSITORY / module).exists()}, "a package imports nothing of the repository"
-    declared = names(Requirement(line) for line in project["dependencies"])
+    lines = [*project["dependencies"], *(line for extra in project.get("optional-dependencies", {}).values() for line in extra)]
+    declared = names(map(Requirement, lines))
     for module in modules:
         assert providers(module) & declared, f"{folder.name} imports {module}, which its pyproject.toml does not ask for"
 

@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brats_cohort.files import DataError
+from brats_cohort.nifti import write_volume
+from brats_cohort.regions import BRATS2021, MSD, from_classes
+from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.cli.evaluate import list_label_maps, match_identifier, pair_label_maps
-from helpers.data.nifti import write_volume
 from helpers.evaluation.cohort import LabelFile, read_label_file, score_files
-from helpers.regions import BRATS2021, MSD, from_classes
-from helpers.workspace import DataError
-from tests.cases import LPS, REAL_CASES, case_arrays, write_case
+from tests.cases import REAL_CASES
 
 
 def write_prediction(folder, name, classes, *, affine=LPS, convention=BRATS2021):

@@ -9,11 +9,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from brats_cohort.regions import CLASS_COLOURS
+from brats_cohort.testing import LPS, case_arrays
 from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.plots import case as figures
-from helpers.regions import CLASS_COLOURS
 from slice_viewer.slices import to_palette
-from tests.cases import LPS, case_arrays
 
 
 @pytest.fixture(autouse=True)

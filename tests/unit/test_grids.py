@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from brats_cohort.regions import classes_to_regions, regions_to_classes
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.data.resample import (
@@ -13,7 +14,6 @@ from helpers.data.resample import (
     regrid,
     regrid_classes,
 )
-from helpers.regions import classes_to_regions, regions_to_classes
 
 
 def plain_linear(array, affine, *, to_shape, to_affine):

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import scan_session
+from brats_cohort.cases import case_of_files, read_classes
+from brats_cohort.files import DataError
+from brats_cohort.nifti import write_volume
+from brats_cohort.regions import MODALITIES, REGIONS, classes_to_regions
+from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
-from helpers.data.cases import case_of_files, read_classes
-from helpers.data.nifti import write_volume
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import (
@@ -23,9 +26,6 @@ from helpers.evaluation.predict import (
 )
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import NETWORKS, NetworkKind
-from helpers.regions import MODALITIES, REGIONS, classes_to_regions
-from helpers.workspace import DataError
-from tests.cases import LPS, case_arrays, write_case
 
 OBLIQUE = np.array([[0.9659, -0.2588, 0, -30], [0.2588, 0.9659, 0, 12], [0, 0, 1, 5], [0, 0, 0, 1.0]])
 LAS = np.diag([-1.0, 1.0, 1.0, 1.0])

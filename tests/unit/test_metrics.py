@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from scipy import ndimage
 
-from helpers.data.cases import discover, read_classes
-from helpers.data.resample import spacing_of
+from brats_cohort.cases import discover, read_classes
+from brats_cohort.grid import spacing_of
+from brats_cohort.regions import classes_to_regions
 from helpers.evaluation.metrics import (
     EMPTY_DISTANCE,
     METRICS,
@@ -17,7 +18,6 @@ from helpers.evaluation.metrics import (
     hausdorff95,
     score_case,
 )
-from helpers.regions import classes_to_regions
 from tests.cases import REAL_CASES
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
+from brats_cohort.files import DataError
 from helpers.cli.networks import describe_network
 from helpers.evaluation.predict import window_size
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
@@ -17,7 +18,6 @@ from helpers.models.networks import (
     input_multiple,
 )
 from helpers.training.loss import RegionLoss
-from helpers.workspace import DataError
 
 SMALL = {
     "unet": {"channels": (4, 8, 16)},

@@ -10,15 +10,15 @@ import torch
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from brats_cohort.cases import read_classes, read_image
+from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
 from helpers.cli import main
-from helpers.data.cases import read_classes, read_image
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import HELD_OUT_SEED, PhantomStream, StreamSettings, held_out_phantoms, prepare_phantom, write_cohort
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import preprocess_image
 from helpers.models.checkpoints import load_checkpoint
-from helpers.workspace import DataError
 
 PATCH = (16, 16, 16)
 COARSE = StreamSettings(spacing=4, patches_per_case=2, pool=2, lanes=2)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brats_cohort.regions import ED, ET, NCR
 from helpers.evaluation.postprocess import PostProcessing, label_map, postprocess
-from helpers.regions import ED, ET, NCR
 
 NO_IMAGE = np.zeros((4, 1, 1, 1))
 """None of the rules here looks at it."""

@@ -18,8 +18,10 @@ from monai.transforms import NormalizeIntensity, Orientation
 from safetensors import safe_open
 from scipy import ndimage
 
+from brats_cohort.cases import discover
+from brats_cohort.files import DataError
+from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
-from helpers.data.cases import discover
 from helpers.data.prepared import open_prepared, prepared_path, save_prepared
 from helpers.data.preprocess import (
     PreprocessSettings,
@@ -29,8 +31,7 @@ from helpers.data.preprocess import (
     to_native,
 )
 from helpers.data.resample import regrid
-from helpers.workspace import DataError
-from tests.cases import LPS, REAL_CASES, case_arrays, write_case
+from tests.cases import REAL_CASES
 
 ORIENTATIONS = [
     (*permutation, *flips) for permutation in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
@@ -301,7 +302,7 @@ def test_file_that_is_no_prepared_case(tmp_path):
 
 @pytest.mark.skipif(not REAL_CASES.is_dir(), reason="no real cases beside this checkout")
 def test_real_case_round_trip(tmp_path):
-    from helpers.data.cases import read_classes
+    from brats_cohort.cases import read_classes
 
     case = next(case for case in discover(REAL_CASES / "brats2021", "brats2021") if not case.missing)
     path = save_prepared(tmp_path / "a.safetensors", preprocess_case(case))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from brats_cohort.files import DataError
 from helpers.models.checkpoints import load_pretrained
 from helpers.models.networks import build_network
-from helpers.workspace import DataError
 
 CHANNELS = {"channels": (4, 8, 16), "spatial_dims": 2}
 

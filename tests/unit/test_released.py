@@ -9,6 +9,9 @@ import torch
 
 from benchmarks import release
 from benchmarks.release import release_checkpoints
+from brats_cohort.files import DataError
+from brats_cohort.regions import MODALITIES, REGIONS
+from brats_cohort.testing import write_case
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
 from helpers.data.preprocess import PreprocessSettings, preprocess_image
@@ -17,9 +20,8 @@ from helpers.evaluation.predict import segment_prepared
 from helpers.models import checkpoints as released
 from helpers.models.checkpoints import ModelCard, load_checkpoint, load_released, save_checkpoint
 from helpers.models.networks import build_network
-from helpers.regions import MODALITIES, REGIONS
-from helpers.workspace import REPOSITORY, DataError
-from tests.cases import REAL_CASES, write_case
+from helpers.workspace import REPOSITORY
+from tests.cases import REAL_CASES
 
 TINY = {"channels": (4, 8), "num_res_units": 1}
 CARD = ModelCard("unet", TINY, {"spacing": (1.0, 1.0, 1.0), "normalise": "zscore"}, (16, 16, 16))

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from brats_cohort.files import DataError
 from helpers.cli import main, run
 from helpers.cli.run import phantom_folders
 from helpers.running import execute
@@ -26,7 +27,7 @@ from helpers.running.execute import (
     read_parameters,
 )
 from helpers.running.pages import key_figure, show_number
-from helpers.workspace import REPOSITORY, DataError, Workspace
+from helpers.workspace import REPOSITORY, Workspace
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PARAMETERS = (

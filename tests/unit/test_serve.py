@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from brats_cohort.files import DataError
+from brats_cohort.regions import MODALITIES, REGIONS, classes_to_regions
+from brats_cohort.testing import write_case
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
-from helpers.regions import MODALITIES, REGIONS, classes_to_regions
 from helpers.serve import app, handler
 from helpers.serve.decode import BadRequest, Limits, limits_from
-from helpers.workspace import DataError
-from tests.cases import write_case
 from tests.requests import arrays_of, bodies_of, files_of, npz_of, save_model, tar_of, zip_of
 
 LAS = np.diag([-1.0, 1.0, 2.0, 1.0]) + np.eye(4, k=3) * 12

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brats_cohort.files import DataError
 from helpers.data.slices import CHANNELS, check_slices, find_air, find_slices, find_tissue, read_patient
-from helpers.workspace import DataError
 from tests.cases import REAL_CASES
 
 REAL = REAL_CASES / "lgg"

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.data.cases import read_classes, read_image
-from helpers.data.nifti import read_label_values
+from brats_cohort.cases import read_classes, read_image
+from brats_cohort.files import DataError
+from brats_cohort.nifti import read_label_values
+from brats_cohort.regions import CONVENTIONS, classes_to_regions, to_classes
+from brats_cohort.testing import write_case
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import METRICS, score_case
@@ -15,9 +18,6 @@ from helpers.evaluation.predict import predict_case
 from helpers.evaluation.statistics import calibration_scores, reliability_table
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import build_network
-from helpers.regions import CONVENTIONS, classes_to_regions, to_classes
-from helpers.workspace import DataError
-from tests.cases import write_case
 
 CARD = ModelCard("unet", {"channels": (4, 8)}, asdict(PreprocessSettings()), (16, 16, 16))
 

@@ -18,16 +18,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 
+from brats_cohort.files import DataError
+from brats_cohort.regions import REGIONS, classes_to_regions
+from brats_cohort.splits import load_splits
+from brats_cohort.testing import case_arrays, write_case
 from helpers.cli import main
 from helpers.cli.options import call
 from helpers.cli.train import choose_folders
 from helpers.data.patches import draw_centre, pad_patch, patch_slices
 from helpers.data.prepared import PreprocessSettings, open_prepared
 from helpers.data.preprocess import prepare_cohort
-from helpers.data.splits import load_splits
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
-from helpers.regions import REGIONS, classes_to_regions
 from helpers.training import module
 from helpers.training.callbacks import EMA, PrintValidation
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset, StepBatches
@@ -35,8 +37,6 @@ from helpers.training.loss import RegionLoss
 from helpers.training.module import END, START, NonFiniteError, learning_rate_share, non_finite
 from helpers.training.settings import TrainSettings
 from helpers.training.train import CHECKPOINT, train
-from helpers.workspace import DataError
-from tests.cases import case_arrays, write_case
 
 SMALL = {"channels": (8, 16, 32), "num_res_units": 1}
 

@@ -10,14 +10,14 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from brats_cohort.files import DataError
+from brats_cohort.testing import write_case
 from helpers.cli import main
 from helpers.models.checkpoints import load_checkpoint
 from helpers.training import tune
 from helpers.training.module import NonFiniteError
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import ended_trials, export_best, open_study, origin, search, trial_folder
-from helpers.workspace import DataError
-from tests.cases import write_case
 
 SETTINGS = TrainSettings(seed=5)
 SPACE = {"learning_rate": (1e-4, 1e-1), "foreground_probability": (0.0, 1.0)}

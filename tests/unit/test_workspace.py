@@ -1,20 +1,10 @@
 """Workspaces: where folders are, and metrics that survive the way to disk."""
 
-import pickle
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
-from helpers.workspace import (
-    REPOSITORY,
-    DataError,
-    load_metrics,
-    open_workspace,
-    require_writable,
-    save_metrics,
-    write_atomically,
-)
+from brats_cohort.files import DataError
+from helpers.workspace import REPOSITORY, load_metrics, open_workspace, save_metrics
 
 
 def test_folders_follow_the_cohort(tmp_path):
@@ -77,38 +67,3 @@ def test_metrics_come_back_as_plain_numbers(tmp_path):
 def test_metrics_refuse_what_json_cannot_hold(tmp_path):
     with pytest.raises(TypeError, match="not list"):
         save_metrics(open_workspace("phantom", out=tmp_path), "01_explore_data", {"volumes": [1, 2]}, checkpoint=None)
-
-
-def test_an_error_has_a_problem_and_a_remedy_that_travel_between_processes():
-    error = pickle.loads(pickle.dumps(DataError("a; b is wrong", "mend it")))
-    assert (error.problem, error.remedy, str(error)) == ("a; b is wrong", "mend it", "a; b is wrong; mend it")
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "folder" / "file.txt"
-    with write_atomically(path, durable=True) as temporary:
-        temporary.write_text("first")
-    with pytest.raises(KeyboardInterrupt), write_atomically(path) as temporary:
-        temporary.write_text("sec")
-        raise KeyboardInterrupt
-    assert path.read_text() == "first"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_writers_of_one_file_do_not_meet(tmp_path):
-    def write(number):
-        with write_atomically(tmp_path / "file") as temporary:
-            temporary.write_text(str(number) * 1000)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(write, range(8)))
-    assert len(set((tmp_path / "file").read_text())) == 1
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_target_that_cannot_be_written_is_named_before_the_work(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot be written"):
-        require_writable(tmp_path / "file" / "below")
-    assert require_writable(tmp_path / "new") == tmp_path / "new"
-    assert list((tmp_path / "new").iterdir()) == []

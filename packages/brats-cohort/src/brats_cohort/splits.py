@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from helpers.data.cases import Case
-from helpers.data.checks import CaseFacts
-from helpers.workspace import DataError, write_atomically
+from brats_cohort.cases import Case
+from brats_cohort.checks import CaseFacts
+from brats_cohort.files import DataError, write_atomically
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
@@ -66,7 +66,7 @@ def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: 
     cases : sequence of Case
         Usable cases with a reference, of at least three patients; `DataError` below.
     facts : mapping from identifier to CaseFacts
-        As `helpers.data.checks.check_cohort` reports them.
+        As `brats_cohort.checks.check_cohort` reports them.
     seed : int
         Fixes the shuffling, 0 or more.
     """

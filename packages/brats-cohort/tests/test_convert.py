@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from helpers.cli import main
-from helpers.data.cases import discover, read_classes, read_image, read_numbers
-from helpers.data.convert import ENDINGS
-from helpers.data.nifti import write_volume
-from helpers.workspace import DataError
-from tests.cases import LPS, case_arrays, write_case
+from brats_cohort.cases import discover, read_classes, read_image, read_numbers
+from brats_cohort.command import main
+from brats_cohort.convert import ENDINGS
+from brats_cohort.files import DataError
+from brats_cohort.nifti import write_volume
+from brats_cohort.testing import LPS, case_arrays, write_case
 
 OBLIQUE = LPS @ np.array([[0.9, 0.1, 0, 5], [-0.1, 0.9, 0, -7], [0, 0, 1.5, 3], [0, 0, 0, 1]])
 NAMES = ("BraTS-GLI-02060-100", "BraTS-GLI-02060-101", "BraTS-GLI-02061-100")

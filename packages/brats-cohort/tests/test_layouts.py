@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from helpers.data.cases import ALIASES, FORMATS, discover, format_key, read_classes, read_image
-from helpers.data.nifti import write_volume
-from helpers.regions import MODALITIES
-from helpers.workspace import DataError
-from tests.cases import LPS, case_arrays, write_case
+from brats_cohort.cases import ALIASES, FORMATS, discover, format_key, read_classes, read_image
+from brats_cohort.files import DataError
+from brats_cohort.nifti import write_volume
+from brats_cohort.regions import MODALITIES
+from brats_cohort.testing import LPS, case_arrays, write_case
 
 each_format = pytest.mark.parametrize("format", list(FORMATS))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers.regions import (
+from brats_cohort.regions import (
     BRATS2021,
     BRATS2023,
     CONVENTIONS,

@@ -1,4 +1,4 @@
-"""Write a cohort in the dataset format of another tool, so that `helpers.data.cases.discover` reads the same from it.
+"""Write a cohort in the dataset format of another tool, so that `brats_cohort.cases.discover` reads the same from it.
 
 Voxel values, grids, label numbers and names of cases are kept; of a file's header only the geometry is, since descriptions and
 extensions may hold the patient's name.
@@ -16,10 +16,10 @@ from typing import Any
 import joblib
 import numpy as np
 
-from helpers.data.cases import Case, Fault, fault_of, labels_by_name, raise_first, read_modalities, read_numbers
-from helpers.data.nifti import open_volume, write_volume
-from helpers.regions import BACKGROUND, CONVENTIONS, MODALITIES, LabelConvention, renumber
-from helpers.workspace import DataError, require_writable, write_atomically
+from brats_cohort.cases import Case, Fault, fault_of, labels_by_name, raise_first, read_modalities, read_numbers
+from brats_cohort.files import DataError, require_writable, write_atomically
+from brats_cohort.nifti import open_volume, write_volume
+from brats_cohort.regions import BACKGROUND, CONVENTIONS, MODALITIES, LabelConvention, renumber
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "nnunet": ("_0000", "_0001", "_0002", "_0003", ""),

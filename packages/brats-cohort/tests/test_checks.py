@@ -2,25 +2,28 @@
 
 import gzip
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from glioma_phantom import PhantomSettings, make_phantom
-from helpers.cli import main
-from helpers.data.cases import FORMATS, Source, discover, read_image
-from helpers.data.checks import (
+from brats_cohort.cases import FORMATS, Source, discover, read_image
+from brats_cohort.checks import (
     ERROR,
     WARNING,
     check_case,
     check_cohort,
     suspicions,
 )
-from helpers.data.nifti import write_volume
-from tests.cases import LPS, REAL_CASES, case_arrays, write_case
+from brats_cohort.command import main
+from brats_cohort.nifti import write_volume
+from brats_cohort.testing import LPS, case_arrays, write_case
+from glioma_phantom import PhantomSettings, make_phantom
 
+REAL_CASES = Path(__file__).resolve().parents[4] / "shared" / "real_cases"
+"""Real images for development, beside the checkout on some machines."""
 IMAGE, CLASSES = case_arrays()
 NAMES = {"T1": 0, "T1ce": 1, "T2": 2, "FLAIR": 3}
 EXCHANGES = [("T1", "T2"), ("T2", "FLAIR"), ("T1", "T1ce"), ("T1ce", "T2")]

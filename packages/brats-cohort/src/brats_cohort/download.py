@@ -1,9 +1,9 @@
 """Fetch public cohorts: BraTS 2021 and the slices of LGG through the Kaggle API, MSD Task01 from MONAI's mirror.
 
 A download that broke off continues where it stopped, and what arrives is extracted aside and then renamed, so that a cohort's
-folder never holds half a file. MONAI's own `download_and_extract` starts again from nothing, which hurts with 7 GB; only its
-address and checksum are used. Tested against a local server and a stand-in for the package kaggle (whose calls were compared
-with the source of kaggle 2.2.5); the real services were out of reach when this was written.
+folder never holds half a file. MONAI's own `download_and_extract` starts again from nothing, which hurts with 7 GB. Tested
+against a local server and a stand-in for the package kaggle (whose calls were compared with the source of kaggle 2.2.5); the
+real services were out of reach when this was written.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import BinaryIO
 import requests
 from tqdm.auto import tqdm
 
-from helpers.workspace import DataError
+from brats_cohort.files import DataError
 
 KAGGLE_DATASET, KAGGLE_ARCHIVE = "dschettler8845/brats-2021-task1", "BraTS2021_Training_Data.tar"
 LGG_DATASET, LGG_ROOT = "mateuszbuda/lgg-mri-segmentation", "kaggle_3m/"
 MSD_TASK = "Task01_BrainTumour"
+MSD_ADDRESS, MSD_MD5 = f"https://msd-for-monai.s3-us-west-2.amazonaws.com/{MSD_TASK}.tar", "240a19d752f0d9e9101544901065d872"
+"""As `monai.apps.DecathlonDataset` has them."""
 CHUNK = 2**16
 """Bytes read at a time; when a download breaks off, at most as many are received in vain."""
 
@@ -36,12 +38,10 @@ def download_msd(folder: Path, *, progress: bool = True) -> Path:
     A cohort that is already there is left as it is. Raises `DataError` if the server cannot be reached, or what arrived is
     damaged or unsafe to extract.
     """
-    from monai.apps import DecathlonDataset
-
     folder, archive = Path(folder), Path(folder) / f"{MSD_TASK}.tar"
     if (folder / "dataset.json").is_file() and not archive.exists():
         return folder
-    fetch(DecathlonDataset.resource[MSD_TASK], archive, md5=DecathlonDataset.md5[MSD_TASK], progress=progress)
+    fetch(MSD_ADDRESS, archive, md5=MSD_MD5, progress=progress)
     with archive.open("rb") as stream:
         extract(tar_entries(stream), folder, name=archive.name, base=MSD_TASK)
     archive.unlink()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from isal import igzip, isal_zlib
 
-from helpers.workspace import DataError, without, write_atomically
+from brats_cohort.files import DataError, without, write_atomically
 
 with without("pydicom"):  # a tenth of what `predict` imports, for DICOM in the header extensions of NIfTI
     import nibabel as nib

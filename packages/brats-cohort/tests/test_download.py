@@ -12,10 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from monai.apps import DecathlonDataset
 
-from helpers.cli import main
-from helpers.data.download import (
+from brats_cohort.command import main
+from brats_cohort.download import (
     CHUNK,
     KAGGLE_ARCHIVE,
     KAGGLE_DATASET,
@@ -24,8 +23,8 @@ from helpers.data.download import (
     fetch,
     tar_entries,
 )
-from helpers.workspace import DataError
-from tests.cases import write_case
+from brats_cohort.files import DataError
+from brats_cohort.testing import write_case
 
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -168,16 +167,16 @@ def test_extraction_replaces_leaves_out_resource_forks_and_keeps_other_files(tmp
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["case", "new", "notes.txt"]
 
 
-def test_msd_comes_from_the_address_and_with_the_checksum_of_monai(server, tmp_path, monkeypatch, capsys):
+def test_msd_comes_from_its_address_and_with_its_checksum(server, tmp_path, monkeypatch, capsys):
     write_case(tmp_path / MSD_TASK, "BRATS_001", "msd")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(tmp_path / MSD_TASK, MSD_TASK)
     server.content = buffer.getvalue()
     server.cuts = [5000]
-    monkeypatch.setitem(DecathlonDataset.resource, MSD_TASK, server.url)
-    monkeypatch.setitem(DecathlonDataset.md5, MSD_TASK, hashlib.md5(server.content).hexdigest())
-    monkeypatch.setattr("helpers.data.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("brats_cohort.download.MSD_ADDRESS", server.url)
+    monkeypatch.setattr("brats_cohort.download.MSD_MD5", hashlib.md5(server.content).hexdigest())
+    monkeypatch.setattr("brats_cohort.download.time.sleep", lambda _: None)
     for _ in range(2):
         assert main(["download", "msd", "--out", str(tmp_path / "msd")]) == 0
         assert "1 cases of msd" in capsys.readouterr().out

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from helpers.data.cases import (
+from brats_cohort.cases import (
     ERROR,
     WARNING,
     Case,
@@ -32,10 +32,10 @@ from helpers.data.cases import (
     read_modalities,
     to_numbered_classes,
 )
-from helpers.data.nifti import read_label_values
-from helpers.data.resample import spacing_of
-from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, REGION_CLASSES, REGIONS
-from helpers.workspace import DataError
+from brats_cohort.files import DataError
+from brats_cohort.grid import spacing_of
+from brats_cohort.nifti import read_label_values
+from brats_cohort.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, REGION_CLASSES, REGIONS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,7 @@
 """Find the cases of a cohort and read them.
 
 `discover` leads from a folder to its cases, `read_image` and `read_classes` from a case to arrays. What a file's name means is
-decided here; how one file is read, in `helpers.data.nifti`; what is wrong with its contents, in `helpers.data.checks`.
+decided here; how one file is read, in `brats_cohort.nifti`; what is wrong with its contents, in `brats_cohort.checks`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.nifti import ENDINGS, affine_in_mm, conversion, open_volume, read_label_values, read_volumes
-from helpers.data.resample import turn_to_grid
-from helpers.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, convention_by_name, to_classes
-from helpers.workspace import DataError, printable
+from brats_cohort.files import DataError, printable
+from brats_cohort.grid import turn_to_grid
+from brats_cohort.nifti import ENDINGS, affine_in_mm, conversion, open_volume, read_label_values, read_volumes
+from brats_cohort.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, convention_by_name, to_classes
 
 ERROR, WARNING = "error", "warning"
 
@@ -62,9 +62,9 @@ class Case:
     identifier, patient : str
         Names of the session, unique in its cohort, and of the patient, whose sessions must stay in one part of a split.
     format, labels : str
-        Keys of `FORMATS` and of `helpers.regions.CONVENTIONS`: how the files are named, whose numbers the reference uses.
+        Keys of `FORMATS` and of `brats_cohort.regions.CONVENTIONS`: how the files are named, whose numbers the reference uses.
     images : mapping from modality to Source
-        Those of `helpers.regions.MODALITIES` that were found.
+        Those of `brats_cohort.regions.MODALITIES` that were found.
     label : Path or None
         The reference label map, if there is one.
     faults : tuple of Fault
@@ -150,8 +150,8 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     format : str
         Key of `FORMATS` or of `ALIASES`, or "auto" to take whatever is there.
     labels : str
-        Key of `helpers.regions.CONVENTIONS`: whose numbers the references use. By default a case's name says it
-        (`helpers.regions.CASE_NAMES`), else the dataset format.
+        Key of `brats_cohort.regions.CONVENTIONS`: whose numbers the references use. By default a case's name says it
+        (`brats_cohort.regions.CASE_NAMES`), else the dataset format.
     patients : Path, optional
         CSV with the columns case and patient. By default `patients_of` tells patients apart by name.
 
@@ -579,7 +579,7 @@ def read_numbers(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_numbered_classes(values: np.ndarray, convention: LabelConvention, path: Path) -> np.ndarray:
-    """`helpers.regions.to_classes` for the label map of a file: an unknown number is a `DataError`."""
+    """`brats_cohort.regions.to_classes` for the label map of a file: an unknown number is a `DataError`."""
     try:
         return to_classes(values, convention)
     except ValueError as error:

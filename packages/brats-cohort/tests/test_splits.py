@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.cases import Case
-from helpers.data.checks import CaseFacts
-from helpers.data.splits import load_splits, make_splits, save_splits
-from helpers.workspace import DataError
+from brats_cohort.cases import Case
+from brats_cohort.checks import CaseFacts
+from brats_cohort.files import DataError
+from brats_cohort.splits import load_splits, make_splits, save_splits
 
 
 def cohort(patients: int, sessions: int = 1, without_et: int = 4):

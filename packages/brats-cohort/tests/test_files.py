@@ -1,18 +1,21 @@
 """Files as they are met: every odd one gives a right reading or one clear sentence, and what is written is complete."""
 
 import gzip
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from helpers.data.nifti import open_volume, read_label_values, read_volume, write_volume
-from helpers.workspace import DataError
-from tests.cases import LPS, REAL_CASES
+from brats_cohort.files import DataError, require_writable, write_atomically
+from brats_cohort.nifti import open_volume, read_label_values, read_volume, write_volume
+from brats_cohort.testing import LPS
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 OBLIQUE = np.array([[-0.9, 0.1, 0.0, 30.0], [0.1, -0.9, 0.2, 40.0], [0.0, 0.2, 2.0, -50.0], [0, 0, 0, 1]])
-EDGE = REAL_CASES / "edge"
+EDGE = Path(__file__).resolve().parents[4] / "shared" / "real_cases" / "edge"
 needs_edge = pytest.mark.skipif(not EDGE.is_dir(), reason="the odd files for development are not on this machine")
 
 
@@ -216,3 +219,38 @@ def test_odd_real_files_that_are_right():
 def test_odd_real_files_that_are_refused(name, sentence):
     with pytest.raises(DataError, match=sentence):
         read_label_values(EDGE / name)
+
+
+def test_an_error_has_a_problem_and_a_remedy_that_travel_between_processes():
+    error = pickle.loads(pickle.dumps(DataError("a; b is wrong", "mend it")))
+    assert (error.problem, error.remedy, str(error)) == ("a; b is wrong", "mend it", "a; b is wrong; mend it")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    with write_atomically(path, durable=True) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(KeyboardInterrupt), write_atomically(path) as temporary:
+        temporary.write_text("sec")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    def write(number):
+        with write_atomically(tmp_path / "file") as temporary:
+            temporary.write_text(str(number) * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len(set((tmp_path / "file").read_text())) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_target_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        require_writable(tmp_path / "file" / "below")
+    assert require_writable(tmp_path / "new") == tmp_path / "new"
+    assert list((tmp_path / "new").iterdir()) == []

@@ -1,0 +1,343 @@
+"""Odd input of every kind, made here: it is read right, or refused with a sentence, and never silently wrong."""
+
+import gzip
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from brats_cohort.cases import case_of_files, discover, patients_of, read_classes, read_image
+from brats_cohort.checks import check_case, check_cohort, check_session, read_session
+from brats_cohort.command import main
+from brats_cohort.files import DataError
+from brats_cohort.nifti import read_volume, write_volume
+from brats_cohort.regions import MODALITIES
+from brats_cohort.splits import make_splits
+from brats_cohort.testing import LPS, case_arrays, write_case
+
+IMAGE, CLASSES = case_arrays((40, 44, 36))
+BRAIN = (IMAGE != 0).any(0)
+RANDOM = np.random.default_rng(0)
+
+
+def problems(check):
+    return " | ".join(fault.problem for fault in check.faults)
+
+
+# What is brain
+
+
+def test_noise_around_the_brain_is_refused_if_no_modality_shows_where_the_brain_ends():
+    noise = np.where(BRAIN, IMAGE, RANDOM.integers(1, 9, IMAGE.shape))
+    with pytest.raises(DataError, match=r"brain and background cannot be told apart .* remove skull and background"):
+        check_session(noise, LPS, "A")
+
+
+def test_noise_in_one_modality_is_set_to_0_where_the_others_show_no_brain():
+    image = IMAGE.copy()
+    image[3] = np.where(BRAIN, IMAGE[3], RANDOM.integers(1, 9, BRAIN.shape))
+    session = check_session(image, LPS, "A")
+    assert np.array_equal(session.image[3], IMAGE[3])
+    assert "FLAIR has signal around the brain" in session.warnings[0]
+
+
+def test_a_skull_in_one_modality_is_set_to_0_where_the_others_show_no_brain():
+    image = IMAGE.copy()
+    image[0, 2:-2, 2:-2, 2:-2] += (500 * ~BRAIN).astype(np.int16)[2:-2, 2:-2, 2:-2]
+    session = check_session(image, LPS, "A")
+    assert np.array_equal(session.image[0], IMAGE[0])
+    assert "T1 has signal around the brain" in session.warnings[0]
+
+
+def test_more_brain_than_a_head_holds_is_refused():
+    with pytest.raises(DataError, match="ml would be brain, more than any head holds"):
+        check_session(IMAGE, LPS * np.array([6, 6, 6, 1])[:, None])
+
+
+def test_a_rim_as_bright_as_the_scalp_is_refused():
+    image = IMAGE.copy()
+    affine = LPS * np.array([3.0, 3.0, 3.0, 1.0])[:, None]
+    check_session(image, affine)
+    inner = (
+        sum((np.linspace(-1, 1, n).reshape([-1 if a == k else 1 for a in range(3)])) ** 2 for k, n in enumerate(BRAIN.shape))
+        < 0.6
+    )
+    image[:, BRAIN & ~inner] *= 4
+    with pytest.raises(DataError, match="times as bright as what lies deep, as the scalp is"):
+        check_session(image, affine)
+
+
+def test_ringing_of_a_spline_around_the_brain_is_removed():
+    ringing = [ndimage.shift(np.pad(volume, 8).astype(np.float32), (0.4, 0.3, 0.5), order=3) for volume in IMAGE]
+    session = check_session(ringing, LPS)
+    assert "values ring around the brain, as after resampling with a spline" in session.warnings[0]
+    assert np.count_nonzero(session.image[0]) == pytest.approx(np.count_nonzero(IMAGE[0]), rel=0.2)
+    assert np.count_nonzero(ringing[0]) > 1.5 * np.count_nonzero(IMAGE[0])
+
+
+def test_a_head_whose_scalp_is_dim_is_refused_for_its_bone():
+    affine = LPS * np.array([4.0, 4.0, 4.0, 1.0])[:, None]
+    check_session(IMAGE, affine)
+    depth = ndimage.distance_transform_edt(np.pad(BRAIN, 1), sampling=4)[1:-1, 1:-1, 1:-1]
+    head = np.where(depth > 14, IMAGE, np.where(depth > 8, IMAGE // 8, IMAGE * 2 // 5)).astype(np.int16)
+    with pytest.raises(DataError, match="of what lies about 1 cm deep is dark on all images, as bone is; remove skull"):
+        check_session(head, affine)
+
+
+# Values, units and grids
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1e300, np.float64), (3.4e38, np.float32), (4e9, np.uint32), (-2e9, np.int32), (1e7, np.float32)]
+)
+def test_one_voxel_that_would_flatten_the_image_is_refused(value, dtype):
+    image = [volume.astype(dtype if number == 2 else np.int16) for number, volume in enumerate(IMAGE)]
+    image[2][20, 22, 18] = value
+    with pytest.raises(DataError, match=r"T2 has a voxel of .*, far beyond all others"):
+        check_session(image, LPS)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e25])
+def test_a_scale_that_would_turn_the_image_into_zeros_is_refused(factor):
+    with pytest.raises(DataError, match=r"T2 has values up to .*, which 32-bit numbers cannot be computed with"):
+        check_session([*IMAGE[:2], (IMAGE[2] * factor).astype(np.float32), IMAGE[3]], LPS)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("micron", 1e3), ("mm", 1), ("unknown", 1), ("meter", 1)])
+def test_the_unit_of_a_header_is_read(tmp_path, unit, factor):
+    image = nib.Nifti1Image(IMAGE[0], np.diag([2.0, 2.0, 2.0, 1 / factor]) * factor)
+    image.header.set_xyzt_units(unit)
+    image.to_filename(tmp_path / "a.nii.gz")
+    assert np.allclose(read_volume(tmp_path / "a.nii.gz")[1], np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize("edge", [0.002, 2000.0, 1e-30])
+def test_voxels_of_no_possible_size_are_refused(tmp_path, edge):
+    nib.Nifti1Image(IMAGE[0], np.diag([edge, edge, edge, 1])).to_filename(tmp_path / "a.nii.gz")
+    with pytest.raises(DataError, match="which no scan of a head has; set the spacing in millimetres"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_affines_that_differ_by_little_are_one_grid_and_by_more_are_not(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    moved = LPS.copy()
+    moved[0, 3] += 0.1
+    write_volume(case.images["flair"].path, IMAGE[3], moved)
+    check = check_case(case)
+    assert "Case_001_flair.nii.gz lies 0.1 voxels off" in problems(check) and check.usable
+    assert np.array_equal(read_image(case)[0], IMAGE)
+    moved[0, 3] += 0.4
+    write_volume(case.images["flair"].path, IMAGE[3], moved)
+    assert "another affine" in problems(check_case(case))
+
+
+@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_file_with_other_axes_is_turned_and_that_is_said(tmp_path, axes):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    turn = np.eye(4)[:, [*axes, 3]]
+    values = np.choose(CLASSES, [0, 1, 2, 4]).astype(np.uint8)
+    flip = np.diag([1.0, -1.0, 1.0, 1.0])
+    flip[1, 3] = CLASSES.transpose(axes).shape[1] - 1
+    write_volume(case.label, values.transpose(axes)[:, ::-1], LPS @ turn @ flip)
+    write_volume(case.images["t2"].path, IMAGE[2].transpose(axes)[:, ::-1], LPS @ turn @ flip)
+    assert np.array_equal(read_image(case)[0], IMAGE)
+    assert np.array_equal(read_classes(case)[0], CLASSES)
+    check = check_case(case)
+    assert problems(check).count("was turned to the grid of") == 2 and check.usable
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("t1", "t1ce", "t2", "flair"),
+        ("P_T1w", "P_T1Gd", "P_T2w", "P_FLAIR"),
+        ("P-t1n", "P_t1c", "P_t2w", "P_fla"),
+        ("P.t1", "P.t1ce", "P.t2", "P.t2flair"),
+        ("P_T1", "P_T1-GD", "P_T2", "P_T2_FLAIR"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".nii.gz", ".NII.GZ", ".nii"])
+def test_plain_spellings_of_the_four_names_are_read(tmp_path, names, ending):
+    folder = tmp_path / "P"
+    folder.mkdir()
+    for name, volume in zip(names, IMAGE, strict=True):
+        payload = nib.Nifti1Image(volume, LPS).to_bytes()
+        (folder / f"{name}{ending}").write_bytes(gzip.compress(payload) if ending.lower().endswith("gz") else payload)
+    (case,) = discover(tmp_path)
+    assert case.identifier == "P"
+    assert np.array_equal(read_image(case)[0], IMAGE)
+    assert np.array_equal(read_image(case_of_files({m: s.path for m, s in case.images.items()}))[0], IMAGE)
+
+
+def test_folders_named_like_files_hold_the_file(tmp_path):
+    case = write_case(tmp_path, "Case_001", image=IMAGE, classes=CLASSES)
+    for number, path in enumerate(case.files):
+        content = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        (path / f"0000{number}_brain.nii.gz").write_bytes(content)
+    (found,) = discover(tmp_path)
+    assert np.array_equal(read_image(found)[0], IMAGE) and np.array_equal(read_classes(found)[0], CLASSES)
+
+
+def test_links_to_case_folders_are_followed_but_not_in_circles(tmp_path):
+    case = write_case(tmp_path / "all", image=IMAGE, classes=CLASSES)
+    (tmp_path / "fold").mkdir()
+    (tmp_path / "fold" / "Case_001").symlink_to(case.label.parent)
+    (tmp_path / "fold" / "loop").symlink_to(tmp_path / "fold")
+    assert [found.identifier for found in discover(tmp_path / "fold")] == ["Case_001"]
+
+
+def test_a_reference_with_an_odd_name_belongs_to_the_one_case_beside_it_only(tmp_path):
+    for name in ("BraTS20_Training_355", "BraTS20_Validation_001"):
+        case = write_case(tmp_path / name, name, image=IMAGE, classes=CLASSES)
+        for path in case.files:
+            path.rename(tmp_path / path.name)
+    for odd, owner in (("W39_1998.09.19_Segm", "BraTS20_Training_355"), ("other_Segm", None)):
+        for path in tmp_path.glob("*_[sS]eg*"):
+            path.rename(tmp_path / f"{odd}.nii.gz")
+        labels = {case.identifier: case.label for case in discover(tmp_path)}
+        assert [name for name, label in labels.items() if label] == ([owner] if owner else [])
+    assert "other_Segm.nii.gz belongs to no case by its name" in problems(check_case(discover(tmp_path)[1]))
+
+
+def test_a_reference_is_what_is_named_so_and_others_are_said(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    for name, said in (("Case_001_mask", False), ("Case_001_brain_seg", True), ("seg", None)):
+        other = case.label.rename(case.label.with_name(f"{name}.nii.gz"))
+        (found,) = discover(tmp_path)
+        assert found.label == (other if said is None else None)
+        assert (f"{name}.nii.gz belongs to no case by its name" in problems(check_case(found))) == bool(said)
+        other.rename(case.label)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("x_t1.mha", b"ObjectType = Image", "1 .mha; convert it: python -c"),
+        ("x.dcm", b"", "1 .dcm; convert the DICOM series: dcm2niix"),
+        ("x_t1cee.nii.gz", b"", "the nearest known ending of x_t1cee.nii.gz is t1ce"),
+        ("x.txt", b"", "no NIfTI file, but 1 .txt; name the files"),
+        ("dataset.json", b"", "dataset.json does not describe the channels"),
+        ("dataset.json", b"{}", "does not describe the channels of MSD"),
+    ],
+)
+def test_a_folder_without_a_case_says_what_it_holds(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        discover(tmp_path)
+
+
+# Patients
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "UPENN-GBM-00002_11"], 2),
+        (["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], 1),
+        (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], 2),
+        (["BraTS20_Training_001", "BraTS20_Training_002"], 2),
+        (["BraTS2021_00001", "BraTS2021_00002"], 2),
+        (["2021_001", "2021_002", "2021_003"], 3),
+        (["Case_1", "Case_2"], 2),
+    ],
+)
+def test_names_tell_patients_apart(names, patients):
+    assert len(set(patients_of(names).values())) == patients
+
+
+def test_a_table_of_patients_comes_before_names(tmp_path):
+    for number in range(3):
+        write_case(tmp_path / "cohort", f"Case_{number}", seed=number)
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\nCase_0,Ann\nCase_1,Ann\nCase_2,Bob\n")
+    assert [case.patient for case in discover(tmp_path / "cohort", patients=table)] == ["Ann", "Ann", "Bob"]
+    table.write_text("case,patient\nCase_0,Ann\n")
+    with pytest.raises(DataError, match="names no patient for 2 cases such as Case_1"):
+        discover(tmp_path / "cohort", patients=table)
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="give a CSV file with the columns case and patient"):
+        discover(tmp_path / "cohort", patients=table)
+
+
+def test_one_image_under_two_names_is_one_patient_and_stays_in_one_part(tmp_path):
+    for number in range(6):
+        write_case(tmp_path, f"year{number % 2}-{number}", seed=number // 2)
+    report = check_cohort(discover(tmp_path), progress=False)
+    assert len({case.patient for case in report.usable}) == 3
+    assert "it has an image in common with year1-1, so they count as one patient" in problems(report.checks[0])
+    manifest = make_splits(report.usable, report.facts, seed=0)
+    parts = [manifest.test, *manifest.folds]
+    assert all(("year0-0" in part) == ("year1-1" in part) for part in parts)
+
+
+def test_one_image_cropped_mirrored_or_scaled_is_found_again(tmp_path):
+    write_case(tmp_path, "first", image=IMAGE, classes=CLASSES)
+    turned = np.pad(IMAGE, [(0, 0), (2, 0), (0, 3), (1, 1)])[:, ::-1].transpose(0, 2, 1, 3) / np.float32(7)
+    write_case(tmp_path, "second", image=turned, classes=CLASSES)
+    write_case(tmp_path, "third", image=case_arrays(IMAGE.shape[1:], seed=1)[0], classes=CLASSES)
+    patients = [check.case.patient for check in check_cohort(discover(tmp_path), progress=False).checks]
+    assert patients == ["first", "first", "third"]
+
+
+# Labels
+
+
+def test_paediatric_and_post_treatment_references_are_read_with_their_own_numbers(tmp_path):
+    for name, numbers in (("BraTS-PED-00001-000", [0, 2, 4, 1]), ("BraTS-GLI-02060-100", [4, 1, 2, 3])):
+        case = write_case(tmp_path, name, "brats2023", image=IMAGE, classes=CLASSES)
+        values = np.choose(CLASSES, numbers).astype(np.uint8)
+        write_volume(case.label, np.where(BRAIN, values, 0).astype(np.uint8), LPS)
+    for case in discover(tmp_path):
+        assert np.array_equal(read_classes(case)[0], CLASSES), case.identifier
+    notes = " ".join(check_cohort(discover(tmp_path), progress=False).notes)
+    assert "BraTS-PEDs 2024 (files of 2023 have the same names and the numbers of brats2023): 1 enhancing tumour" in notes
+    assert "4 resection cavity (read as background)" in notes
+
+
+def test_labels_can_be_named(tmp_path, capsys):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    write_volume(case.label, np.choose(CLASSES, [0, 2, 1, 3]).astype(np.uint8), LPS)
+    assert np.array_equal(read_classes(discover(tmp_path, labels="nnunet")[0])[0], CLASSES)
+    assert main(["check", str(tmp_path), "--labels", "nnunet"]) == 0
+    assert "numbers of nnU-Net: 1 oedema, 2 non-enhancing core, 3 enhancing tumour" in capsys.readouterr().out
+    with pytest.raises(DataError, match="there are no labels called 'mine'; choose auto or one of brats2021"):
+        discover(tmp_path, labels="mine")
+
+
+def test_plain_masks_are_said(tmp_path):
+    for number in range(2):
+        case = write_case(tmp_path, f"Case_{number}", seed=number)
+        write_volume(case.label, (read_classes(case)[0] > 0).astype(np.uint8), LPS)
+    notes = check_cohort(discover(tmp_path), progress=False).notes
+    assert notes[-1].startswith("2 (oedema) and 4 (enhancing tumour) never occur in them: they look like plain tumour masks")
+
+
+# Files that are written
+
+
+def test_nothing_private_travels_into_a_label_map(tmp_path):
+    image = nib.Nifti1Image(IMAGE[0], LPS)
+    image.header["descrip"], image.header["aux_file"], image.header["cal_max"] = b"Jane Doe", b"hot", 1221
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe, 1950"))
+    image.header["intent_name"] = b"Jane"
+    image.to_filename(tmp_path / "t1.nii.gz")
+    like = nib.load(tmp_path / "t1.nii.gz")
+    path = write_volume(tmp_path / "map.nii.gz", CLASSES, LPS, like=like)
+    content = gzip.decompress(path.read_bytes())
+    assert b"Jane" not in content and b"hot" not in content
+    assert nib.load(path).header["cal_max"] == 0
+    assert np.allclose(nib.load(path).affine, LPS)
+
+
+def test_one_image_in_every_slot_is_refused(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    same = replace(case, images=dict.fromkeys(MODALITIES, case.images["t1"]))
+    with pytest.raises(DataError, match="T1 and T1ce hold the same image"):
+        read_session(same)
