@@ -128,14 +128,30 @@ def test_folders_without_images(tmp_path):
         find_series(tmp_path / "absent")
     with pytest.raises(SessionError, match="no DICOM or NIfTI file"):
         find_series(tmp_path)
-    report = slices("t1", number=1)[0]
-    report.SOPClassUID = pydicom.uid.BasicTextSRStorage
-    report.Modality = "SR"
+
+
+def document(kind: str) -> pydicom.Dataset:
+    """A DICOM file that holds no image: a structured report, or a PDF in a DICOM envelope."""
+    header = slices("t1", number=9)[0]
     for keyword in ("Rows", "Columns", "PixelData"):
-        delattr(report, keyword)
-    save([report], tmp_path)
-    with pytest.raises(SessionError, match=r"no image in it .*_1 is no image \(Basic Text SR Storage\)"):
-        find_series(tmp_path)
+        delattr(header, keyword)
+    header.Modality = "SR" if kind == "SR" else "DOC"
+    header.SOPClassUID = pydicom.uid.BasicTextSRStorage if kind == "SR" else pydicom.uid.EncapsulatedPDFStorage
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
+    if kind == "PDF":
+        header.MIMETypeOfEncapsulatedDocument, header.EncapsulatedDocument = "application/pdf", b"%PDF-1.7 for Doe "
+    return header
+
+
+@pytest.mark.parametrize(("kind", "name"), [("SR", "Basic Text SR Storage"), ("PDF", "Encapsulated PDF Storage")])
+def test_a_document_is_no_image_alone_or_among_series(tmp_path, session, kind, name):
+    save([document(kind)], tmp_path / "alone")
+    with pytest.raises(SessionError, match=rf"no image in it .*_9 is no image \({name}\)"):
+        find_series(tmp_path / "alone")
+    save([document(kind)], session / "documents")
+    found = find_series(session)
+    assert [one.fault for one in found if one.fault] == [f"is no image ({name})"]
+    assert len([one for one in found if one.modality]) == 4
 
 
 def test_damaged_files_are_left_out_by_name(session):
