@@ -94,7 +94,7 @@ figures: $(READY) chromium ## rebuild the figures of the READMEs
 	@$(BIN)/python -m tests.browser.film
 
 outputs: $(READY) ## refresh the outputs in the committed notebooks by one full run with their defaults
-	@$(BIN)/python -m helpers run --update-notebooks
+	@$(BIN)/python .ci/outputs.py
 
 lock: $(READY) ## add what pyproject.toml asks for and write the versions of .venv to requirements.lock
 	@$(PIP) install --editable ".[dev]" $(addprefix --editable ,$(PACKAGES))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from brats_cohort.files import write_atomically
-from helpers.running.execute import assign, execute_notebook
+from helpers.running import assign, execute_notebook
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
 RESULT = REPOSITORY / "benchmarks" / "gpu.json"

@@ -9,18 +9,23 @@ from typing import Annotated
 
 import tyro
 
-from brats_cohort.files import DataError
-from helpers.running.committed import update_notebook
-from helpers.running.execute import NotebookRun, assign, execute_notebooks, find_notebooks, parse_assignments, read_parameters
-from helpers.running.pages import numbers_of, show_seconds, write_pages
+from helpers.running import (
+    NotebookRun,
+    assign,
+    execute_notebooks,
+    find_notebooks,
+    numbers_of,
+    parse_assignments,
+    read_parameters,
+    show_seconds,
+    write_pages,
+)
 from helpers.workspace import REPOSITORY, Workspace, open_workspace
 
 NUMBERS_SHOWN = 3
 """Numbers of each notebook in the table on the terminal; the index page has all."""
 PHANTOM_SETTINGS = ("CASES", "PHANTOM_SPACING", "SEED")
 """Parameters that make another cohort of phantoms, which gets folders of its own."""
-FOR_FIGURES = {"REAL_CASES"}
-"""Parameters that committed outputs may be made with: they add figures and change no number."""
 
 Parameters = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(aliases=("-p",), metavar="NAME=VALUE")]
 
@@ -34,7 +39,6 @@ def run(
     out: str = "",
     parameter: Parameters = (),
     extras: bool = False,
-    update_notebooks: bool = False,
 ) -> int:
     """Execute the notebooks, write a page of each and an index, and print a table.
 
@@ -52,8 +56,6 @@ def run(
         Any parameter of the notebooks; can be given several times.
     extras
         Also run those in notebooks/extras.
-    update_notebooks
-        Take the outputs into the notebooks, as they are committed.
     """
     paths = find_notebooks(notebooks, REPOSITORY / "notebooks", extras=extras)
     given = parse_assignments(parameter) | {
@@ -63,8 +65,6 @@ def run(
     given = phantom_folders(paths, given)
     workspace = open_workspace(given.get("COHORT", "phantom"), data=given.get("DATA", ""), out=given.get("OUT", ""))
     parameters = assign(paths, given)
-    if update_notebooks and {name for values in parameters.values() for name in values} - FOR_FIGURES:
-        raise DataError("committed notebooks carry the outputs of their defaults", "leave out parameters, cohort and folders")
     hide_account(given)
     folder = workspace.root / "run"
     runs = []
@@ -74,12 +74,7 @@ def run(
     index = write_pages(runs, workspace, folder)
     print_table(runs, workspace)
     print(f"\n{index}")
-    failed = any(done.status != "ok" for done in runs)
-    if update_notebooks and not failed:
-        for path in paths:
-            update_notebook(folder / path.name, path, REPOSITORY, patients=bool(parameters[path]))  # defaults read none
-        print(f"{len(paths)} notebooks carry these outputs now")
-    return int(failed)
+    return int(any(done.status != "ok" for done in runs))
 
 
 def hide_account(given: Mapping[str, str], environment: MutableMapping[str, str] = os.environ) -> None:

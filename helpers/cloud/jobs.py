@@ -17,7 +17,7 @@ from helpers.workspace import REPOSITORY
 ROOTS = (".", "packages/brats-cohort/src", "packages/glioma-phantom/src", "packages/slice-viewer/src")
 """Folders of the repository whose packages a job gets, beside each other."""
 PACKAGES, SUFFIXES = ("helpers", "brats_cohort", "glioma_phantom", "slice_viewer"), (".py", ".json")
-LEFT_OUT = ("helpers/running", "helpers/models/released")
+LEFT_OUT = ("helpers/running.py", "helpers/models/released")
 """Parts of the package that no job needs."""
 ENTRY = "train.py"
 ENTRY_CODE = """import sys

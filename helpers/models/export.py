@@ -29,7 +29,7 @@ from helpers.workspace import REPOSITORY, versions
 
 LONGEST = 1024
 """Edge in voxels up to which an exported network takes images."""
-LEFT_OUT = ("cli", "cloud", "plots", "released", "running", "serve", "training", "__pycache__")
+LEFT_OUT = ("cli", "cloud", "plots", "released", "running.py", "serve", "training", "__pycache__")
 """Folders of this package that a bundle does not need."""
 REQUIRED = ("einops", "fire", "isal", "joblib", "nibabel", "pytorch-ignite", "safetensors", "scipy", "tqdm")
 """Packages that a bundle needs beside MONAI, PyTorch and NumPy."""

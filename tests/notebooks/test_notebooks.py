@@ -9,8 +9,7 @@ import pytest
 
 from glioma_phantom import PhantomSettings
 from helpers.data.phantoms import write_cohort
-from helpers.running.execute import assign, execute_notebooks, find_notebooks, read_parameters
-from helpers.running.pages import key_figure, write_pages
+from helpers.running import assign, execute_notebooks, find_notebooks, key_figure, read_parameters, write_pages
 from helpers.workspace import (
     REPOSITORY,
     VERSIONED,

@@ -4,7 +4,7 @@ import pytest
 
 from glioma_phantom import PhantomSettings
 from helpers.data.phantoms import write_cohort
-from helpers.running.execute import assign, execute_notebooks
+from helpers.running import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
 NOTEBOOK = REPOSITORY / "notebooks" / "extras" / "phantoms_to_patients.ipynb"

@@ -4,7 +4,7 @@ import pytest
 
 from glioma_phantom import PhantomSettings
 from glioma_phantom.slices import write_phantom_slices
-from helpers.running.execute import assign, execute_notebooks
+from helpers.running import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 from tests.cases import REAL_CASES
 

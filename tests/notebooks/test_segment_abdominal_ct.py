@@ -3,7 +3,7 @@
 import pytest
 
 from glioma_phantom.abdomen import CtPhantomSettings, write_ct_phantoms
-from helpers.running.execute import assign, execute_notebooks
+from helpers.running import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
 NOTEBOOK = REPOSITORY / "notebooks" / "extras" / "segment_abdominal_ct.ipynb"

@@ -5,7 +5,7 @@ import nibabel as nib
 import pytest
 
 from glioma_phantom.raw_session import BIRTH_DATE, PATIENT_NAME
-from helpers.running.execute import assign, execute_notebooks
+from helpers.running import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
 NOTEBOOK = REPOSITORY / "notebooks" / "extras" / "your_own_scan.ipynb"

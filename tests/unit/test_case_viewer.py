@@ -8,7 +8,7 @@ import numpy as np
 from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES, classes_to_regions
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.plots.viewer import view_case
-from helpers.running.execute import execute_notebook
+from helpers.running import execute_notebook
 from slice_viewer import SliceViewer
 from slice_viewer.slices import PALETTE
 

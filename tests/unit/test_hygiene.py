@@ -2,21 +2,17 @@
 
 import ast
 import re
+import runpy
 import statistics
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from helpers.running.committed import (
-    MACHINE_PATH,
-    SIZE_LIMIT,
-    WIDGET_VIEW,
-    normalise,
-)
-from helpers.running.execute import read_parameters
+from helpers.running import read_parameters
 from helpers.workspace import REPOSITORY
 
+OUTPUTS = runpy.run_path(str(REPOSITORY / ".ci" / "outputs.py"))
 FOLDER = REPOSITORY / "notebooks"
 NUMBERED = sorted(FOLDER.glob("*.ipynb"))
 NOTEBOOKS = NUMBERED + sorted(FOLDER.glob("extras/*.ipynb"))
@@ -79,17 +75,19 @@ def test_notebooks_are_as_a_clean_run_leaves_them(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert any(cell.outputs for cell in code_cells(path)), f"{path.stem} shows nothing to a reader on the web: run make outputs"
-    assert normalise(notebook, REPOSITORY, name=path.stem) == notebook, f"run make outputs: {path.stem} is not normalised"
+    assert OUTPUTS["normalise"](notebook, REPOSITORY, name=path.stem) == notebook, (
+        f"run make outputs: {path.stem} is not normalised"
+    )
 
 
 @each_notebook
 def test_notebooks_show_nothing_of_the_machine_and_no_noise(path):
     outputs = [output for cell in code_cells(path) for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert not [output for output in outputs if WIDGET_VIEW in output.get("data", {})]
+    assert not [output for output in outputs if OUTPUTS["WIDGET_VIEW"] in output.get("data", {})]
     assert "widgets" not in read(path).metadata
-    assert not [cell.source for cell in read(path).cells if MACHINE_PATH.search(cell.source)]
-    assert path.stat().st_size < SIZE_LIMIT
+    assert not [cell.source for cell in read(path).cells if OUTPUTS["MACHINE_PATH"].search(cell.source)]
+    assert path.stat().st_size < OUTPUTS["SIZE_LIMIT"]
 
 
 @each_notebook

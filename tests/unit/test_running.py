@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,20 +16,21 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from brats_cohort.files import DataError
 from helpers.cli import main, run
 from helpers.cli.run import phantom_folders
-from helpers.running import execute
-from helpers.running.committed import WIDGET_VIEW, normalise, update_notebook
-from helpers.running.execute import (
+from helpers.running import (
     assign,
     check_range,
     execute_notebooks,
     find_notebooks,
+    key_figure,
     parse_assignments,
     parse_value,
     read_parameters,
+    show_number,
 )
-from helpers.running.pages import key_figure, show_number
 from helpers.workspace import REPOSITORY, Workspace
 
+OUTPUTS = runpy.run_path(str(REPOSITORY / ".ci" / "outputs.py"))
+normalise, update_notebook, WIDGET_VIEW = (OUTPUTS[name] for name in ("normalise", "update_notebook", "WIDGET_VIEW"))
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PARAMETERS = (
     'COHORT = "phantom"  # COHORT="msd" is the decathlon\nOUT = ""  # results\nCASES = 4  # 3 or more\nRATE = 0.5  # 1/s'
@@ -178,22 +180,20 @@ def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, capsys):
     assert "failed in cell `import os; os._exit(1)`: the kernel died" in capsys.readouterr().out
 
 
-def test_outputs_are_taken_into_the_notebook(tmp_path, capsys):
+def test_outputs_are_taken_into_the_notebook(tmp_path):
     path = write_notebook(tmp_path / "01_tiny.ipynb", "import sys; print('noise', file=sys.stderr)", "CASES", "object()")
-    words = ["run", str(path), "--update-notebooks"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("helpers.workspace.REPOSITORY", tmp_path)
-        assert main(words) == 0
+        patch.setattr(sys, "argv", ["outputs.py", str(path)])
+        assert OUTPUTS["main"]() == 0
         first = path.read_bytes()
-        assert main(words) == 0
+        assert OUTPUTS["main"]() == 0
     assert path.read_bytes() == first
     cells = nbformat.read(path, as_version=4).cells
     assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3, 4]
     assert cells[2].outputs == []
     assert cells[3].outputs[0].data["text/plain"] == "4"
     assert cells[4].outputs[0].data["text/plain"] == "<object at 0x...>"
-    assert main([*words, "-p", "CASES=9"]) == 1
-    assert "outputs of their defaults" in capsys.readouterr().err
 
 
 def test_unknown_parameters_are_an_error_before_anything_runs(tmp_path, capsys):
@@ -385,16 +385,15 @@ def test_pages_of_viewers_are_committed_unless_they_may_show_patients(tmp_path):
     assert not [*tmp_path.glob("viewers/01_tiny/*")], "those of an earlier run go, too"
 
 
-@pytest.mark.parametrize(("given", "patients"), [([], False), (["-p", "REAL_CASES=/patients"], True)])
+@pytest.mark.parametrize(("given", "patients"), [([], False), (["--real-cases", "/patients"], True)])
 def test_a_run_that_was_given_patients_publishes_no_volume(tmp_path, monkeypatch, given, patients):
     path = write_notebook(tmp_path / "01_tiny.ipynb", "f()", parameters='OUT = ""  # results\nREAL_CASES = ""  # any')
-    done = execute.NotebookRun("01_tiny", "ok")
-    monkeypatch.setattr(run, "execute_notebooks", lambda *arguments, **options: [done])
-    monkeypatch.setattr(run, "write_pages", lambda *arguments: "")
-    monkeypatch.setattr(run, "open_workspace", lambda cohort, **folders: Workspace(tmp_path, cohort, tmp_path))
-    asked = []
-    monkeypatch.setattr(run, "update_notebook", lambda *arguments, patients: asked.append(patients))
-    assert main(["run", str(path), "--update-notebooks", *given]) == 0
+    asked, module = [], OUTPUTS["main"].__globals__
+    monkeypatch.setitem(module, "helpers", lambda words: 0)
+    monkeypatch.setitem(module, "open_workspace", lambda cohort: Workspace(tmp_path, cohort, tmp_path))
+    monkeypatch.setitem(module, "update_notebook", lambda *arguments, patients: asked.append(patients))
+    monkeypatch.setattr(sys, "argv", ["outputs.py", str(path), *given])
+    assert OUTPUTS["main"]() == 0
     assert asked == [patients]
 
 

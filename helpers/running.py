@@ -1,16 +1,18 @@
-"""Execute notebooks in order with papermill: find them, check the parameters that a user gives, say what became of each."""
+"""Execute notebooks in order with papermill: check the parameters that a user gives, and leave pages of the results."""
 
 from __future__ import annotations
 
 import ast
+import base64
 import difflib
+import json
 import logging
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import nbformat
@@ -22,14 +24,12 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from brats_cohort.files import DataError
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, Workspace, load_metrics, metrics_path
 
 SERIES: tuple[str, ...] = ("01", "02", "03", "04")
 """Notebooks that need the results of those before them; every other one brings or makes what it needs."""
-
 VIEWERS = "viewers"
 """Folder beside a notebook with the pages of its viewers: viewers/NOTEBOOK/1.html and so on."""
-
 LAUNCH = """import sys
 sys.path.remove("")
 sys.modules["rfc3987_syntax"] = None
@@ -44,11 +44,10 @@ MULTIPLE = re.compile(r"\bmultiples? of (\d+)")
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel of this Python with this checkout's helpers, whatever kernels, clones and settings the machine has.
+    """A kernel of this Python with this checkout's packages.
 
-    A kernel found by its name may belong to another environment, for example to the clone that this one was copied from,
-    and MPLBACKEND=Agg in the shell would leave out every figure. What a kernel's libraries write past the notebook goes
-    to `output`, not to the terminal. Each viewer that the notebook shows leaves a page in the folder `viewers`.
+    A kernel found by its name may belong to another clone, and MPLBACKEND=Agg in the shell would leave out every figure. What
+    libraries write past the notebook goes to `output`; each viewer leaves a page in the folder `viewers`.
     """
 
     output = Unicode().tag(config=True)
@@ -57,9 +56,13 @@ class Kernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """How the kernel is started."""
-        environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": _python_path()}
-        environment["SLICE_VIEWER_PAGES"] = self.viewers
-        environment["KINETO_LOG_LEVEL"] = "99"  # else torch.profiler writes lines of its own into the notebook
+        packages = [REPOSITORY, *sorted(REPOSITORY.glob("packages/*/src"))]
+        environment = {
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONPATH": ":".join(map(str, packages)),
+            "SLICE_VIEWER_PAGES": self.viewers,
+            "KINETO_LOG_LEVEL": "99",  # else torch.profiler writes lines of its own into the notebook
+        }
         command = [sys.executable, "-c", LAUNCH, "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
 
@@ -71,23 +74,7 @@ class Kernel(AsyncKernelManager):
 
 @dataclass(frozen=True)
 class NotebookRun:
-    """What became of one notebook.
-
-    Attributes
-    ----------
-    name : str
-        Of the notebook, without ending.
-    status : str
-        "ok", "failed" or "not run".
-    seconds : float
-        Wall time, kernel start included.
-    started : float
-        Seconds since 1970.
-    error : str
-        For a failed notebook the cell, its first line and the error; for one that was not run the reason.
-    parameters : mapping
-        The values that differed from the notebook's defaults.
-    """
+    """What became of one notebook: `status` is "ok", "failed" or "not run", `error` one sentence unless it is ok."""
 
     name: str
     status: str
@@ -98,21 +85,10 @@ class NotebookRun:
 
 
 def find_notebooks(names: Sequence[str], folder: Path, *, extras: bool = False) -> list[Path]:
-    """Find notebooks and put them in the order in which they run.
+    """Find notebooks by the start of their names ("03") or their paths, in the order in which they run.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Each the start of a notebook's name ("03") or the path of an .ipynb file; empty for every numbered notebook.
-    folder : Path
-        Where the notebooks are; further ones in ``extras`` below it.
-    extras : bool
-        Whether an empty `names` also means those in ``extras``.
-
-    Raises
-    ------
-    DataError
-        If a name fits no notebook, or there is none at all.
+    No name means every numbered notebook of `folder`, and with `extras` those in ``extras`` below it. Raises `DataError` if a
+    name fits no notebook.
     """
     known = sorted(folder.glob("*.ipynb")) + sorted(folder.glob("extras/*.ipynb"))
     chosen = [path for path in known if not names and (extras or path.parent == folder)]
@@ -120,24 +96,17 @@ def find_notebooks(names: Sequence[str], folder: Path, *, extras: bool = False) 
         path = Path(name)
         fitting = [path.absolute()] if path.suffix == ".ipynb" else [each for each in known if each.stem.startswith(name)]
         if not fitting or not fitting[0].is_file():
-            raise DataError(
-                f"there is no notebook {name!r}", f"choose among {', '.join(each.stem for each in known) or 'none'}"
-            )
+            remedy = f"choose among {', '.join(each.stem for each in known) or 'none'}"
+            raise DataError(f"there is no notebook {name!r}", remedy)
         chosen.extend(fitting)
-    if not chosen:
-        raise DataError(f"{folder} holds no notebook", "run this from a complete copy of the repository")
     return sorted(dict.fromkeys(chosen), key=lambda path: known.index(path) if path in known else -1)
 
 
 def read_parameters(path: Path) -> dict[str, tuple[object, str]]:
     """Read default and comment of every parameter in the cell tagged ``parameters``; empty without such a cell.
 
-    papermill's own inspection reads line by line and loses a parameter whose comment holds an equals sign.
-
-    Raises
-    ------
-    DataError
-        If the cell holds anything but literals: a derived value would keep its default when a parameter changes.
+    (papermill's own inspection loses a parameter whose comment holds an equals sign.) Raises `DataError` if the cell holds
+    anything but literals: a derived value would keep its default when a parameter changes.
     """
     cells = nbformat.read(path, as_version=4).cells
     source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
@@ -147,8 +116,7 @@ def read_parameters(path: Path) -> dict[str, tuple[object, str]]:
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             value = ast.literal_eval(statement.value)
         except (AttributeError, ValueError) as error:
-            line = ast.unparse(statement)
-            problem = f"{path.name}: the parameters cell may hold literals only, not `{line}`"
+            problem = f"{path.name}: the parameters cell may hold literals only, not `{ast.unparse(statement)}`"
             raise DataError(problem, "move it below") from error
         found[target.id] = (value, lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")[2].strip())
     return found
@@ -166,17 +134,10 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, str]:
 
 
 def assign(notebooks: Sequence[Path], given: Mapping[str, str]) -> dict[Path, dict[str, object]]:
-    """Hand every parameter to the notebooks that have it, after checking it against the limits of all of them.
+    """Hand every parameter to the notebooks that have it: by notebook, the values that differ from its defaults.
 
-    Returns
-    -------
-    dict from Path to dict
-        For every notebook the values that differ from its defaults, in the type of the default, a tuple as a list.
-
-    Raises
-    ------
-    DataError
-        If no notebook has the parameter, or a value does not fit the type of a default or the range in its comment.
+    Values have the type of the default, a tuple becomes a list. Raises `DataError` if no notebook has a parameter, or a value
+    does not fit the type of a default or the range in its comment.
     """
     defaults = {path: read_parameters(path) for path in notebooks}
     known = dict.fromkeys(name for values in defaults.values() for name in values)
@@ -203,9 +164,8 @@ def parse_value(name: str, text: str, default: object) -> object:
     """
     if isinstance(default, str):
         return text
-    spelled = {"true": "True", "false": "False", "null": "None"}.get(text.lower(), text)
     try:
-        value = ast.literal_eval(spelled)
+        value = ast.literal_eval({"true": "True", "false": "False", "null": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         value = text
     if default is None or value is None:
@@ -242,16 +202,8 @@ def execute_notebooks(
 ) -> Iterator[NotebookRun]:
     """Execute notebooks one after the other, each in its own folder; yield what became of each as soon as it has ended.
 
-    After a failure in the `SERIES` its later notebooks are not run; all others are.
-
-    Parameters
-    ----------
-    notebooks : sequence of Path
-        In their order.
-    folder : Path
-        Where the executed copies go, also the partial one of a notebook that fails.
-    parameters : mapping from Path to mapping
-        Values by notebook, as `assign` gives them.
+    After a failure in the `SERIES` its later notebooks are not run; all others are. `folder` gets the executed copies, also the
+    partial one of a notebook that fails; `parameters` are values by notebook, as `assign` gives them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters with an equals sign in their comment
@@ -301,7 +253,69 @@ def _first_line(source: str) -> str:
     return next((line for line in lines if line and not line.startswith(("#", "%"))), "")
 
 
-def _python_path() -> str:
-    """Folders from which a kernel imports this checkout's packages before any that are installed."""
-    sources = sorted(str(path) for path in REPOSITORY.glob("packages/*/src"))
-    return ":".join([str(REPOSITORY), *sources])
+def write_pages(runs: Sequence[NotebookRun], workspace: Workspace, folder: Path) -> Path:
+    """Build pages of the executed notebooks in `folder`; return their index, in Markdown where Sphinx is not installed.
+
+    Notebooks that an earlier call executed and this one did not stay in the index.
+    """
+    record, index = folder / "run.json", folder / "index.md"
+    earlier = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
+    earlier = [run for run in earlier if run.keys() == {field.name for field in fields(NotebookRun)}]  # of this version
+    every = sorted({run["name"]: run for run in [*earlier, *map(asdict, runs)]}.values(), key=lambda run: run["name"])
+    record.write_text(json.dumps(every, indent=2, default=str) + "\n", encoding="utf-8")
+    lines = [f"# Results: {workspace.cohort}", "For research and teaching only, not for clinical use."]
+    lines += [_entry(NotebookRun(**run), workspace, folder) for run in every]
+    names = [run["name"] for run in every if run["status"] != "not run"]
+    index.write_text("\n\n".join([*lines, "```{toctree}\n:hidden:\n", *names, "```\n"]), encoding="utf-8")
+    try:
+        from sphinx.application import Sphinx
+    except ImportError:
+        return index
+    shown = ["index.md", *(f"{name}.ipynb" for name in names)]
+    settings = {"extensions": ["myst_nb"], "root_doc": "index", "include_patterns": shown}
+    folders = (folder, REPOSITORY / "docs", folder / "pages", folder / ".doctrees")  # source, settings, pages, cache
+    Sphinx(*folders, "html", settings, status=None, warning=None).build()
+    return folder / "pages" / "index.html"
+
+
+def key_figure(path: Path) -> bytes:
+    """Read the first PNG picture in the outputs of the cell tagged ``key-figure``; empty if there is none."""
+    for cell in nbformat.read(path, as_version=4).cells if path.is_file() else []:
+        if "key-figure" in cell.metadata.get("tags", []):
+            pictures = (one.data["image/png"] for one in cell.outputs if "image/png" in one.get("data", {}))
+            return base64.b64decode(next(pictures, ""))
+    return b""
+
+
+def numbers_of(run: NotebookRun, workspace: Workspace) -> dict[str, str]:
+    """Numbers that this run of the notebook left, as a reader sees them; those of an earlier run are not shown as its own."""
+    path = metrics_path(workspace, run.name)
+    fresh = path.is_file() and path.stat().st_mtime >= run.started - 1  # some file systems keep whole seconds
+    numbers = load_metrics(workspace, run.name)["numbers"] if fresh and run.status == "ok" else {}
+    return {name: show_number(value) for name, value in numbers.items()}
+
+
+def show_number(value: float | int | str | None) -> str:
+    """A number as a table shows it: three decimals at most, thousands apart."""
+    if isinstance(value, float):
+        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    return "undefined" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+
+def _entry(run: NotebookRun, workspace: Workspace, folder: Path) -> str:
+    """One notebook in the index: what became of it, its parameters, its key figure and its numbers."""
+    if run.status == "not run":
+        return f"## {run.name}\n\nnot run: {run.error}"
+    parameters = ", ".join(f"`{name}={value}`" for name, value in run.parameters.items())
+    lines = [f"## [{run.name}]({run.name}.ipynb)", ", ".join(filter(None, [run.status, show_seconds(run.seconds), parameters]))]
+    lines += [f"```text\n{run.error}\n```"] * bool(run.error)
+    if figure := key_figure(folder / f"{run.name}.ipynb"):
+        (folder / f"{run.name}.png").write_bytes(figure)
+        lines.append(f"![Key figure of {run.name}]({run.name}.png)")
+    rows = [f"| {name} | {text} |" for name, text in numbers_of(run, workspace).items()]
+    return "\n\n".join([*lines, "\n".join(["| Result | Value |", "| --- | --- |", *rows] * bool(rows))])

@@ -1,11 +1,17 @@
-"""The form in which executed notebooks are committed."""
+"""Execute notebooks with their defaults and commit their outputs: ``python .ci/outputs.py [NOTEBOOK ...]``.
+
+``--extras`` also runs those in notebooks/extras, ``--real-cases FOLDER`` gives them real patients, which add figures and change
+no number.
+"""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import copy
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +21,9 @@ from nbformat import NotebookNode
 from nbstripout import strip_output
 
 from brats_cohort.files import DataError, write_atomically
-from helpers.running.execute import VIEWERS
+from helpers.cli import main as helpers
+from helpers.running import VIEWERS, find_notebooks, read_parameters
+from helpers.workspace import REPOSITORY, open_workspace
 from slice_viewer.slices import to_palette
 
 LARGE_PICTURE = 60_000
@@ -144,3 +152,27 @@ def _texts(cell: NotebookNode) -> Iterator[str]:
         if output.output_type == "stream":
             yield output.text
         yield from (value for kind, value in output.get("data", {}).items() if _is_text(kind))
+
+
+def main() -> int:
+    """Execute, and take the outputs in if nothing failed; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python .ci/outputs.py", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", help="start of a name (03) or a path; all numbered ones if none is given")
+    parser.add_argument("--extras", action="store_true", help="also run those in notebooks/extras")
+    parser.add_argument("--real-cases", help="folder of real cases for the figures that need them")
+    chosen = parser.parse_args()
+    words = ["run", *chosen.notebooks, *["--extras"] * chosen.extras]
+    words += ["-p", f"REAL_CASES={chosen.real_cases}"] if chosen.real_cases else []
+    if status := helpers(words):
+        return status
+    folder = open_workspace("phantom").root / "run"
+    paths = find_notebooks(chosen.notebooks, REPOSITORY / "notebooks", extras=chosen.extras)
+    for path in paths:
+        patients = bool(chosen.real_cases) and "REAL_CASES" in read_parameters(path)
+        update_notebook(folder / path.name, path, REPOSITORY, patients=patients)
+    print(f"{len(paths)} notebooks carry these outputs now")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
