@@ -21,7 +21,6 @@ from playwright.sync_api import Page, sync_playwright
 
 from brats_cohort.cases import discover
 from glioma_phantom import write_phantom
-from helpers.plots.viewer import view_case
 from tests.browser.conftest import (
     CHROMIUM,
     FLAGS,
@@ -34,6 +33,7 @@ from tests.browser.conftest import (
     stop_lab,
     write_notebook,
 )
+from tests.browser.scenes import view_case
 
 SCROLL = """(root, events) => new Promise((done) => {
     const pane = root.querySelector('.slice-viewer-pane');
@@ -146,7 +146,7 @@ def measure(page: Page, lab: Lab, case: Path, *, events: int) -> dict[str, float
 
 def six_viewers(page: Page, lab: Lab, case: Path, *, events: int) -> tuple[int, float]:
     """Viewers alive among six of the case in one notebook, and the slowest of them in slices a second."""
-    imports = "from brats_cohort.cases import discover\nfrom helpers.plots.viewer import view_case"
+    imports = "from brats_cohort.cases import discover\nfrom tests.browser.scenes import view_case"
     load = f"{imports}\ncase = discover({str(case)!r})[0]"
     write_notebook(lab.folder / "six.ipynb", "pass")
     open_notebook(page, lab, "six.ipynb")

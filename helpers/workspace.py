@@ -117,6 +117,23 @@ def metrics_path(workspace: Workspace, notebook: str) -> Path:
     return workspace.root / notebook / "metrics.json"
 
 
+def pick_device(name: str) -> str:
+    """Return the device that PyTorch can use under this name; "auto" takes a GPU if there is one. Raises `DataError`."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    wanted = name.strip().lower().replace("gpu", "cuda")
+    wanted = f"cuda:{wanted}" if wanted.isdecimal() else wanted
+    if wanted == "auto":
+        return "cuda" if gpus else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise DataError(f"--device is {name}, which does not work here", "take auto, cpu, cuda or cuda:1")
+    if kind == "cuda" and int(number or 0) >= gpus:
+        raise DataError(f"--device is {name}, but PyTorch sees {gpus or 'no'} CUDA GPU here", "take auto or cpu")
+    return "cpu" if kind == "cpu" else wanted
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, this package and those of `VERSIONED`, read without importing any of them."""
     from helpers import __version__

@@ -14,13 +14,14 @@ from brats_cohort.command import Target
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.splits import SplitManifest
 from helpers.cli.train import CohortOptions, open_cohort, parts_of
-from helpers.evaluation.cohort import choose_postprocessing, gains_table, predict_out_of_fold, score_steps
+from helpers.evaluation.cohort import choose_postprocessing, predict_out_of_fold, score_cohort
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.statistics import summarise
-from helpers.models.checkpoints import load_checkpoint, save_checkpoint
+from helpers.models.checkpoints import load_checkpoint, load_ensemble, save_checkpoint
 from helpers.training.callbacks import PrintValidation
-from helpers.training.settings import TrainSettings, choose_device
+from helpers.training.settings import TrainSettings
 from helpers.training.train import train
+from helpers.workspace import pick_device
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 
@@ -54,7 +55,7 @@ def run(
     if only:
         print(f"trained; leave out --only when folds 0 to {len(manifest.folds) - 1} are done, for the tables")
         return 0
-    report_folds(checkpoints, manifest, cases, folder=folder, device=choose_device(settings.device), test=test)
+    report_folds(checkpoints, manifest, cases, folder=folder, device=pick_device(settings.device), test=test)
     return 0
 
 
@@ -82,7 +83,7 @@ def report_folds(
     _write(folder / "postprocessing.csv", tried)
     with write_atomically(folder / "postprocessing.json") as temporary:
         temporary.write_text(json.dumps(asdict(chosen), indent=1) + "\n", encoding="utf-8")
-    _show(f"\nOut of fold, {len(result.files)} cases, TTA, before post-processing", summarise(result.scores, metrics=METRICS))
+    _show(f"\nOut of fold, {len(result.files)} cases, TTA, before post-processing", result.scores)
     limits = f"{chosen.tumour_ml:g} ml of tumour, {chosen.enhancing_ml:g} ml of enhancing tumour"
     print(f"\nPost-processing chosen on these: {limits}")
     members = _write_members(folder / "ensemble", checkpoints, chosen)
@@ -92,26 +93,25 @@ def report_folds(
             raise DataError(
                 f"{len(manifest.test) - len(part)} cases of the test part are faulty", "mend them and run this again"
             )
-        scores = score_steps(checkpoints, part, settings=chosen, folder=folder / "test", device=device, report=print)
-        _write(folder / "steps.csv", scores)
-        gains = gains_table(scores)
-        _write(folder / "gains.csv", gains)
-        _show(f"\nTest part, {len(part)} cases, each step against the one before", gains)
-    print(f"\n{folder}\npredict --tta --checkpoint {members}/*.safetensors does the same as the last step")
+        network, card = load_ensemble(members, device=device)
+        tested = score_cohort(network, card, part, folder=folder / "test", tta=True)
+        _write(folder / "test.csv", tested.scores)
+        _show(f"\nTest part, {len(part)} cases, the ensemble with TTA and post-processing", tested.scores)
+    print(f"\n{folder}\npredict --tta --checkpoint {members[0].parent}/*.safetensors does the same")
 
 
-def _write_members(folder: Path, checkpoints: Sequence[Path], settings: PostProcessing) -> Path:
-    """The networks of the folds with the chosen post-processing in their cards."""
-    for fold, path in enumerate(checkpoints):
+def _write_members(folder: Path, checkpoints: Sequence[Path], settings: PostProcessing) -> list[Path]:
+    """Write the networks of the folds with the chosen post-processing in their cards."""
+    paths = [folder / f"fold_{fold}.safetensors" for fold in range(len(checkpoints))]
+    for path, target in zip(checkpoints, paths, strict=True):
         network, card = load_checkpoint(path)
-        save_checkpoint(folder / f"fold_{fold}.safetensors", network, replace(card, postprocessing=asdict(settings)))
-    return folder
+        save_checkpoint(target, network, replace(card, postprocessing=asdict(settings)))
+    return paths
 
 
-def _show(title: str, table: pd.DataFrame) -> None:
-    shown = table.assign(checkpoint=table["checkpoint"].str[:12]) if "checkpoint" in table else table
+def _show(title: str, scores: pd.DataFrame) -> None:
     print(title)
-    print(shown.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+    print(summarise(scores, metrics=METRICS).to_string(index=False, float_format="{:.4f}".format, na_rep=""))
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

@@ -17,10 +17,8 @@ EDGES: dict[int, int] = {2: 256, 3: 128}
 """Edge of the input for which operations are counted, by number of dimensions, unless one is given."""
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "unet": {"channels": (32, 64, 128, 256, 512)},
-    "attention_unet": {"channels": (64, 128, 256, 512)},
     "segresnet": {"init_filters": 32, "dropout": 0.2},
     "dynunet": {"filters": (32, 64, 128, 256, 320, 320)},
-    "unetr": {"feature_size": 16, "hidden_size": 768, "num_heads": 12},
     "swin_unetr": {"feature_size": 48, "window_size": 7},
 }
 """Arguments as the networks were published or are commonly trained on a GPU."""
@@ -50,7 +48,6 @@ def run(
     for name in network:
         for kind in setting:
             arguments = {"spatial_dims": spatial_dims, **(PUBLISHED[name] if kind == "published" else {})}
-            arguments |= {"img_size": edge} if NETWORKS[name].one_size else {}
             parameters, gflop = describe_network(build_network(name, **arguments), size=(edge,) * spatial_dims)
             row = {"network": name, "setting": kind, "parameters M": f"{parameters / 1e6:.2f}"}
             rows.append(row | {f"GFLOP {edge}{'²' if spatial_dims == 2 else '³'}": f"{gflop:.1f}"})

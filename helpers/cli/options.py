@@ -13,8 +13,6 @@ from typing import Any, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from brats_cohort.files import DataError
-
 REGISTRY = ConstructorRegistry()
 
 
@@ -85,20 +83,3 @@ def mapping(text: str) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f'{text!r} is not a JSON object such as {{"feature_size": 24}}')
     return value
-
-
-def pick_device(name: str) -> str:
-    """Return the device that PyTorch can use under this name; "auto" takes a GPU if there is one. Raises `DataError`."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    wanted = name.strip().lower().replace("gpu", "cuda")
-    wanted = f"cuda:{wanted}" if wanted.isdecimal() else wanted
-    if wanted == "auto":
-        return "cuda" if gpus else "cpu"
-    kind, _, number = wanted.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise DataError(f"--device is {name}, which does not work here", "take auto, cpu, cuda or cuda:1")
-    if kind == "cuda" and int(number or 0) >= gpus:
-        raise DataError(f"--device is {name}, but PyTorch sees {gpus or 'no'} CUDA GPU here", "take auto or cpu")
-    return "cpu" if kind == "cpu" else wanted

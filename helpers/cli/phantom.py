@@ -9,8 +9,8 @@ from typing import Literal
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings
-from helpers.cli.options import pick_device
 from helpers.data.phantoms import write_cohort
+from helpers.workspace import pick_device
 
 
 def run(

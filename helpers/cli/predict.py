@@ -15,9 +15,9 @@ from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from brats_cohort.nifti import ENDINGS
 from brats_cohort.regions import CONVENTIONS
-from helpers.cli.options import pick_device
 from helpers.evaluation.predict import Prediction, predict_case, predict_cases, write_prediction
 from helpers.models.checkpoints import ModelCard, load_ensemble, load_released
+from helpers.workspace import pick_device
 
 
 def run(

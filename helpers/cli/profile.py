@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from brats_cohort.regions import MODALITIES, REGIONS
-from helpers.cli.options import pick_device
 from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch
+from helpers.workspace import pick_device
 
 TOP = 12
 """Operations that are printed; operations.csv has all."""

@@ -30,8 +30,9 @@ from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.training.callbacks import DrawPredictions, PrintValidation
-from helpers.training.settings import TrainSettings, choose_device
+from helpers.training.settings import TrainSettings
 from helpers.training.train import train
+from helpers.workspace import pick_device
 
 STREAM = "phantom-stream"
 """In place of a cohort's folder: endless new phantoms."""
@@ -103,7 +104,7 @@ def run(
     """
     out = out or _from_environment("out", "SM_MODEL_DIR")
     folders = choose_folders(out, settings.network, work=work, checkpoints=checkpoints)
-    with join_processes(gpu=choose_device(settings.device) == "cuda"):
+    with join_processes(gpu=pick_device(settings.device) == "cuda"):
         if str(source.cohort) == STREAM:
             training, validation, split_hash = _open_stream(source.spacing, held_out, settings, folders.work)
         else:

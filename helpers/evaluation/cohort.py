@@ -1,8 +1,8 @@
 """Scores of a cohort: files against files, a test set with a checkpoint, and the folds of a cross-validation.
 
 A test set goes through files: what is scored is what a reader can open. In a cross-validation every case outside the test part
-is predicted by the one model that did not train on it (**out of fold**), as the model cards say. The limits of the
-post-processing are chosen on those predictions, and the gain of the ensemble is measured on the test part step by step.
+is predicted by the one model that did not train on it (**out of fold**), as the model cards say, and the limits of the
+post-processing are chosen on those predictions.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from brats_cohort.splits import SplitManifest
 from helpers.evaluation.metrics import dice, score_case
 from helpers.evaluation.postprocess import PostProcessing, postprocess
 from helpers.evaluation.predict import predict_case, write_prediction
-from helpers.evaluation.statistics import bootstrap_interval, calibration_scores, paired_test, reliability_table
-from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble
+from helpers.evaluation.statistics import calibration_scores, reliability_table
+from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint
 
 UNLIKELY = 0.1
 """Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely."""
@@ -34,7 +34,6 @@ KEEP_ALL = asdict(PostProcessing(tumour_ml=0.0, enhancing_ml=0.0))
 TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
 """Limits in ml that `choose_postprocessing` tries."""
-STEPS = ("single model", "+ TTA", "+ ensemble", "+ post-processing")
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,9 @@ def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str
 def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     """Score one file against another; returns the table of `helpers.evaluation.metrics.score_case`.
 
-    Its ``attrs["labels"]`` say whose numbers were read in the prediction and in the reference. A prediction that says nothing
-    is read with the reference's numbers, if it fits them.
-
-    Raises
-    ------
-    DataError
-        If a file cannot be read, the two are not in one grid, or the prediction, which says nothing, fits the reference much
-        better in the numbers of another convention.
+    Its ``attrs["labels"]`` say whose numbers were read in both. A prediction that does not say is read with the reference's
+    numbers if it has no others. Raises `DataError` if a file cannot be read, the two are not in one grid, or a prediction that
+    does not say fits the reference much better in the numbers of another convention.
     """
     expected_values, expected_affine = read_label_values(reference.path)
     values, affine = read_label_values(prediction.path)
@@ -136,21 +130,12 @@ def score_cohort(
 ) -> CohortScores:
     """Predict cases into files in native space and score those files, and the probabilities, against the references.
 
-    Parameters
-    ----------
-    network, card
-        As `helpers.models.checkpoints.load_checkpoint` returns them.
-    cases : iterable of Case
-        With references.
-    folder : Path
-        Gets one ``<identifier>.nii.gz`` a case, in the numbers of its cohort.
-    tta : bool
-        As in `helpers.evaluation.predict.predict_prepared`.
+    `folder` gets one ``<identifier>.nii.gz`` a case, in the numbers of its cohort; with `tta`, test-time augmentation.
 
     Raises
     ------
     DataError
-        At the first case that cannot be predicted or scored: a mean over the others would not be that of the test set.
+        At the first case without a reference or that cannot be predicted: a mean over the others would not be that of the set.
     """
     tables, bins, files = [], [], {}
     for case in cases:
@@ -236,52 +221,3 @@ def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) 
     means = {setting: float(np.mean(found)) for setting, found in scores.items()}
     table = pd.DataFrame([{**asdict(setting), "dice": mean} for setting, mean in means.items()])
     return max(limits, key=lambda setting: round(means[setting], 9)), table
-
-
-def score_steps(
-    checkpoints: Sequence[Path],
-    cases: Sequence[Case],
-    *,
-    settings: PostProcessing,
-    folder: Path,
-    device: str,
-    report: Callable[[str], None],
-) -> pd.DataFrame:
-    """Score test cases after each of `STEPS`: ``step`` and the columns of `CohortScores.scores`.
-
-    A single model means every fold's model, so its rows come once a fold; the mean over them is the fair start, as no fold is
-    singled out. `folder` gets the label maps of the last step.
-    """
-    members = [load_checkpoint(path, device=device) for path in checkpoints]
-    ensemble = [load_ensemble(checkpoints, device=device)]
-    plans = zip(STEPS, (members, members, ensemble, ensemble), [KEEP_ALL] * 3 + [asdict(settings)], strict=True)
-    tables = []
-    for step, models, limits in plans:
-        for network, card in models:
-            result = score_cohort(network, replace(card, postprocessing=limits), cases, folder=folder, tta=step != STEPS[0])
-            tables.append(result.scores.assign(step=step))
-        report(f"{step}: mean Dice {np.mean([table['dice'].mean() for table in tables[-len(models) :]]):.4f}")
-    return pd.concat(tables, ignore_index=True)
-
-
-def gains_table(scores: pd.DataFrame, *, metrics: Sequence[str] = ("dice", "lesion_dice", "hd95")) -> pd.DataFrame:
-    """Compute what each step of `score_steps` adds to the one before, over the mean of the regions of each patient.
-
-    Returns
-    -------
-    DataFrame
-        One row for each metric and step: ``metric, step, mean, low, high`` with its interval, and ``gain, gain_low,
-        gain_high, p`` against the step before on the same patients; ``checkpoint``, the SHA-256 if there is one.
-    """
-    per_patient = scores.groupby(["step", "patient"])[list(metrics)].mean()  # sessions of one patient are averaged first
-    hashes = scores.groupby("step")["checkpoint"].unique()
-    rows = []
-    for metric, (before, step) in itertools.product(metrics, zip((None, *STEPS), STEPS, strict=False)):
-        values, names = per_patient.loc[step, metric], hashes[step]
-        interval = bootstrap_interval(values)
-        row = {"metric": metric, "step": step, "mean": interval.mean, "low": interval.low, "high": interval.high}
-        if before:
-            gain, p = paired_test(values, per_patient.loc[before, metric].loc[values.index])
-            row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "p": p}
-        rows.append({**row, "checkpoint": names[0] if len(names) == 1 else f"mean of {len(names)}"})
-    return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What the scores of a few patients say about patients one has not seen: intervals, a paired test, a summary, calibration.
+"""What the scores of a few patients say about patients one has not seen: intervals, a summary, calibration.
 
 The interval: patients are drawn again from those at hand, with replacement, thousands of times, and it holds the middle 95 % of
 the means (percentile bootstrap, Efron 1979). It shows how much the mean would move with *other patients of the same kind*, for
@@ -21,8 +21,6 @@ from brats_cohort.regions import REGIONS
 RESAMPLES, SEED = 9999, 2021
 SMALLEST_INTERVAL = 3
 """Below this many cases no interval is given."""
-SMALLEST_TEST = 6
-"""With fewer cases that differ, the Wilcoxon test cannot fall below p = 0.05 whatever the scores are (2 / 2^5 = 0.0625)."""
 UNDEFINED = "volume_error_percent"
 """The metric that not every case has; NaN in any other is a fault."""
 BINS = 15
@@ -40,18 +38,9 @@ class Interval:
 
 
 def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES) -> Interval:
-    """Compute the mean over patients with its 95 % percentile bootstrap interval (see the top of this module).
+    """Compute the mean of one score a patient with its 95 % percentile bootstrap interval (see the top of this module).
 
-    Parameters
-    ----------
-    values : sequence of float
-        One score a patient. Several sessions of one patient must be averaged first.
-    resamples : int
-
-    Raises
-    ------
-    ValueError
-        If there is no value or one is not finite.
+    Several sessions of one patient must be averaged first. Raises `ValueError` if there is no value or one is not finite.
     """
     values = _finite(values)
     mean = float(values.mean())
@@ -64,47 +53,11 @@ def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES) -
     return Interval(mean, float(low), float(high), values.size)
 
 
-def paired_test(first: Sequence[float], second: Sequence[float]) -> tuple[Interval, float]:
-    """Compare two systems that were scored on the same patients, in the same order.
-
-    Returns
-    -------
-    difference : Interval
-        Mean of first minus second, with its bootstrap interval.
-    p : float
-        Two-sided Wilcoxon signed-rank test (Wilcoxon 1945) of whether the differences are symmetric about zero. Those that are
-        0 to rounding (1e-9) are left out of it; NaN if too few remain for the test to find anything.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, there is no case, or a score is not finite.
-    """
-    first, second = _finite(first), _finite(second)
-    if first.size != second.size:
-        raise ValueError(f"a paired comparison needs the same cases on both sides, got {first.size} and {second.size}")
-    differences = first - second
-    differences[np.abs(differences) < 1e-9] = 0.0
-    differing = differences[differences != 0]
-    p = float(stats.wilcoxon(differing).pvalue) if differing.size >= SMALLEST_TEST else math.nan
-    return bootstrap_interval(differences), p
-
-
 def average_sessions(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Average the sessions of every patient, region by region: intervals and tests take their values for independent.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of one case and region each; sessions of one patient share a value in ``patient``. Without that column, every case
-        is a patient of its own.
-    metrics : sequence of str
-        Columns to average. A missing value stays missing, except `UNDEFINED`, for which the other sessions speak.
-
-    Returns
-    -------
-    DataFrame
-        One row a patient and region, in the order met: ``patient``, ``region`` and the metrics.
+    Sessions of one patient share a value in the column ``patient``; without it, every case is a patient of its own. A missing
+    value stays missing, except `UNDEFINED`, for which the other sessions speak. Returns one row a patient and region.
     """
     named = scores.get("patient", scores.get("case", pd.Series(range(len(scores)), index=scores.index)))
     groups = scores.assign(patient=named).groupby(["patient", "region"], sort=False)

@@ -211,19 +211,16 @@ def _check_channels(card: ModelCard, path: Path) -> None:
 
 
 def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
-    """Load one or several checkpoints as one network: the weighted mean of their probabilities.
+    """Load one or several checkpoints as one network in evaluation mode: the weighted mean of their probabilities.
 
-    Networks trained on different patients or seeds make different mistakes, and what only one of five gets wrong is outvoted.
-    Everything takes as many times as long.
+    What only one of five networks gets wrong is outvoted; everything takes five times as long.
 
     Returns
     -------
     network : Module
-        In evaluation mode.
     card : ModelCard
-        What the members have in common, with a network that `build_network` builds them all from. `weights_sha256` is the
-        SHA-256 of theirs, sorted, one a line, and so are the other hashes; `tta_axes` are those of all, `training_cases` those
-        of any, `training` lists each one's, and `metrics` is the mean of theirs.
+        From it `build_network` builds all members. `weights_sha256` is the SHA-256 of theirs, sorted, one a line, and so are
+        the other hashes; `tta_axes` are those of all, `training_cases` those of any, and `metrics` the mean of theirs.
 
     Raises
     ------
@@ -273,14 +270,9 @@ def _joint(hashes: Iterable[str]) -> str:
 
 
 def load_released(name: str = "phantom", *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
-    """Load a model that comes with the package; "phantom" was trained on randomised phantoms only, never on a patient.
+    """Load a model that comes with the package, by default the one that ``MODEL_CARD.md`` describes; not for clinical use.
 
-    For research and teaching, not for clinical use. ``MODEL_CARD.md`` says how it was made and what it scores.
-
-    Raises
-    ------
-    DataError
-        If this copy of the package came without it, or as `load_checkpoint`.
+    Raises `DataError` if this copy of the package came without it.
     """
     path = RELEASED / f"{name}.safetensors"
     if not path.is_file():

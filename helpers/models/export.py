@@ -24,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 from brats_cohort.files import DataError, require_writable, write_atomically
 from brats_cohort.regions import CONVENTIONS, MODALITIES
 from helpers.models.checkpoints import ModelCard
-from helpers.models.networks import NETWORKS, input_multiple
+from helpers.models.networks import input_multiple
 from helpers.workspace import REPOSITORY, versions
 
 LONGEST = 1024
@@ -73,11 +73,8 @@ def export_onnx(path: Path, network: nn.Module, card: ModelCard) -> Path:
 def _program(network: nn.Module, card: ModelCard) -> ExportedProgram:
     """Trace a network for one image at a time, of any edges that are multiples of what the network can halve."""
     multiple = input_multiple(card.network, **card.arguments)
-    members = [member["network"] for member in card.arguments.get("members", [])] or [card.network]
     example = torch.zeros(1, len(card.modalities), *(multiple * count for count in (2, 3, 4)))
     shapes: dict[int, Any] = {2 + axis: multiple * Dim(f"n{axis}", max=LONGEST // multiple) for axis in range(3)}
-    if any(NETWORKS[name].one_size for name in members):
-        example, shapes = example[..., :multiple, :multiple, :multiple], {}
     network = copy.deepcopy(network).cpu().eval()
     for module in network.modules():
         if type(module).__base__ is nn.Conv3d:  # what `keep_small_grids_exact` made depends on the size of the example

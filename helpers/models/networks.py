@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.networks.nets import UNETR, AttentionUnet, DynUNet, SegResNet, SwinUNETR, UNet
-from monai.networks.nets.swin_unetr import WindowAttention
+from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from brats_cohort.files import DataError
 from brats_cohort.regions import MODALITIES, REGIONS
@@ -38,20 +36,6 @@ def unet(grid: Mapping[str, int], *, channels: Sequence[int] = (), num_res_units
     """
     levels = levels_of(channels or CHANNELS[grid["spatial_dims"]], least=1)
     return UNet(**grid, **levels, num_res_units=num_res_units, norm="INSTANCE", dropout=dropout)
-
-
-def attention_unet(grid: Mapping[str, int], *, channels: Sequence[int] = (), dropout: float = 0.0) -> nn.Module:
-    """Build a U-Net whose skip connections pass through attention gates (Oktay et al. 2018).
-
-    The published batch normalisation is replaced by instance normalisation: over one or two volumes its statistics mean little.
-    """
-    network = AttentionUnet(**grid, **levels_of(channels or CHANNELS[grid["spatial_dims"]], least=2), dropout=dropout)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
-                kind = nn.InstanceNorm2d if isinstance(child, nn.BatchNorm2d) else nn.InstanceNorm3d
-                setattr(module, name, kind(child.num_features, affine=True))
-    return network
 
 
 def levels_of(channels: Sequence[int], *, least: int) -> dict[str, tuple[int, ...]]:
@@ -121,28 +105,6 @@ def dynunet(
     )
 
 
-def unetr(
-    grid: Mapping[str, int],
-    *,
-    img_size: int = 64,
-    feature_size: int = 8,
-    hidden_size: int = 192,
-    num_heads: int = 6,
-    dropout: float = 0.0,
-) -> nn.Module:
-    """Build UNETR (Hatamizadeh et al. 2022): every token of 16^3 voxels attends to every other, with a U-Net decoder.
-
-    Its position embedding fits cubes (squares) of `img_size`, a multiple of 16, and no other patch or window.
-    """
-    if img_size % 16 or img_size < 32:
-        raise DataError(f"unetr cannot have img_size {img_size}", "give a multiple of 16, at least 32")
-    sizes = {"img_size": img_size, "feature_size": feature_size, "hidden_size": hidden_size, "mlp_dim": 4 * hidden_size}
-    network = UNETR(**grid, **sizes, num_heads=num_heads, dropout_rate=dropout)
-    for block in network.vit.blocks:
-        block.norm_cross_attn.requires_grad_(False)  # never used; several processes would wait for its gradient
-    return network
-
-
 def swin_unetr(
     grid: Mapping[str, int],
     *,
@@ -188,8 +150,6 @@ class NetworkKind:
         Takes ``{"spatial_dims": 3, "in_channels": 4, "out_channels": 3}`` and keyword arguments, all with defaults.
     multiple : callable
         From the same arguments to the number of voxels of which every edge of an input must be a multiple.
-    one_size : bool
-        Whether every edge of an input must be exactly that number.
     cpu_bf16 : bool
         Whether training in bf16 is faster than in 32 bit on a CPU with instructions for it. Group normalisation is not, as it
         leaves the channels-last layout.
@@ -197,7 +157,6 @@ class NetworkKind:
 
     build: Callable[..., nn.Module]
     multiple: Callable[..., int]
-    one_size: bool = False
     cpu_bf16: bool = True
 
 
@@ -208,10 +167,8 @@ def halvings(*, spatial_dims: int = 3, channels: Sequence[int] = (), filters: Se
 
 NETWORKS: dict[str, NetworkKind] = {
     "unet": NetworkKind(unet, halvings),
-    "attention_unet": NetworkKind(attention_unet, halvings),
     "segresnet": NetworkKind(segresnet, lambda *, blocks_down=(1, 2, 2, 4), **_: 2 ** (len(blocks_down) - 1), cpu_bf16=False),
     "dynunet": NetworkKind(dynunet, halvings),
-    "unetr": NetworkKind(unetr, lambda *, img_size=64, **_: img_size, one_size=True),
     "swin_unetr": NetworkKind(swin_unetr, lambda **_: 32),
 }
 """Every network that can be trained by name; another one is added by adding its builder here."""
@@ -224,16 +181,10 @@ A member may have ``"ensemble_weights": [...]``, how much each of its outputs co
 
 
 class Ensemble(nn.Module):
-    """Networks that predict together: the logits of the weighted mean of their probabilities.
+    """Networks that predict together: the logits of the mean of their probabilities.
 
-    As it returns logits like any network, everything that takes a network takes an ensemble. (If a volume needs several
+    `weights` say for each member how much each of its outputs counts; by default all count alike. (If a volume needs several
     sliding windows, their logits are blended after the mean, not before.)
-
-    Parameters
-    ----------
-    members : sequence of Module
-    weights : sequence of sequences of float, optional
-        For each member how much each of its outputs counts, 0 or more; by default all count alike.
     """
 
     def __init__(self, members: Sequence[nn.Module], weights: Sequence[Sequence[float]] | None = None) -> None:
@@ -328,16 +279,13 @@ def check_patch(patch: Sequence[int], name: str, **arguments) -> None:
     """Raise `DataError` unless the network can be trained on patches of this size.
 
     Edges must be multiples of `input_multiple`, and more than one voxel must be left at the deepest level, as the
-    normalisation there has no spread to divide by otherwise. A network of one size takes no other.
+    normalisation there has no spread to divide by otherwise.
     """
     multiple, dimensions = input_multiple(name, **arguments), arguments.get("spatial_dims", 3)
     problem = f"{name} cannot train on patches of {'x'.join(map(str, patch))} voxels"
     if len(patch) != dimensions:
         raise DataError(f"{problem} with {dimensions} dimensions", f"give {dimensions} edges")
-    if NETWORKS[name].one_size:
-        if any(edge != multiple for edge in patch):
-            raise DataError(f"{problem}, as it was built for edges of {multiple}", "set patch and img_size alike")
-    elif any(edge % multiple or edge <= 0 for edge in patch) or math.prod(edge // multiple for edge in patch) < 2:
+    if any(edge % multiple or edge <= 0 for edge in patch) or math.prod(edge // multiple for edge in patch) < 2:
         raise DataError(problem, f"take multiples of {multiple}, at least one edge of {2 * multiple} or more")
 
 
@@ -365,43 +313,3 @@ def _exact(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
             return kind.forward(self, image.float())
 
     return type(f"Exact{kind.__name__}", (kind,), {"forward": forward})
-
-
-class FusedWindowAttention(WindowAttention):
-    """MONAI's `WindowAttention` with the same weights, computed by `scaled_dot_product_attention`.
-
-    MONAI's own ``use_flash_attention`` fuses only while no gradients are recorded, so that training keeps the attention
-    weights of every pair of tokens for the backward pass, and it repeats the bias for every image of a batch. On a CPU no
-    fused kernel gives the gradient of the bias: MONAI's products are used there.
-    """
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Attend within windows: (images * windows, tokens, channels), like the result.
-
-        The mask (windows, tokens, tokens) is 0 if two tokens may attend to each other and -100 if the shift brought them
-        together.
-        """
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            return super().forward(x, mask)
-        count, tokens, channels = x.shape
-        windows = 1 if mask is None else mask.shape[0]
-        index = self.relative_position_index[:tokens, :tokens].reshape(-1)
-        bias = self.relative_position_bias_table[index].view(tokens, tokens, self.num_heads).permute(2, 0, 1)
-        if mask is not None:
-            bias = (bias[None] + mask[:, None]).flatten(0, 1)  # (windows * heads, tokens, tokens)
-        parts = self.qkv(x).view(count // windows, windows, tokens, 3, self.num_heads, -1).permute(3, 0, 1, 4, 2, 5)
-        query, key, value = parts.flatten(2, 3)  # each (images, windows * heads, tokens, channels of a head)
-        dropout = self.attn_drop.p if self.training else 0.0
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=bias[None].to(query.dtype), dropout_p=dropout, scale=self.scale
-        )
-        out = out.unflatten(1, (windows, self.num_heads)).transpose(2, 3).reshape(count, tokens, channels)
-        return self.proj_drop(self.proj(out))
-
-
-def fuse_attention(network: nn.Module) -> nn.Module:
-    """Let every window attention of a Swin UNETR run through the fused kernels, in place; weights and their names stay."""
-    for module in network.modules():
-        if isinstance(module, WindowAttention):
-            module.__class__ = FusedWindowAttention  # the same state, another forward: nothing is built or copied
-    return network

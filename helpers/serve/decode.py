@@ -104,16 +104,9 @@ def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
 
 @dataclass(frozen=True, eq=False)
 class Volumes:
-    """What a request asks to be segmented.
+    """What a request asks to be segmented: the four checked images, and in whose numbers to answer.
 
-    Attributes
-    ----------
-    session : Session
-        The four checked images, their affine and warnings.
-    labels : str
-        Key of the label convention (`brats_cohort.regions.CONVENTIONS`) in which to answer.
-    like : Nifti1Image or None
-        Header of the first image file, if there is one; its voxels are gone.
+    `labels` is a key of `brats_cohort.regions.CONVENTIONS`; `like` has the header of the first image file, its voxels are gone.
     """
 
     session: Session

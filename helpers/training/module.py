@@ -18,7 +18,7 @@ from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import label_map
 from helpers.evaluation.predict import predict_image
 from helpers.models.checkpoints import ModelCard
-from helpers.models.networks import fuse_attention, input_multiple
+from helpers.models.networks import input_multiple
 from helpers.training.loss import RegionLoss
 from helpers.training.settings import TrainSettings
 
@@ -57,8 +57,6 @@ class SegmentationModule(LightningModule):
     def __init__(self, network: nn.Module, settings: TrainSettings, card: ModelCard, timer: Timer) -> None:
         super().__init__()
         self.save_hyperparameters(identity(settings, card))
-        if settings.network == "swin_unetr":
-            fuse_attention(network)  # the same weights and results; fewer matrices are kept for the backward pass
         self.network, self.loss = network, RegionLoss(settings.loss)
         self.settings, self.card, self.timer = settings, card, timer
         self.step_loss, self.step_rate = torch.tensor(math.nan), math.nan

@@ -12,6 +12,7 @@ import torch
 from brats_cohort.files import DataError
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.networks import NETWORKS, check_patch
+from helpers.workspace import pick_device
 
 FREE = frozenset({"workers", "save_every", "logger"})
 """Settings that do not change the result, so a training may resume with other values."""
@@ -143,20 +144,13 @@ class TrainSettings:
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in FREE}))
 
 
-def choose_device(name: str) -> str:
-    """Return "cuda" or "cpu" for "auto", "cuda" or "cpu"; raises `DataError` if there is no such device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DataError("device is cuda, but PyTorch finds no NVIDIA GPU on this machine", "take --device cpu or auto")
-    return "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
-
-
 def choose_precision(settings: TrainSettings) -> str:
     """Return the precision in Lightning's words.
 
     "auto" is bf16-mixed if there are instructions for it and they make this network faster: on a GPU, and for most networks on
     a CPU with AVX512-BF16 or AMX. Weights, optimiser and loss stay in 32 bits.
     """
-    gpu = choose_device(settings.device) == "cuda"
+    gpu = pick_device(settings.device) == "cuda"
     if settings.precision == "16-mixed" and not gpu:
         raise DataError("precision 16-mixed needs a GPU", "take bf16-mixed or 32-true")
     if settings.precision != "auto":

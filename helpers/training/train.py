@@ -34,7 +34,8 @@ from helpers.training import Interrupted
 from helpers.training.callbacks import EMA, DurableIO, History, ResumableCheckpoint, StepTimer
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset
 from helpers.training.module import SCORES, SegmentationModule, identity
-from helpers.training.settings import TrainSettings, choose_device, choose_precision
+from helpers.training.settings import TrainSettings, choose_precision
+from helpers.workspace import pick_device
 
 CHECKPOINT = "last.ckpt"
 """Name of the file that an interrupted training resumes from."""
@@ -45,19 +46,10 @@ PROJECT = "brain-tumour-segmentation"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training leaves.
+    """What a training leaves: weights of the best step, and the table that ``history.csv`` holds, one row a step.
 
-    Attributes
-    ----------
-    checkpoint : Path
-        Weights of the best step, with their card beside them.
-    history : DataFrame
-        One row a step with `helpers.training.callbacks.COLUMNS` and, after a validation, `helpers.training.module.SCORES`, else
-        NaN. Also in ``history.csv``.
-    best_step, best_dice
-        Step with the best mean validation Dice, and that Dice. It chose the checkpoint and so flatters it.
-    seconds : float
-        Whole training, validation included.
+    `best_dice` is the mean validation Dice at `best_step`; it chose the checkpoint and so flatters it. `seconds` include the
+    validations.
     """
 
     checkpoint: Path
@@ -96,10 +88,9 @@ def train(
         `PhantomStream`.
     validation : sequence of Path
         Prepared files with labels.
-    out : Path
-        Folder for ``best.safetensors``, ``best.json``, ``history.csv`` and the curves of TensorBoard.
-    checkpoints : Path, optional
-        Folder of ``last.ckpt``; ``<out>/checkpoints`` if left out.
+    out, checkpoints : Path
+        Folders for ``best.safetensors``, ``best.json``, ``history.csv`` and TensorBoard's curves, and for ``last.ckpt``
+        (``<out>/checkpoints`` if left out).
     split_hash : str
         SHA-256 of the split manifest, for the model card.
     resume : str
@@ -119,7 +110,7 @@ def train(
     out, folder = Path(out), Path(checkpoints or Path(out) / "checkpoints")
     patches = _patches(settings, training)
     card = model_card(settings, patches, validation, split_hash)
-    options = {"accelerator": choose_device(settings.device), "precision": choose_precision(settings)}
+    options = {"accelerator": pick_device(settings.device), "precision": choose_precision(settings)}
     with _locked(folder), _quiet(), torch.random.fork_rng():  # the caller's random state stays as it was
         torch.manual_seed(settings.seed)
         state = _read_checkpoint(folder / CHECKPOINT, identity(settings, card)) if resume == "auto" else {}
@@ -181,10 +172,9 @@ def _trainer(settings: TrainSettings, **options: Any) -> Trainer:
 
 
 def _loggers(name: str, out: Path, *, first: int) -> list[Logger]:
-    """Return TensorBoard's logger and the one called `name`; neither needs an account.
+    """Return TensorBoard's logger, which hides what was logged after step `first`, and the one called `name`.
 
-    Weights & Biases stays on this machine unless WANDB_MODE or WANDB_API_KEY says otherwise; MLflow writes to
-    ``<out>/mlflow.db`` unless MLFLOW_TRACKING_URI names a server. TensorBoard hides what was logged after step `first`.
+    Neither needs an account: without WANDB_MODE, WANDB_API_KEY or MLFLOW_TRACKING_URI all stays in `out`.
     """
     if _rank() == 0:
         out.mkdir(parents=True, exist_ok=True)

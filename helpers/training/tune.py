@@ -75,19 +75,16 @@ def search(
 
     Parameters
     ----------
-    settings, training, validation, split_hash
-        As in `train`; the settings say what is not searched.
+    settings, training, validation, split_hash, storage
+        As in `train` and `open_study`; the settings say what is not searched.
     out : Path
         For ``study.db`` and a folder for every trial.
     space : mapping from str to (float, float)
-        Least and greatest value by setting; a range from above 0 over more than a factor of 10 is searched on a logarithmic
-        scale.
+        Least and greatest value by setting; logarithmic if it begins above 0 and spans more than a factor of 10.
     trials : int
         Trials in all, pruned ones included.
     worker : int
-        Number of this worker, so that each draws other settings.
-    storage : str
-        As in `open_study`.
+        Number of this worker: each draws other settings.
     report : callable
         Called with a line of text after every trial.
 

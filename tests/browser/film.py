@@ -16,8 +16,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from brats_cohort.files import DataError
+from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES, MODALITY_NAMES
 from glioma_phantom import PhantomSettings, make_phantom
-from helpers.plots.viewer import view_case
+from slice_viewer import SliceViewer
 from tests.browser.conftest import CHROMIUM, FLAGS
 
 SIZE = (760, 326)
@@ -39,7 +40,8 @@ def film_viewer(path: Path, *, case: int = CASE, settings: PhantomSettings | Non
         If there is no chromium here.
     """
     phantom = make_phantom(case, settings or PhantomSettings())
-    viewer = view_case(phantom.image, phantom.affine, labels=phantom.classes)
+    options = {"titles": list(MODALITY_NAMES.values()), "names": CLASS_NAMES, "colours": CLASS_COLOURS}
+    viewer = SliceViewer(phantom.image, phantom.affine, labels=phantom.classes, **options)
     with tempfile.TemporaryDirectory() as folder:
         page = viewer.to_html(Path(folder) / "viewer.html")
         frames = [_in_palette(frame) for frame in _frames(page, steps)]

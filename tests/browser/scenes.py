@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from brats_cohort.regions import CLASS_NAMES
+from brats_cohort.cases import Case, read_classes, read_image
+from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES, MODALITY_NAMES
 from brats_cohort.testing import LPS
 from slice_viewer import Pane, SliceViewer
 
@@ -12,6 +13,13 @@ SHAPE = (40, 48, 30)
 WINDOW = (0.0, 500.0)
 MARK = 450
 """Value of the block on the patient's left, front and top; elsewhere a voxel's value tells its axial slice."""
+
+
+def view_case(case: Case) -> SliceViewer:
+    """The four modalities of a case with its reference, in the names and colours of the tumour classes."""
+    options = {"titles": list(MODALITY_NAMES.values()), "names": CLASS_NAMES, "colours": CLASS_COLOURS}
+    labels = read_classes(case)[0] if case.label else None
+    return SliceViewer(*read_image(case), labels=labels, title=case.identifier, **options)
 
 
 def value_at(z: int) -> int:

@@ -8,10 +8,10 @@ import pytest
 
 from brats_cohort.regions import CLASS_NAMES
 from brats_cohort.testing import LPS, case_arrays, write_case
-from helpers.plots.viewer import view_case
 from slice_viewer import Pane, SliceViewer
 from slice_viewer.slices import PLANES, cut
 from tests.browser.conftest import close_page, open_page
+from tests.browser.scenes import view_case
 
 PICTURE = """(root, number) => {
     const { picture, onPicture } = root.viewer.panes[number];

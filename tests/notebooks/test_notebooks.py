@@ -117,7 +117,7 @@ def test_viewers_of_a_notebook_are_live_and_leave_a_picture(series, name):
     """Below a kernel the widget, for a reader on the web the picture; one notebook's are scrolled in tests/browser."""
     workspace = series[0]
     for cell in nbformat.read(workspace.root / "run" / f"{name}.ipynb", as_version=4).cells:
-        if cell.source.splitlines()[-1:] and cell.source.splitlines()[-1].startswith(("SliceViewer(", "view_case(")):
+        if cell.source.splitlines()[-1:] and cell.source.splitlines()[-1].startswith("SliceViewer("):
             assert {WIDGET_VIEW, "image/png"} <= set(cell.outputs[-1].data)
 
 

@@ -14,8 +14,8 @@ import pytest
 from brats_cohort.command import COMMANDS, Target
 from brats_cohort.files import DataError
 from helpers import cli
-from helpers.cli.options import call, pick_device
-from helpers.workspace import REPOSITORY
+from helpers.cli.options import call
+from helpers.workspace import REPOSITORY, pick_device
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Cross-validation: nobody is scored by a model that knew them, finished folds are kept, steps are measured, not assumed."""
+"""Cross-validation: nobody is scored by a model that knew them, finished folds are kept, the ensemble is scored."""
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,9 @@ from helpers.cli.crossvalidate import train_folds
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.cohort import (
     ENHANCING_ML,
-    STEPS,
     TUMOUR_ML,
     check_folds,
     choose_postprocessing,
-    gains_table,
     predict_out_of_fold,
 )
 from helpers.evaluation.postprocess import PostProcessing
@@ -180,41 +179,22 @@ def test_the_clean_up_that_helps_on_validation_data_is_chosen_and_the_smaller_on
     assert table.set_index(["tumour_ml", "enhancing_ml"]).loc[(0.1, 0.0), "dice"] == pytest.approx(1.0)
 
 
-def test_gains_are_those_of_the_same_patients():
-    generator = np.random.default_rng(0)
-    tables = []
-    for number, step in enumerate(STEPS):
-        for model in range(2 if number < 2 else 1):
-            dice = np.linspace(0.5, 0.9, 8).repeat(3) + 0.02 * number + generator.normal(0, 1e-3, 24)
-            rows = {"patient": np.repeat([f"c{i}" for i in range(8)], 3), "region": ["TC", "WT", "ET"] * 8, "dice": dice}
-            tables.append(pd.DataFrame(rows).assign(step=step, checkpoint=f"{step}{model}"))
-    table = gains_table(pd.concat(tables), metrics=["dice"])
-    assert table["step"].tolist() == list(STEPS)
-    assert np.isnan(table.loc[0, "gain"])
-    assert table["gain"].iloc[1:].to_numpy() == pytest.approx([0.02] * 3, abs=1e-3)
-    assert (table["gain_low"].iloc[1:] > 0).all()
-    assert table["checkpoint"].tolist() == ["mean of 2", "mean of 2", f"{STEPS[2]}0", f"{STEPS[3]}0"]
-
-
-def test_the_command_from_files_to_the_table_of_gains(tmp_path, capsys):
+def test_the_command_from_files_to_the_score_of_the_ensemble(tmp_path, capsys):
     for seed in range(4):
         write_case(tmp_path / "cohort", f"Case_{seed:03d}", seed=seed)
     words = ["crossvalidate", "--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--patch", "16"]
     words += ["--arguments", json.dumps({"channels": [4, 8]}), "--steps", "2", "--validate-every", "2", "--device", "cpu"]
     assert main([*words, "--only", "0"]) == 0
     assert main(words) == 0
-    printed = capsys.readouterr().out
-    assert "+ ensemble" in printed
+    assert "Test part, 1 cases, the ensemble" in capsys.readouterr().out
     out = tmp_path / "out" / "crossvalidation" / "unet"
-    manifest, steps = load_splits(tmp_path / "out" / "splits.json"), pd.read_csv(out / "steps.csv")
-    folds = len(manifest.folds)
-    assert steps.groupby("step", sort=False).size().to_dict() == dict(zip(STEPS, [3 * folds, 3 * folds, 3, 3], strict=True))
-    assert set(steps["case"]) == set(manifest.test)
+    manifest, tested = load_splits(tmp_path / "out" / "splits.json"), pd.read_csv(out / "test.csv")
+    assert set(tested["case"]) == set(manifest.test)
     scored = pd.read_csv(out / "out_of_fold.csv")
     assert set(scored["case"]) == {name for fold in manifest.folds for name in fold}
     assert set(json.loads((out / "postprocessing.json").read_text())) >= {"tumour_ml", "enhancing_ml"}
-    assert (out / "gains.csv").is_file()
     case, members = manifest.test[0], [str(path) for path in sorted((out / "ensemble").glob("*.safetensors"))]
+    assert tested["checkpoint"].unique().tolist() == [load_ensemble([*map(Path, members)])[1].weights_sha256]
     folder, again = tmp_path / "cohort" / case, tmp_path / "again.nii.gz"
     assert main(["predict", str(folder), "--tta", "--device", "cpu", "--out", str(again), "--checkpoint", *members]) == 0
     assert np.array_equal(read_label_values(again)[0], read_label_values(out / "test" / f"{case}.nii.gz")[0])

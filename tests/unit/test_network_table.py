@@ -22,9 +22,9 @@ def test_operations_agree_with_an_independent_count(name, gflop):
 
 
 def test_the_table_lists_each_network_and_setting(capsys):
-    assert main(["networks", "--spatial-dims", "2", "--network", "unet", "unetr", "--edge", "64"]) == 0
+    assert main(["networks", "--spatial-dims", "2", "--network", "unet", "swin_unetr", "--edge", "64"]) == 0
     table = capsys.readouterr().out
     assert [line.split()[:2] for line in table.splitlines()[1:5]] == [
-        [name, setting] for name in ("unet", "unetr") for setting in ("laptop", "published")
+        [name, setting] for name in ("unet", "swin_unetr") for setting in ("laptop", "published")
     ]
     assert "GFLOP 64²" in table

@@ -8,7 +8,6 @@ from monai.networks.nets import DynUNet
 
 from brats_cohort.files import DataError
 from helpers.cli.networks import describe_network
-from helpers.evaluation.predict import window_size
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import (
     NETWORKS,
@@ -21,17 +20,15 @@ from helpers.training.loss import RegionLoss
 
 SMALL = {
     "unet": {"channels": (4, 8, 16)},
-    "attention_unet": {"channels": (4, 8, 16)},
     "segresnet": {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)},
     "dynunet": {"filters": (4, 8, 16)},
-    "unetr": {"img_size": 32, "feature_size": 4, "hidden_size": 24, "num_heads": 2},
     "swin_unetr": {},
 }
 
 
 def shape_for(name, spatial_dims):
     edge = input_multiple(name, **SMALL[name])
-    return (edge if NETWORKS[name].one_size else 2 * edge, *(edge,) * (spatial_dims - 1))
+    return (2 * edge, *(edge,) * (spatial_dims - 1))
 
 
 @pytest.mark.parametrize("spatial_dims", [3, 2])
@@ -80,10 +77,9 @@ def test_multiple_follows_the_depth():
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("vnet", {}, "unet, attention_unet, segresnet, dynunet, unetr, swin_unetr"),
+        ("vnet", {}, "unet, segresnet, dynunet, swin_unetr"),
         ("unet", {"filters": 8}, "no argument filters; it takes channels"),
         ("swin_unetr", {"feature_size": 20}, "multiple of 12"),
-        ("unetr", {"img_size": 40}, "multiple of 16"),
         ("unet", {"channels": (16,)}, "unet cannot be built"),
         ("dynunet", {"filters": (16, 32)}, "at least 3 levels"),
         ("unet", {"spatial_dims": 4}, "take 2 or 3"),
@@ -111,15 +107,8 @@ def test_patches_that_cannot_be_trained_on():
             check_patch(patch, name)
     with pytest.raises(DataError, match="patches of 64x64x64 voxels with 2 dimensions"):
         check_patch((64, 64, 64), "unet", spatial_dims=2)
-    with pytest.raises(DataError, match="32x32x64 voxels, as it was built for edges of 32"):
-        check_patch((32, 32, 64), "unetr", img_size=32)
     with pytest.raises(ValueError):  # what the rule protects from
         build_network("unet", channels=(4, 8, 16)).train()(torch.zeros(1, 4, 4, 4, 4))
-
-
-@pytest.mark.parametrize("shape", [(20, 33, 70), (32, 32, 32), (45, 48, 49)])
-def test_windows_of_prediction_are_the_one_size_that_unetr_takes(shape):
-    assert window_size(shape, (32, 32, 32), input_multiple("unetr", img_size=32)) == (32, 32, 32)
 
 
 @pytest.mark.parametrize(

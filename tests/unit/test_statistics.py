@@ -5,11 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from helpers.evaluation.statistics import (
     bootstrap_interval,
-    paired_test,
     summarise,
 )
 
@@ -47,40 +45,6 @@ def test_few_or_equal_values():
 def test_undefined_scores_are_refused(values):
     with pytest.raises(ValueError, match="score"):
         bootstrap_interval(values)
-
-
-def test_paired_test_finds_a_steady_difference_that_an_unpaired_one_would_miss():
-    generator = np.random.default_rng(1)
-    difficulty = generator.uniform(0.4, 0.95, 20)
-    first, second = difficulty + 0.02 + generator.normal(0, 0.005, 20), difficulty
-    difference, p = paired_test(first, second)
-    assert p < 0.001 < 0.3 < stats.mannwhitneyu(first, second).pvalue
-    assert p == pytest.approx(stats.wilcoxon(first, second).pvalue)
-    assert difference.low > 0
-
-
-def test_swapping_the_systems_swaps_the_sign():
-    generator = np.random.default_rng(2)
-    first, second = generator.random(12), generator.random(12)
-    (forth, p), (back, p_back) = paired_test(first, second), paired_test(second, first)
-    assert p == pytest.approx(p_back)
-    assert forth.mean == pytest.approx(-back.mean)
-
-
-def test_ties_are_left_out_of_the_test():
-    second = np.linspace(0.5, 0.9, 14)
-    first = second + np.array([0.0] * 4 + [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, -0.001, 0.08, 0.09])
-    difference, p = paired_test(first, second)
-    assert difference.n == 14
-    assert p == pytest.approx(stats.wilcoxon((first - second)[4:]).pvalue)
-
-
-def test_all_equal_and_too_few_have_no_p():
-    same, p = paired_test([0.8, 0.7, 0.9], [0.8, 0.7, 0.9])
-    assert math.isnan(p) and (same.low, same.mean, same.high) == (0, 0, 0)
-    assert math.isnan(paired_test([0.9] * 5, [0.8, 0.7, 0.6, 0.5, 0.4])[1])
-    with pytest.raises(ValueError, match="same cases"):
-        paired_test([0.5, 0.6], [0.5])
 
 
 def test_summary_is_tidy_and_keeps_the_order_of_regions():
