@@ -35,7 +35,7 @@ ifneq ($(shell cat $(READY) 2> /dev/null),$(HERE))
 endif
 
 .NOTPARALLEL:
-.PHONY: help run lab site test quick lint all unit slow notebooks browser chromium figures outputs lock clean
+.PHONY: help run lab site test quick lint all unit slow notebooks browser chromium tools figures outputs lock clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -65,15 +65,20 @@ lint: $(READY) ## style of code and notebooks, spelling, prose
 	@echo "lint: no complaints"
 
 # One session for all that takes long, so that no core waits; each file stays with one worker, the longest begin first.
-all: $(READY)
+all: $(READY) tools
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/notebooks tests/slow tests/unit \
 		$(addsuffix /tests,$(PACKAGES))
 
 unit: $(READY) ## unit tests, and those of the packages
 	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit $(addsuffix /tests,$(PACKAGES))
 
-slow: $(READY) ## tests with real processes: training that is killed and resumed, the local cloud, fuzzing
+slow: $(READY) tools ## tests with real processes: training that is killed and resumed, the local cloud, fuzzing
 	@$(BIN)/python -m pytest -n 2 tests/slow
+
+# nnU-Net's own check of a dataset, in a folder of its own and without what it needs to train.
+tools:
+	@test -d $(VENV)/tools/nnunet || $(PIP) install --no-deps --target $(VENV)/tools/nnunet nnunetv2==2.8.1 acvl-utils==0.2.6 \
+		batchgenerators==0.25.5 blosc2==4.14.1 ndindex==1.10.1 numexpr==2.14.2 || echo "nnU-Net cannot be installed from here"
 
 notebooks: $(READY) ## execute the notebooks on a tiny cohort
 	@$(BIN)/python -m pytest tests/notebooks

@@ -1,10 +1,11 @@
-"""Work on more than one machine, on engines that run here: a Dask cluster, PostgreSQL, and two nodes of a Slurm job."""
+"""Work on more than one machine, on engines that run here: a Dask cluster, PostgreSQL, MySQL, and two nodes of a Slurm job."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path, capsys):
 
 
 @pytest.fixture
-def database():
+def postgresql():
     """URL of a PostgreSQL server of its own on a socket, which ends with the test."""
     folders = [Path(path).parent for path in [shutil.which("initdb")] if path]
     tools = next(
@@ -82,7 +83,42 @@ def database():
         shutil.rmtree(folder)
 
 
-def test_a_search_goes_on_in_postgresql_from_another_machine(database, tmp_path, monkeypatch):
+@pytest.fixture
+def mysql():
+    """URL of a MySQL server (MariaDB) of its own on a socket, which ends with the test."""
+    server = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if server is None:
+        pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server-core)")
+    folder = Path(tempfile.mkdtemp(prefix="my-", dir="/tmp"))
+    (folder / "data").mkdir()
+    (folder / "init.sql").write_text("CREATE DATABASE optuna;\n")
+    command = [
+        server,
+        "--no-defaults",
+        f"--datadir={folder}/data",
+        f"--socket={folder}/socket",
+        f"--init-file={folder}/init.sql",
+    ]
+    command += ["--skip-networking", "--skip-grant-tables", *(["--user=root"] if os.getuid() == 0 else [])]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (folder / "socket").exists():
+            assert process.poll() is None, "MariaDB did not start"
+            time.sleep(0.1)
+        yield f"mysql+pymysql://root@/optuna?unix_socket={folder}/socket"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["postgresql", "mysql"])
+def database(request):
+    """URL of each kind of database."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_search_goes_on_in_a_database_from_another_machine(database, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "train", Hill())
     monkeypatch.setattr(tune.History, "of", lambda trainer: trainer.callbacks[0])
     for machine, trials in (("one", 2), ("two", 3)):

@@ -1,9 +1,6 @@
-"""A cohort goes into the format of every other tool and comes back without loss; the other tool accepts it."""
+"""A cohort goes into the format of every other tool and comes back without loss."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -39,8 +36,12 @@ def read(folder, **options):
     return [(case.identifier, case.patient, *read_image(case)) for case in cases], references
 
 
-@pytest.mark.parametrize("format", [name for name in ENDINGS if name not in ("msd", "brats2021")])
+@pytest.mark.parametrize("format", list(ENDINGS))
 def test_there_and_back_nothing_is_lost(cohort, tmp_path, format):
+    if format == "msd":  # which has no number for a cavity
+        first = discover(cohort)[0]
+        values, affine = read_numbers(first)
+        write_volume(first.label, np.where(values == CAVITY, 0, values).astype(np.uint8), affine)
     wanted, numbers = read(cohort)
     there, back = tmp_path / "Dataset501_Gliomas", tmp_path / "back"
     assert main(["convert", str(cohort), "--to", format, "--out", str(there)]) == 0
@@ -51,9 +52,10 @@ def test_there_and_back_nothing_is_lost(cohort, tmp_path, format):
             assert one[:2] == other[:2]
             assert one[2].dtype == other[2].dtype and np.array_equal(one[2], other[2])
             assert np.allclose(one[3], other[3], atol=1e-6)
-        assert [None if each is None else each.tolist() for each in references] == [
-            None if each is None else each.tolist() for each in numbers
-        ]
+        if folder == back or format != "msd":  # whose references have numbers of its own
+            assert [None if each is None else each.tolist() for each in references] == [
+                None if each is None else each.tolist() for each in numbers
+            ]
 
 
 @pytest.mark.parametrize("format", list(ENDINGS))
@@ -112,17 +114,3 @@ def test_a_segmentation_of_tissue_in_a_bids_dataset_is_no_reference(tmp_path):
     table = next(case.label.parent.glob("*_dseg.tsv"))
     table.write_text("index\tname\n1\tgrey matter\n2\twhite matter\n3\tfluid\n")
     assert discover(tmp_path)[0].label is None
-
-
-def test_nnunet_itself_accepts_the_dataset(cohort, tmp_path):
-    pytest.importorskip("nnunetv2", reason="nnU-Net is not installed (pip install nnunetv2)")
-    folder = tmp_path / "Dataset501_Gliomas"
-    assert main(["convert", str(cohort), "--to", "nnunet", "--out", str(folder)]) == 0
-    code = "import sys; from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as verify\n"
-    code += "if __name__ == '__main__': verify(sys.argv[1], 1)"
-    (tmp_path / "verify.py").write_text(code)
-    paths = {name: str(tmp_path) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    command = [sys.executable, str(tmp_path / "verify.py"), str(folder)]
-    ended = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True)
-    assert ended.returncode == 0 and "verify_dataset_integrity Done" in ended.stdout, ended.stdout + ended.stderr
-    assert "Warning" not in ended.stdout

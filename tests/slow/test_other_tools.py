@@ -1,0 +1,94 @@
+"""The tools that a cohort or a model is written for open it themselves: nnU-Net, the BIDS validator, MONAI Label."""
+
+import importlib
+import json
+import multiprocessing.dummy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.cli import main
+from helpers.data.nifti import read_volume
+from tests.cases import write_case
+from tests.slow.test_export import export, model  # noqa: F401
+
+TOOLS = Path(sys.prefix) / "tools"
+"""Where ``make tools`` installs tools that would change the environment if they were part of it."""
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Function that makes the packages of a tool importable; without them the test is skipped, in CI it fails."""
+
+    def use(name: str, module: str):
+        monkeypatch.syspath_prepend(str(TOOLS / name))
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            message = f"{error.name} is not installed (make tools)"
+            pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+
+    return use
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Two patients, one with two sessions; the last has no reference."""
+    for number, name in enumerate(("BraTS-GLI-02060-100", "BraTS-GLI-02060-101", "BraTS-GLI-02061-100")):
+        case = write_case(tmp_path / "cohort", name, "brats2023", seed=number)
+    case.label.unlink()
+    return tmp_path / "cohort"
+
+
+def convert(cohort, format, out):
+    assert main(["convert", str(cohort), "--to", format, "--out", str(out)]) == 0
+    return out
+
+
+def test_nnunet_accepts_the_dataset(cohort, tmp_path, tool, monkeypatch, capsys):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path))
+    check = tool("nnunet", "nnunetv2.experiment_planning.verify_dataset_integrity")
+    monkeypatch.setattr(
+        check.multiprocessing, "get_context", lambda kind: multiprocessing.dummy
+    )  # a process imports for seconds
+    folder = convert(cohort, "nnunet", tmp_path / "Dataset501_Gliomas")
+    check.verify_dataset_integrity(str(folder), 1)
+    said = capsys.readouterr().out
+    assert "verify_dataset_integrity Done" in said and "Warning" not in said and "Error" not in said
+    next(folder.glob("imagesTr/*_0003.nii.gz")).unlink()
+    with pytest.raises(AssertionError):
+        check.verify_dataset_integrity(str(folder), 1)
+
+
+def test_the_bids_validator_finds_no_fault_in_images(cohort, tmp_path):
+    folder = convert(cohort, "bids", tmp_path / "bids")
+    faults = [issue for issue in bids_issues(folder) if issue["severity"] == "error"]
+    assert faults == []
+    image = next(folder.glob("sub-*/ses-*/anat/*_T2w.nii.gz"))
+    image.rename(image.with_name("t2.nii.gz"))
+    assert any(issue["severity"] == "error" for issue in bids_issues(folder)), "the validator looks at images"
+
+
+def bids_issues(folder):
+    command = [Path(sys.executable).with_name("bids-validator-deno"), "--json", str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    return json.loads(ended.stdout)["issues"]["issues"]
+
+
+def test_monai_label_serves_the_bundle_and_gives_the_label_map_of_predict(model, tmp_path, monkeypatch):  # noqa: F811
+    """MONAI Label brings packages of 1.6 GB, so that CI has none; see docs/other-tools.md for how to have it."""
+    bundles = pytest.importorskip("monailabel.tasks.infer.bundle", reason="MONAI Label is not installed")
+    write_case(tmp_path / "cohort", "Case_000")
+    words = ["--checkpoint", str(model), "--device", "cpu"]
+    assert main(["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "wanted"), *words]) == 0
+    image = convert(tmp_path / "cohort", "msd", tmp_path / "msd") / "imagesTr" / "Case_000.nii.gz"
+    task = bundles.BundleInferTask(str(export(model, "monai-bundle", tmp_path / "glioma")), {})
+    assert task.is_valid() and task.info()["labels"] == {"non-enhancing core": 1, "oedema": 2, "enhancing tumour": 4}
+    file, _ = task({"image": str(image), "device": "cpu", "result_write_to_file": True})
+    wanted, found = read_volume(tmp_path / "wanted" / "Case_000.nii.gz"), read_volume(Path(file))
+    assert len(np.unique(wanted[0])) == 4 and np.array_equal(found[0], wanted[0]) and np.allclose(found[1], wanted[1])
