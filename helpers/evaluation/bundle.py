@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,18 @@ from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.data.preprocess import preprocess_image, to_native
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_image
+from helpers.models.checkpoints import ModelCard
+from helpers.models.networks import build_network, input_multiple
+
+
+def read_card(path: str) -> ModelCard:
+    """Read the model card of a bundle."""
+    return ModelCard(**json.loads(Path(path).read_text()))
+
+
+def build(card: str) -> torch.nn.Module:
+    """Build the network of a bundle, without its weights."""
+    return build_network(read_card(card).network, **read_card(card).arguments)
 
 
 def list_sessions(folder: Path) -> list[dict[str, list[str]]]:
@@ -38,9 +51,9 @@ class PrepareSessiond(MapTransform):
     A session is four files, T1, T1ce, T2 and FLAIR, or one with these four as channels.
     """
 
-    def __init__(self, keys: Any, settings: Mapping[str, Any]) -> None:
+    def __init__(self, keys: Any, card: str) -> None:
         super().__init__(keys)
-        self.settings = PreprocessSettings(**settings)
+        self.settings = PreprocessSettings(**read_card(card).preprocessing)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the item with a prepared image (4, X, Y, Z) in place of file names."""
@@ -70,9 +83,10 @@ def _case(files: str | PathLike | Sequence[str]) -> Case:
 class WindowInferer(Inferer):
     """Predict region probabilities by the sliding window of `helpers.evaluation.predict`."""
 
-    def __init__(self, patch: Sequence[int], multiple: int) -> None:
+    def __init__(self, card: str) -> None:
         super().__init__()
-        self.patch, self.multiple = tuple(patch), multiple
+        model = read_card(card)
+        self.patch, self.multiple = tuple(model.patch), input_multiple(model.network, **model.arguments)
 
     def __call__(self, inputs: torch.Tensor, network: Any, *arguments: Any, **options: Any) -> torch.Tensor:
         """Return probabilities (1, 3, X, Y, Z) of a prepared image (1, 4, X, Y, Z)."""
@@ -83,16 +97,10 @@ class WindowInferer(Inferer):
 class ToLabelMapd(MapTransform):
     """Take region probabilities to the scan's grid and post-process them to a label map (1, X, Y, Z)."""
 
-    def __init__(
-        self,
-        keys: Any,
-        preprocessing: Mapping[str, Any],
-        postprocessing: Mapping[str, float],
-        labels: str = "brats2021",
-        ref_image: str = "image",
-    ) -> None:
+    def __init__(self, keys: Any, card: str, labels: str = "brats2021", ref_image: str = "image") -> None:
         super().__init__(keys)
-        self.settings, self.limits = PreprocessSettings(**preprocessing), PostProcessing(**postprocessing)
+        model = read_card(card)
+        self.settings, self.limits = PreprocessSettings(**model.preprocessing), PostProcessing(**model.postprocessing)
         self.convention, self.ref_image = CONVENTIONS[labels], ref_image
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:

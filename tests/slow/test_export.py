@@ -15,31 +15,33 @@ from brats_cohort.testing import write_case
 from helpers.cli import main
 from helpers.data.preprocess import PreprocessSettings, preprocess_case
 from helpers.evaluation.predict import predict_prepared
-from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from helpers.models.checkpoints import ModelCard, load_ensemble, save_checkpoint
 from helpers.models.networks import build_network
 
-TINY = {"channels": (4, 8), "num_res_units": 1}
-CARD = ModelCard("unet", TINY, {"spacing": (1.5, 1.5, 1.5), "normalise": "zscore"}, (16, 16, 16))
+TINY = {"unet": {"channels": (4, 8), "num_res_units": 1}, "swin_unetr": {"feature_size": 12}}
+PREPROCESSING = {"spacing": (1.5, 1.5, 1.5), "normalise": "zscore"}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A checkpoint of random weights, which give a label map of every class."""
-    path = tmp_path_factory.mktemp("model") / "best.safetensors"
+    """Checkpoints of a U-Net and a SwinUNETR with random weights, whose ensemble gives a label map of every class."""
+    folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    save_checkpoint(path, build_network("unet", **TINY), CARD)
-    return path
+    for name, arguments in TINY.items():
+        card = ModelCard(name, arguments, PREPROCESSING, (32, 32, 32))
+        save_checkpoint(folder / f"{name}.safetensors", build_network(name, **arguments), card)
+    return [str(folder / f"{name}.safetensors") for name in TINY]
 
 
 def export(model, format, out):
-    assert main(["export", "--checkpoint", str(model), "--format", format, "--out", str(out)]) == 0
+    assert main(["export", "--checkpoint", *model, "--format", format, "--out", str(out)]) == 0
     return out
 
 
 def test_monai_runs_the_bundle_without_this_package_and_gets_the_label_maps_of_predict(model, tmp_path):
     for number in range(2):
         write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
-    words = ["--checkpoint", str(model), "--device", "cpu"]
+    words = ["--checkpoint", *model, "--device", "cpu"]
     assert main(["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "wanted"), *words]) == 0
     bundle = export(model, "monai-bundle", tmp_path / "bundle")
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--bundle_root", "."]
@@ -51,13 +53,13 @@ def test_monai_runs_the_bundle_without_this_package_and_gets_the_label_maps_of_p
         wanted, found = (read_volume(tmp_path / name / f"Case_{number:03}.nii.gz") for name in ("wanted", "found"))
         assert len(np.unique(wanted[0])) == 4 and np.array_equal(found[0], wanted[0])
         assert np.allclose(found[1], wanted[1])
-    assert main(["export", "--format", "monai-bundle", "--checkpoint", str(model), "--out", str(bundle)]) == 1, "not empty"
+    assert main(["export", "--format", "monai-bundle", "--checkpoint", *model, "--out", str(bundle)]) == 1, "not empty"
 
 
 def test_onnx_runtime_and_pytorch_alone_give_the_same_probabilities(model, tmp_path):
-    network, card = load_checkpoint(model)
+    network, card = load_ensemble(model)
     prepared = preprocess_case(write_case(tmp_path / "cohort"), PreprocessSettings(**card.preprocessing))
-    image = np.pad(prepared.image.astype(np.float32), [(0, 0), *((0, edge % 2) for edge in prepared.shape)])
+    image = np.pad(prepared.image.astype(np.float32), [(0, 0), *((0, -edge % 32) for edge in prepared.shape)])
     wanted = predict_prepared(network, card, image)
     session = onnxruntime.InferenceSession(export(model, "onnx", tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": image[None]})

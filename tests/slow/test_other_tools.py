@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brats_cohort.nifti import read_volume
+from brats_cohort.testing import write_case
 from helpers.cli import main
-from helpers.data.nifti import read_volume
-from tests.cases import write_case
 from tests.slow.test_export import export, model  # noqa: F401
 
 TOOLS = Path(sys.prefix) / "tools"
@@ -84,7 +84,7 @@ def test_monai_label_serves_the_bundle_and_gives_the_label_map_of_predict(model,
     """MONAI Label brings packages of 1.6 GB, so that CI has none; see docs/other-tools.md for how to have it."""
     bundles = pytest.importorskip("monailabel.tasks.infer.bundle", reason="MONAI Label is not installed")
     write_case(tmp_path / "cohort", "Case_000")
-    words = ["--checkpoint", str(model), "--device", "cpu"]
+    words = ["--checkpoint", *model, "--device", "cpu"]
     assert main(["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "wanted"), *words]) == 0
     image = convert(tmp_path / "cohort", "msd", tmp_path / "msd") / "imagesTr" / "Case_000.nii.gz"
     task = bundles.BundleInferTask(str(export(model, "monai-bundle", tmp_path / "glioma")), {})
