@@ -19,7 +19,7 @@ from helpers.models.checkpoints import ModelCard, load_ensemble, save_checkpoint
 from helpers.models.networks import build_network
 
 TINY = {"unet": {"channels": (4, 8), "num_res_units": 1}, "swin_unetr": {"feature_size": 12}}
-PREPROCESSING = {"spacing": (1.5, 1.5, 1.5), "normalise": "zscore"}
+PREPROCESSING = {"spacing": (0.75, 0.75, 0.75), "normalise": "zscore"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     for name, arguments in TINY.items():
-        card = ModelCard(name, arguments, PREPROCESSING, (32, 32, 32))
+        card = ModelCard(name, arguments, PREPROCESSING, (32, 64, 32))
         save_checkpoint(folder / f"{name}.safetensors", build_network(name, **arguments), card)
     return [str(folder / f"{name}.safetensors") for name in TINY]
 
