@@ -68,13 +68,13 @@ def phantom_scores(network, card, phantoms: dict[str, list[Path]]) -> pd.DataFra
 
 def by_kind(scores: pd.DataFrame) -> str:
     """Mean and median Dice by kind, and the mean of all with its interval."""
-    heads = [f"{region} mean, median" for region in REGIONS]
-    lines = [f"| Kind | cases | {' | '.join(heads)} | ET of those that have some |", "|" + " --- |" * (len(heads) + 3)]
+    heads = [f"{name} {what}" for name in (*REGIONS, "ET if present,") for what in ("mean", "median")]
+    lines = [f"| Kind | cases | {' | '.join(heads)} | cases with ET |", "|" + " --- |" * (len(heads) + 3)]
     for kind, part in (*scores.groupby("kind", sort=False), ("all", scores)):
-        cells = [_cell(part[part["region"] == region]["dice"], interval=kind == "all") for region in REGIONS]
         present = part[(part["region"] == "ET") & (part["reference_ml"] > 0)]["dice"]
-        cells.append(f"{_cell(present, interval=kind == 'all')} ({len(present)})" if len(present) else "none has")
-        lines.append(f"| {kind} | {part['case'].nunique()} | {' | '.join(cells)} |")
+        values = [*(part[part["region"] == region]["dice"] for region in REGIONS), present]
+        cells = [cell for each in values for cell in _cells(each, interval=kind == "all")]
+        lines.append(f"| {kind} | {part['case'].nunique()} | {' | '.join(cells)} | {len(present)} |")
     return "\n".join(lines)
 
 
@@ -86,10 +86,11 @@ def by_case(scores: pd.DataFrame) -> str:
     for case, row in wide.iterrows():
         cells = [f"{row['dice', region]:.3f}" for region in REGIONS] + [f"{row['hd95', region]:.1f}" for region in REGIONS]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
-    dice = [_cell(wide["dice", region], interval=True) for region in REGIONS]
-    lines.append(f"| mean, median of {len(wide)} | {' | '.join(dice)} | | | |")
     present = scores[(scores["region"] == "ET") & (scores["reference_ml"] > 0)]["dice"]
-    lines.append(f"| of {len(present)} with enhancing tumour | | | {_cell(present, interval=True)} | | | |")
+    means, medians = zip(*(_cells(each, interval=True) for each in (*(wide["dice", r] for r in REGIONS), present)), strict=True)
+    lines += [f"| mean of {len(wide)} | {' | '.join(means[:-1])} | | | |"]
+    lines += [f"| median of {len(wide)} | {' | '.join(medians[:-1])} | | | |"]
+    lines += [f"| mean of {len(present)} with enhancing tumour | | | {means[-1]} | | | |"]
     return "\n".join(lines)
 
 
@@ -108,12 +109,12 @@ def presence(scores: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _cell(values: pd.Series, *, interval: bool) -> str:
-    """Mean, its interval if wanted, and median."""
-    if not interval:
-        return f"{values.mean():.3f}, {values.median():.3f}"
-    bounds = bootstrap_interval(list(values))
-    return f"{values.mean():.3f} [{bounds.low:.3f}, {bounds.high:.3f}], {values.median():.3f}"
+def _cells(values: pd.Series, *, interval: bool) -> list[str]:
+    """Mean, with its interval if wanted, and median."""
+    if values.empty:
+        return ["", ""]
+    bounds = bootstrap_interval(list(values)) if interval else None
+    return [f"{values.mean():.3f}" + (f" [{bounds.low:.3f}, {bounds.high:.3f}]" if bounds else ""), f"{values.median():.3f}"]
 
 
 def main() -> None:
