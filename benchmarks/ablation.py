@@ -28,7 +28,7 @@ from brats_cohort.regions import REGIONS
 from brats_cohort.splits import SplitManifest, make_splits
 from glioma_phantom import PhantomSettings
 from helpers.data.phantoms import write_cohort
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
@@ -160,7 +160,7 @@ def _train_and_score(settings: TrainSettings, manifest: SplitManifest, files: Ma
         network, card = load_checkpoint(result.checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
     tables = []
     for path in parts[1]:
-        prepared = open_prepared(path).load()
+        prepared = PreparedFile(path).load()
         classes = segment_prepared(network, card, prepared.image)
         tables.append(score_case(classes, np.asarray(prepared.classes), card.spacing).assign(case=prepared.identifier))
     return pd.concat(tables).assign(checkpoint=card.weights_sha256)

@@ -26,7 +26,7 @@ from brats_cohort.checks import check_cohort
 from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.data.prepared import PreprocessSettings, open_prepared
+from helpers.data.prepared import PreparedFile, PreprocessSettings
 from helpers.data.preprocess import prepare_cohort
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import segment_prepared
@@ -66,7 +66,7 @@ def fine_tune(
 
 def score(network: nn.Module, card: ModelCard, path: Path) -> dict[str, float]:
     """Dice by region of one prepared case, after the post-processing of the card."""
-    case = open_prepared(path).load()
+    case = PreparedFile(path).load()
     masks, truths = (classes_to_regions(each) for each in (segment_prepared(network, card, case.image), case.classes))
     return {region: dice(*pair) for region, *pair in zip(REGIONS, masks, truths, strict=True)}
 

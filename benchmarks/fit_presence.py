@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from benchmarks.released_model import FITTED, PRESENT_ML, validation_phantoms
 from brats_cohort.regions import ET
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile
 from helpers.evaluation.postprocess import FEATURES, PostProcessing, compare_contrasts, presence_features
 from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import card_path, load_checkpoint
@@ -34,7 +34,7 @@ def measure(network, card, phantoms: dict[str, list[Path]]) -> pd.DataFrame:
     limit, rows = PostProcessing(**card.postprocessing).enhancing_threshold, []
     for kind, paths in phantoms.items():
         for path in paths:
-            case = open_prepared(path).load()
+            case = PreparedFile(path).load()
             image = np.asarray(case.image)
             likely = compare_contrasts(predict_prepared(network, card, image), image, card.spacing, likely=limit)
             volume = float((np.asarray(case.classes) == ET).sum() * np.prod(card.spacing) / 1000)

@@ -25,7 +25,7 @@ from brats_cohort.cases import Case, discover
 from brats_cohort.nifti import read_volume
 from glioma_phantom import PhantomSettings
 from helpers.data.phantoms import write_cohort
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 
 
@@ -67,8 +67,8 @@ def patch_seconds(case: Case, repeats: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = prepare_cohort([case], Path(folder), progress=False).paths[case.identifier]
         part = (slice(20, 84),) * 3
-        patch = [seconds(lambda: open_prepared(path).image_patch(part)) for _ in range(10 * repeats)]
-        whole = [seconds(lambda: open_prepared(path).load().image.sum()) for _ in range(repeats)]
+        patch = [seconds(lambda: PreparedFile(path).image_patch(part)) for _ in range(10 * repeats)]
+        whole = [seconds(lambda: PreparedFile(path).load().image.sum()) for _ in range(repeats)]
         return statistics.median(patch), statistics.median(whole)
 
 

@@ -21,7 +21,7 @@ from brats_cohort.regions import REGIONS
 from glioma_phantom.generator import WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
 from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
-from helpers.data.prepared import open_prepared, save_prepared
+from helpers.data.prepared import PreparedFile, save_prepared
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
@@ -60,7 +60,7 @@ def phantom_scores(network, card, phantoms: dict[str, list[Path]]) -> pd.DataFra
     tables = []
     for kind, paths in phantoms.items():
         for path in paths:
-            case = open_prepared(path).load()
+            case = PreparedFile(path).load()
             table = score_case(segment_prepared(network, card, np.asarray(case.image)), case.classes, card.spacing)
             tables.append(table.assign(case=path.stem, kind=kind))
     return pd.concat(tables, ignore_index=True)

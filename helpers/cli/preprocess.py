@@ -30,7 +30,6 @@ def run(
     margin: int = 1,
     correct_bias: bool = False,
     workers: int | None = None,
-    prune: bool = False,
     dask: str = "",
 ) -> int:
     """Prepare every case of a cohort and say what is there; status 1 if a case could not be prepared.
@@ -55,8 +54,6 @@ def run(
         Take the bias field out first.
     workers
         Cases at a time; one for each core by default.
-    prune
-        Remove files made from other inputs or settings.
     dask
         Scheduler of a Dask cluster, such as tcp://head:8786, whose workers prepare the cases.
     """
@@ -66,12 +63,10 @@ def run(
     for key in dict.fromkeys(case.labels for case in cases if case.label):
         print(f"references are read with the numbers of {CONVENTIONS[key]}")
     with _cluster(dask):
-        result = prepare_cohort(cases, out.absolute() if dask else out, settings, workers=workers, prune=prune)
+        result = prepare_cohort(cases, out.absolute() if dask else out, settings, workers=workers)
     size = sum(path.stat().st_size for path in result.paths.values())
     for sentence in result.faults.values():
         print(f"left out: {sentence}")
-    if result.pruned:
-        print(f"removed {len(result.pruned)} files of other inputs or settings")
     print(
         f"{len(result.paths)} of {len(cases)} cases in {out} ({size / 1e6:.0f} MB): {len(result.made)} prepared, "
         f"{len(result.paths) - len(result.made)} there already ({time.perf_counter() - start:.1f} s)"

@@ -17,11 +17,11 @@ from monai.transforms import (
 )
 
 from brats_cohort.regions import REGIONS, classes_to_regions
-from helpers.data.prepared import PreparedFile
+from helpers.data.prepared import Prepared, PreparedFile
 
 
 def draw_patch(
-    case: PreparedFile,
+    case: Prepared | PreparedFile,
     generator: np.random.Generator,
     *,
     patch: Sequence[int],
@@ -30,16 +30,8 @@ def draw_patch(
 ) -> dict[str, torch.Tensor]:
     """Draw one patch of a case: ``image`` float32 (4, X, Y, Z) and ``regions`` bool (3, X, Y, Z).
 
-    Parameters
-    ----------
-    case : PreparedFile
-        Or anything else with its `shape`, `image_patch`, `classes_patch`, `voxel_count` and `voxel`.
-    generator : numpy Generator
-        Decides the place, as `draw_centre` says, and the changes.
-    patch : sequence of 3 int
-        Edges in voxels.
-    transforms : callable, optional
-        From sample to sample as `training_transforms`, with a method ``set_random_state(seed=)``. None changes nothing.
+    `generator` decides the place (`draw_centre`) and seeds `transforms`, such as `training_transforms`; `patch` are edges in
+    voxels.
     """
     slices = patch_slices(case.shape, draw_centre(case, generator, foreground_probability), patch)
     image = pad_patch(case.image_patch(slices), patch)
@@ -53,7 +45,9 @@ def draw_patch(
     return {"image": image, "regions": classes_to_regions(classes[0])}
 
 
-def draw_centre(case: PreparedFile, generator: np.random.Generator, foreground_probability: float) -> tuple[int, int, int]:
+def draw_centre(
+    case: Prepared | PreparedFile, generator: np.random.Generator, foreground_probability: float
+) -> tuple[int, int, int]:
     """Draw the voxel that a patch is to lie around.
 
     With probability `foreground_probability` it is one of TC, WT or ET, each equally often (of those that the case has), so
@@ -99,10 +93,9 @@ class InsideBrain(Compose):
 def training_transforms(patch: Sequence[int], *, flip_axes: Sequence[int] = (0, 1, 2)) -> Compose:
     """Compose the random changes of training; seed them with ``set_random_state``.
 
-    Gains, offsets and noise are in units of a z-scored image, where 1 is the standard deviation inside the brain. Patches
-    are flipped along `flip_axes` and rotated within the axial plane. There is no rotation if the first two edges of `patch`
-    differ, as it would change the shape, or without flips along the first two axes: a network that is to rely on how the
-    patient lies must not be turned.
+    Gains, offsets and noise are in units of a z-scored image. Patches are flipped along `flip_axes` and rotated within the
+    axial plane, unless the first two edges of `patch` differ, or there are no flips along the first two axes: a network that
+    is to rely on how the patient lies must not be turned.
     """
     movements = [RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes]
     if patch[0] == patch[1] and {0, 1} <= set(flip_axes):

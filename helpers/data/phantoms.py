@@ -1,8 +1,7 @@
-"""Phantoms as a cohort of cases, and as an endless stream of patches to train on.
+"""Phantoms of `glioma_phantom` as a cohort of cases, and as an endless stream of patches to train on.
 
 In the stream, patch number n is made when it is asked for, from the seed and n alone: nothing is read from a disk and nothing
-repeats. Each phantom is prepared as prediction prepares a patient's images, gives a few patches while it is in memory, and is
-forgotten. The phantoms themselves come from the package `glioma_phantom`.
+repeats. Each phantom is prepared as prediction prepares a patient's images, and gives a few patches before it is forgotten.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
 from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE
 from helpers.data.patches import draw_patch
-from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared, voxel_tables
-from helpers.data.preprocess import preprocess_image
+from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared
+from helpers.data.preprocess import one_thread, preprocess_image
 
 PATCH = 1
 """Separates the random numbers of patches from those of cases, which share a seed."""
@@ -52,22 +51,10 @@ def write_cohort(folder: Path, count: int, settings: PhantomSettings = CALIBRATE
 class StreamSettings:
     """What decides a stream of phantoms.
 
-    Attributes
-    ----------
-    spacing : int
-        Voxel edge in mm of the grid to train on: 1, 2 or 4.
-    seed : int
-        Any but `HELD_OUT_SEED`.
-    patches_per_case, pool : int
-        Patches that each phantom gives before it is forgotten, and phantoms that take turns, so that the patches of one step
-        come from different cases.
-    lanes : int
-        Steps that follow each other take their phantoms from as many separate pools in turn. If the number of DataLoader
-        workers divides it, no two workers make the same phantom.
-    foreground_probability : float
-        As in `helpers.data.patches.draw_centre`.
-    ranges : Randomisation
-        What is drawn at random, and how widely.
+    Each phantom, on a grid of `spacing` mm (1, 2 or 4) and with what `ranges` draws at random, gives `patches_per_case` patches
+    before it is forgotten; `pool` phantoms take turns, so that the patches of one step come from different cases. Steps that
+    follow each other take theirs from `lanes` separate pools in turn: if the number of DataLoader workers divides it, no two
+    workers make the same phantom. `foreground_probability` is that of `helpers.data.patches.draw_centre`.
     """
 
     spacing: int = 2
@@ -99,7 +86,7 @@ class PhantomStream(Dataset):
         self, settings: StreamSettings, *, patch: Sequence[int], count: int, batch: int = 2, transforms: Callable | None = None
     ) -> None:
         self.settings, self.patch, self.count, self.batch, self.transforms = settings, tuple(patch), count, batch, transforms
-        self._cases: OrderedDict[int, _CaseInMemory] = OrderedDict()
+        self._cases: OrderedDict[int, Prepared] = OrderedDict()
 
     @property
     def fingerprint(self) -> str:
@@ -140,12 +127,12 @@ class PhantomStream(Dataset):
         drawn, seat = divmod(turn * self.batch + place + lane * pooled // settings.lanes, pooled)
         return lane + settings.lanes * (drawn * settings.pool + seat % settings.pool)
 
-    def _case(self, number: int) -> _CaseInMemory:
+    def _case(self, number: int) -> Prepared:
+        settings = self.settings
         if number not in self._cases:
-            while len(self._cases) >= self.settings.pool * self.settings.lanes:
+            while len(self._cases) >= settings.pool * settings.lanes:
                 self._cases.popitem(last=False)
-            prepared = prepare_phantom(self.settings.seed, number, spacing=self.settings.spacing, ranges=self.settings.ranges)
-            self._cases[number] = _CaseInMemory(prepared)
+            self._cases[number] = prepare_phantom(settings.seed, number, spacing=settings.spacing, ranges=settings.ranges)
         self._cases.move_to_end(number)
         return self._cases[number]
 
@@ -161,17 +148,13 @@ def held_out_phantoms(
     return [save_prepared(Path(folder) / f"{each.identifier}.safetensors", each) for each in made]
 
 
+@one_thread()
 def prepare_phantom(seed: int, index: int, *, spacing: int = 2, ranges: Randomisation = WIDE) -> Prepared:
     """Draw a randomised phantom and prepare it as prediction prepares a patient's images."""
     name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over a volume depend on the number of threads in their last digit
-    try:
-        phantom = draw_random_phantom(seed, index, spacing=spacing, ranges=ranges)
-        settings = _preprocessing(spacing)
-        return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
-    finally:
-        torch.set_num_threads(threads)
+    phantom = draw_random_phantom(seed, index, spacing=spacing, ranges=ranges)
+    settings = _preprocessing(spacing)
+    return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
 
 
 def _preprocessing(spacing: int) -> PreprocessSettings:
@@ -183,23 +166,3 @@ def _names(change: Callable | None) -> list:
     """The kinds of the transforms in a composition, with the axis of those that flip."""
     axis = getattr(getattr(change, "flipper", None), "spatial_axis", None)
     return [type(change).__name__, axis, [_names(each) for each in getattr(change, "transforms", ())]]
-
-
-class _CaseInMemory:
-    """A prepared case in memory with the tables that patches are placed by."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.shape, self._prepared = prepared.shape, prepared
-        self._tables, _ = voxel_tables(prepared)
-
-    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
-        return self._prepared.image[(slice(None), *slices)]
-
-    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
-        return self._prepared.classes[tuple(slices)]
-
-    def voxel_count(self, region: str) -> int:
-        return len(self._tables[region])
-
-    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
-        return tuple(self._tables[region][index].tolist())

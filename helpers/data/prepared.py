@@ -1,17 +1,17 @@
 """Prepared cases and their file: one safetensors file a case, of which a patch is read without reading the rest.
 
-The file holds ``image`` float16 (4, X, Y, Z), ``classes`` uint8 (X, Y, Z) where the case has a reference, and for each
-region and the brain ``voxels_<name>`` int32 (n, 3), up to `TABLE` voxels drawn from it: whoever samples patches around
-tumour needs no look at the volume. Everything else is JSON in the header.
+The file holds ``image`` float16 (4, X, Y, Z), ``classes`` uint8 (X, Y, Z) if the case has a reference, and ``voxels_<name>``
+int32 (n, 3): up to `TABLE` voxels of each region and the brain, so that a patch is placed without a look at the volume.
+Everything else is JSON in the header.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +72,16 @@ class PreprocessSettings:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A case ready for a network.
+    """A case ready for a network, in memory.
 
     Attributes
     ----------
-    identifier : str
     image : array (4, X, Y, Z)
         float16 in the order of `brats_cohort.regions.MODALITIES`, orientation RAS, 0 outside the brain.
     classes : uint8 array (X, Y, Z) or None
         Reference label map.
-    affine : float64 array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    native_shape, native_affine : tuple of 3 int, float64 array (4, 4)
-        Grid of the files that the case came from.
-    settings : PreprocessSettings
+    affine, native_affine : float64 array (4, 4)
+        From voxel indices to millimetres in RAS+; the native grid is that of the files that the case came from.
     """
 
     identifier: str
@@ -101,11 +97,42 @@ class Prepared:
         """Voxels along X, Y and Z."""
         return self.image.shape[1:]
 
+    @cached_property
+    def voxels(self) -> dict[str, np.ndarray]:
+        """Up to `TABLE` voxels drawn from the brain and, if the case has a reference, from each region: int32 (n, 3)."""
+        generator = np.random.default_rng(0)
+        flat = {BRAIN: _draw_brain(self.image, generator)}
+        if self.classes is not None:
+            labels = np.ascontiguousarray(self.classes).ravel()
+            tumour = np.flatnonzero(labels != 0)
+            kinds = labels[tumour]
+            for region, members in REGION_CLASSES.items():
+                found = tumour[np.isin(CLASSES, members)[kinds]]
+                flat[region] = found if len(found) <= TABLE else generator.choice(found, TABLE, replace=False, shuffle=False)
+        return {name: np.stack(np.unravel_index(each, self.shape), axis=1).astype(np.int32) for name, each in flat.items()}
+
+    def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        """Part of the image, as `PreparedFile.image_patch`."""
+        return self.image[(slice(None), *slices)]
+
+    def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
+        """Part of the label map, as `PreparedFile.classes_patch`."""
+        return self.classes[tuple(slices)]
+
+    def voxel_count(self, region: str) -> int:
+        """Voxels listed for a region, as `PreparedFile.voxel_count`."""
+        return len(self.voxels[region])
+
+    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
+        """Voxel number `index` of those listed for a region."""
+        return tuple(self.voxels[region][index].tolist())
+
 
 class PreparedFile:
-    """A prepared case on disk; volumes stay there until a patch of them is asked for. Make it with `open_prepared`.
+    """A prepared case on disk, of which only the header is read until a patch is asked for.
 
-    It has the attributes of `Prepared` except the arrays, is pickled as its path, and so travels to DataLoader workers.
+    It has the attributes of `Prepared` except the arrays, and is pickled as its path, so it travels to DataLoader workers.
+    Raises `DataError` if the file is not a prepared case, or one of another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,7 +145,6 @@ class PreparedFile:
         self.native_shape: tuple[int, int, int] = tuple(facts["native_shape"])
         self.native_affine = np.array(facts["native_affine"])
         self.settings = PreprocessSettings(**facts["settings"])
-        self.volumes_ml: dict[str, float] = facts["volumes_ml"]
         self.has_classes = "classes" in self._handle.keys()  # noqa: SIM118 (a handle is no mapping)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,19 +180,13 @@ class PreparedFile:
             raise DataError(f"{self.path} has no reference label map", "training needs cases with one")
 
 
-def open_prepared(path: Path) -> PreparedFile:
-    """Open a prepared case and read its header only; raises `DataError` if it is not one or of another version."""
-    return PreparedFile(path)
-
-
 def save_prepared(path: Path, prepared: Prepared) -> Path:
     """Write a prepared case so that the file is either complete or absent."""
     path = Path(path)
     tensors = {"image": torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float16))}
     if prepared.classes is not None:
         tensors["classes"] = torch.from_numpy(np.ascontiguousarray(prepared.classes, dtype=np.uint8))
-    tables, volumes = voxel_tables(prepared)
-    tensors |= {f"voxels_{name}": torch.from_numpy(table) for name, table in tables.items()}
+    tensors |= {f"voxels_{name}": torch.from_numpy(table) for name, table in prepared.voxels.items()}
     facts = {
         "version": VERSION,
         "identifier": prepared.identifier,
@@ -174,7 +194,6 @@ def save_prepared(path: Path, prepared: Prepared) -> Path:
         "native_shape": list(prepared.native_shape),
         "native_affine": np.asarray(prepared.native_affine).tolist(),
         "settings": asdict(prepared.settings),
-        "volumes_ml": volumes,
         "checksum": _checksum(tensors),
     }
     with write_atomically(path) as temporary:
@@ -211,25 +230,6 @@ def _open(path: Path) -> Any:
     return handle
 
 
-def voxel_tables(prepared: Prepared) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Voxels drawn from the brain and each region, int32 (n, 3), and the volumes of the regions in millilitres."""
-    generator = np.random.default_rng(0)
-    flat = {BRAIN: _draw_brain(prepared.image, generator)}
-    volumes = {}
-    if prepared.classes is not None:
-        labels = np.ascontiguousarray(prepared.classes).ravel()
-        tumour = np.flatnonzero(labels != 0)
-        kinds = labels[tumour]
-        millilitres = abs(np.linalg.det(prepared.affine[:3, :3])) / 1000
-        for region, members in REGION_CLASSES.items():
-            voxels = tumour[np.isin(CLASSES, members)[kinds]]
-            volumes[region] = len(voxels) * millilitres
-            flat[region] = voxels if len(voxels) <= TABLE else generator.choice(voxels, TABLE, replace=False, shuffle=False)
-    shape = prepared.shape
-    tables = {name: np.stack(np.unravel_index(found, shape), axis=1).astype(np.int32) for name, found in flat.items()}
-    return tables, volumes
-
-
 def _draw_brain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Up to `TABLE` voxels in which any modality is not 0, found by drawing from the whole box: no pass over the volume."""
     channels = image.reshape(len(image), -1)
@@ -253,14 +253,3 @@ def prepared_path(case: Case, folder: Path, settings: PreprocessSettings) -> Pat
             raise DataError(f"case {case.identifier}: {path} cannot be read ({error})", "check the folder") from error
         digest.update(hashlib.blake2b(contents).digest())
     return Path(folder) / f"{case.identifier}-{digest.hexdigest()}.safetensors"
-
-
-def prune_prepared(folder: Path, paths: Mapping[str, Path]) -> tuple[Path, ...]:
-    """Remove prepared files of the same identifiers under another hash."""
-    removed = []
-    for file in sorted(folder.glob("*.safetensors")):
-        match = re.fullmatch(r"(.+)-[0-9a-f]{12}\.safetensors", file.name)
-        if match and match[1] in paths and file != paths[match[1]]:
-            file.unlink()
-            removed.append(file)
-    return tuple(removed)

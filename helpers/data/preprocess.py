@@ -27,19 +27,15 @@ from helpers.data.prepared import (
     PreprocessSettings,
     is_intact,
     prepared_path,
-    prune_prepared,
     save_prepared,
 )
 from helpers.data.resample import coincide, cropped_affine, ras_grid, regrid, regrid_classes
 
-BLOCK_MM = 6.0
-"""Edge of the blocks whose averages the field is fitted to."""
-PIECES = (1, 2)
-"""Polynomial pieces along each axis, coarse before fine. More of them would follow the tumour and take it for bias."""
-ITERATIONS, CONVERGED = 30, 0.001
-"""At most so many for each of them, fewer where the field's relative change falls below the second number."""
-BINS, FWHM, NOISE = 200, 0.15, 0.01
-"""Of the histogram, and of the Gaussian that a Wiener filter takes out of it: the defaults of N4."""
+BLOCK_MM = 6.0  # edge of the blocks whose averages the field is fitted to
+PIECES = (1, 2)  # polynomial pieces along each axis, coarse before fine; more would follow the tumour and take it for bias
+ITERATIONS, CONVERGED = 30, 0.001  # at most so many for each of them, fewer once the field's relative change is below this
+BINS, FWHM, NOISE = 200, 0.15, 0.01  # of the histogram, and of the Gaussian that a Wiener filter takes out: N4's defaults
+DEFAULTS = PreprocessSettings()
 
 
 def correct_bias(volume: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -193,34 +189,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-DEFAULTS = PreprocessSettings()
-
-
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare_cohort` left behind.
-
-    Attributes
-    ----------
-    paths, faults : dict from identifier to Path, dict from identifier to str
-        A prepared file for every good case, one sentence for every other, both in the order of the cases.
-    made : tuple of str
-        Identifiers prepared by this run; the others were there already.
-    pruned : tuple of Path
-        Files of other inputs or settings that were removed.
-    """
+    """Prepared files by identifier, one sentence for every case without, and which were made now, not there already."""
 
     paths: dict[str, Path]
     faults: dict[str, str]
     made: tuple[str, ...]
-    pruned: tuple[Path, ...]
 
 
 def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prepared:
-    """Read and prepare one case.
-
-    Raises `DataError` if a file is missing or damaged, or `brats_cohort.checks.read_session` refuses the images.
-    """
+    """Read and prepare one case; raises `DataError` as `brats_cohort.checks.read_session`."""
     session = read_session(case)
     classes = read_classes(case)[0] if case.label is not None else None
     return preprocess_image(session.image, session.affine, settings, classes=classes, identifier=case.identifier)
@@ -237,17 +216,9 @@ def preprocess_image(
 ) -> Prepared:
     """Prepare arrays that are in memory; the result is the same to the last bit whatever the number of threads.
 
-    Parameters
-    ----------
-    image : array (4, X, Y, Z) or four arrays (X, Y, Z)
-        Any grid and units, 0 outside the brain; NaN and infinite values count as outside.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    settings : PreprocessSettings
-    classes : uint8 array (X, Y, Z), optional
-        Label map in the same grid.
-    identifier : str
-        Name for the result and for the `DataError` that is raised if no voxel of the image is different from 0.
+    `image`, (4, X, Y, Z) or four arrays (X, Y, Z), may have any grid and units and is 0 outside the brain, as NaN and infinite
+    values also count. `affine` (4, 4) leads to millimetres in RAS+; `classes`, uint8 (X, Y, Z), is a label map in the same
+    grid. Raises `DataError` if no voxel of the image is different from 0.
     """
     volumes = [np.nan_to_num(volume, posinf=0.0, neginf=0.0) if volume.dtype.kind == "f" else volume for volume in image]
     affine = np.asarray(affine, dtype=np.float64)
@@ -279,8 +250,8 @@ def preprocess_image(
 def to_native(array: np.ndarray, prepared: Prepared | PreparedFile, *, mode: str = "nearest") -> np.ndarray:
     """Take an array (..., X, Y, Z) on the grid of a prepared case back to the grid of the case's files.
 
-    If preparation only reordered, flipped and cropped axes, this is exact: nothing is interpolated. Otherwise mode "nearest" is
-    for label maps and "linear" for probabilities, which become float32. The result (..., *native_shape) is 0 outside the crop.
+    If preparation only reordered, flipped and cropped axes, this is exact. Otherwise mode "nearest" is for label maps and
+    "linear" for probabilities, which become float32. The result (..., *native_shape) is 0 outside the crop.
     """
     if tuple(array.shape[-3:]) != tuple(prepared.shape):
         raise ValueError(f"the array has shape {array.shape[-3:]}, the prepared case {prepared.identifier} {prepared.shape}")
@@ -294,16 +265,14 @@ def prepare_cohort(
     settings: PreprocessSettings = DEFAULTS,
     *,
     workers: int | None = None,
-    prune: bool = False,
     progress: bool = True,
 ) -> PrepareResult:
     """Prepare every case of a cohort into a folder, one file each; a second run redoes nothing.
 
     A file is named ``<identifier>-<hash>.safetensors`` after the contents of the case's files, the settings and the version
-    of this recipe, so that a file which exists is right. Workers, by default one for each core that this process may use, are
-    threads: decompression and arithmetic leave Python's lock, and nothing has to be started or copied. Memory is bounded by one
-    case a worker. Another backend of joblib, such as a Dask cluster (`joblib.parallel_config`), takes the threads' place. With
-    `prune`, files of these cases that were made from other inputs, settings or versions are removed.
+    of this recipe, so that a file which exists is right. Workers, by default one for each core, are threads with a case each in
+    memory, since decompression and arithmetic leave Python's lock; another backend of joblib, such as a Dask cluster
+    (`joblib.parallel_config`), takes their place.
     """
     folder = require_writable(folder)
     tasks = (joblib.delayed(_prepare)(case, folder, settings) for case in cases)
@@ -316,8 +285,7 @@ def prepare_cohort(
             made |= {name} if fresh else set()
     order = [case.identifier for case in cases]
     paths, faults = ({name: found[name] for name in order if name in found} for found in (paths, faults))
-    pruned = prune_prepared(folder, paths) if prune else ()
-    return PrepareResult(paths, faults, tuple(name for name in order if name in made), pruned)
+    return PrepareResult(paths, faults, tuple(name for name in order if name in made))
 
 
 def _prepare(case: Case, folder: Path, settings: PreprocessSettings) -> tuple[str, Path | str, bool]:

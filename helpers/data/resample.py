@@ -1,8 +1,7 @@
-"""Moving arrays between two grids whose axes are parallel: the native grid of a case and its prepared grid.
+"""Move arrays between two grids whose axes are parallel: the native grid of a case and its prepared grid.
 
-Preparation reorders, flips, crops and rescales axes but never turns the patient, so that one index of one grid depends on
-one index of the other only. Resampling is then one small step along each axis, and where no spacing changes it is plain
-slicing, which loses nothing.
+Preparation reorders, flips, crops and rescales axes but never turns the patient. Resampling is then one small step along each
+axis, and if no spacing changes it is plain slicing, which loses nothing.
 """
 
 from __future__ import annotations
@@ -48,11 +47,10 @@ def cropped_affine(affine: np.ndarray, start: Sequence[int]) -> np.ndarray:
 
 
 def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine of a grid in orientation RAS with the given spacing that covers the same box.
+    """Shape and affine of a grid in orientation RAS with the given spacing in mm that covers the same box.
 
-    The axes are those of the input, taken in the order and direction nearest to right, anterior, superior: an oblique volume
-    stays oblique, since turning it would resample every voxel for no gain. `spacing` gives the wanted voxel edges in mm in that
-    order; an axis that has it already is kept as it is.
+    The axes are those of the input in the order and direction nearest to right, anterior, superior: an oblique volume stays
+    oblique, since turning it would resample every voxel for no gain. An axis that has its spacing already is kept as it is.
     """
     orientation = nib.io_orientation(affine)
     ras = np.asarray(affine, dtype=np.float64) @ nib.orientations.inv_ornt_aff(orientation, tuple(shape))
@@ -80,36 +78,32 @@ def regrid(
         raise ValueError(f"mode is {mode!r}, not 'nearest' or 'linear'")
     axes = _match(array.shape[-3:], affine, to_shape, to_affine)
     covered = [np.flatnonzero(axis.inside) for axis in axes]
-    if all(len(hits) for hits in covered) and any(len(hits) < n for hits, n in zip(covered, to_shape, strict=True)):
-        part = tuple(slice(int(hits[0]), int(hits[-1]) + 1) for hits in covered)
-        grid = {"to_shape": [cut.stop - cut.start for cut in part]}
-        found = regrid(array, affine, **grid, to_affine=cropped_affine(to_affine, [cut.start for cut in part]), mode=mode)
+    if any(len(hits) < n for hits, n in zip(covered, to_shape, strict=True)):
+        part = tuple(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0) for hits in covered)
+        found = array[..., :0, :0, :0]
+        if all(cut.stop for cut in part):
+            inner = cropped_affine(to_affine, [cut.start for cut in part])
+            found = regrid(array, affine, to_shape=[cut.stop - cut.start for cut in part], to_affine=inner, mode=mode)
         whole = np.zeros((*array.shape[:-3], *to_shape), dtype=found.dtype)  # memory that is not touched costs nothing
-        whole[(..., *part)] = found
+        if found.size:
+            whole[(..., *part)] = found
         return whole
     lead = array.ndim - 3
     result = array.transpose(*range(lead), *(lead + axis.source for axis in axes))
-    exact = [axis.exact for axis in axes]
     # Shrink first, grow last; of about equals, first the axis along which neighbours lie furthest apart in memory.
     cost = {n: (round(len(axes[n].positions) / axes[n].length, 1), -abs(result.strides[lead + n])) for n in range(3)}
     for number in sorted(cost, key=cost.get):
-        axis = axes[number]
-        if exact[number] or mode == "nearest":
-            result = _pick(result, axis, lead + number)
-        else:
-            result = _blend(result, axis, lead + number)
+        take = _pick if axes[number].exact or mode == "nearest" else _blend
+        result = take(result, axes[number], lead + number)
     return result
 
 
 def regrid_classes(classes: np.ndarray, affine: np.ndarray, *, to_shape: Sequence[int], to_affine: np.ndarray) -> np.ndarray:
-    """Take a label map to another grid without inventing a class.
+    """Take a label map, uint8 (X, Y, Z), to another grid without inventing a class; otherwise as `regrid`.
 
     Towards equal or smaller voxels every voxel takes its nearest neighbour. Towards larger ones the nearest neighbour would
     be one of eight voxels at equal distance (1 to 2 mm), always the same: a shift by half a voxel. There each region, TC, WT
-    and ET, takes the voxels of which it fills at least half; since the average keeps regions nested, they become classes
-    again without conflict.
-
-    Parameters and return value are those of `regrid`, for uint8 (X, Y, Z).
+    and ET, takes the voxels of which it fills at least half; the average keeps regions nested.
     """
     axes = _match(classes.shape, affine, to_shape, to_affine)
     if max(abs(axis.step) for axis in axes) < 1 + EXACT:
@@ -165,31 +159,21 @@ def _match(shape: Sequence[int], affine: np.ndarray, to_shape: Sequence[int], to
 
 
 def _pick(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
-    """Nearest samples along one axis; a view where neighbours come from neighbours and none is missing."""
-    inside = axis.inside
-    index = np.clip(np.rint(axis.positions[inside]).astype(int), 0, axis.length - 1)
-    lead = (slice(None),) * number
-    if not len(index):
-        found = array[(*lead, slice(0, 0))]
-    elif (np.diff(index) == np.sign(axis.step)).all():
-        end = index[-1] + int(np.sign(axis.step))
-        found = array[(*lead, slice(index[0], end if end >= 0 else None, int(np.sign(axis.step))))]
-    else:
-        found = array.take(index, axis=number)
-    if inside.all():
-        return found
-    whole = np.zeros((*array.shape[:number], len(inside), *array.shape[number + 1 :]), dtype=array.dtype)
-    first = int(inside.argmax())
-    whole[(*lead, slice(first, first + len(index)))] = found
-    return whole
+    """Nearest samples along one axis; a view if neighbours come from neighbours."""
+    index = np.clip(np.rint(axis.positions).astype(int), 0, axis.length - 1)
+    direction = int(np.sign(axis.step))
+    if (np.diff(index) != direction).any():
+        return array.take(index, axis=number)
+    end = index[-1] + direction
+    return array[(*(slice(None),) * number, slice(index[0], end if end >= 0 else None, direction))]
 
 
 def _blend(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
-    """Linear interpolation along one axis, or the average over a triangle where the step is more than a voxel."""
+    """Linear interpolation along one axis, or the average over a triangle if the step is more than a voxel."""
     positions = np.clip(axis.positions, 0, axis.length - 1)
     distance = np.abs(np.arange(axis.length) - positions[:, None])
     weights = np.clip(1 - distance / max(abs(axis.step), 1.0), 0, None)
-    weights *= axis.inside[:, None] / weights.sum(1, keepdims=True)
+    weights *= 1 / weights.sum(1, keepdims=True)
     # Work in the order in which the array lies in memory: files count X fastest, and turning a volume around is slow.
     order = sorted(range(array.ndim), key=lambda n: -abs(array.strides[n]))
     values = torch.from_numpy(np.ascontiguousarray(array.transpose(order), dtype=np.float32))

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from brats_cohort.files import DataError
 from brats_cohort.regions import classes_to_regions
 from helpers.data.patches import draw_patch
-from helpers.data.prepared import PreparedFile, open_prepared
+from helpers.data.prepared import PreparedFile
 from helpers.training.settings import TrainSettings
 
 ORDER, PATCH = 0, 1
@@ -43,7 +43,7 @@ class PatchDataset(Dataset):
     ) -> None:
         if not paths:
             raise DataError("there is no prepared case to train on", "look at the faults that preprocessing listed")
-        self.files, self.patch, self.count, self.seed = [open_prepared(path) for path in paths], tuple(patch), count, seed
+        self.files, self.patch, self.count, self.seed = [PreparedFile(path) for path in paths], tuple(patch), count, seed
         self.foreground_probability, self.transforms = foreground_probability, transforms
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class CaseDataset(Dataset):
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.files = [open_prepared(path) for path in paths]
+        self.files = [PreparedFile(path) for path in paths]
 
     def __len__(self) -> int:
         return len(self.files)

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from brats_cohort.files import DataError
 from helpers.data.patches import training_transforms
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile
 from helpers.models.checkpoints import ModelCard, load_pretrained
 from helpers.models.networks import build_network
 from helpers.training import Interrupted
@@ -209,7 +209,7 @@ def model_card(settings: TrainSettings, patches: Dataset, validation: Sequence[P
     if not validation:
         raise DataError("the validation part has no prepared case", "look at the faults that preprocessing listed")
     own = getattr(patches, "files", [])
-    files = [*own, *map(open_prepared, validation)]
+    files = [*own, *map(PreparedFile, validation)]
     if len({file.identifier for file in files}) < len(files):
         raise DataError("a case is in both the training and the validation part", "make the split again")
     wanted = asdict(files[0].settings)

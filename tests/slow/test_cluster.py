@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from brats_cohort.files import DataError
 from brats_cohort.testing import write_case
 from helpers.cli import main
-from helpers.data.prepared import open_prepared
+from helpers.data.prepared import PreparedFile
 from helpers.training import tune
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import open_study, search
@@ -45,7 +45,7 @@ def test_a_dask_cluster_prepares_the_same_files_and_names_the_bad_case(tmp_path,
     names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("here", "there")]
     assert len(names[0]) == 2 and names[0] == names[1]
     for name in names[0]:
-        one, other = (open_prepared(tmp_path / folder / name).load() for folder in ("here", "there"))
+        one, other = (PreparedFile(tmp_path / folder / name).load() for folder in ("here", "there"))
         assert np.array_equal(one.image, other.image) and np.array_equal(one.classes, other.classes)
 
 

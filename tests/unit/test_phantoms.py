@@ -16,7 +16,7 @@ from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
 from helpers.cli import main
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import HELD_OUT_SEED, PhantomStream, StreamSettings, held_out_phantoms, prepare_phantom, write_cohort
-from helpers.data.prepared import PreprocessSettings, open_prepared
+from helpers.data.prepared import PreparedFile, PreprocessSettings
 from helpers.data.preprocess import preprocess_image
 from helpers.models.checkpoints import load_checkpoint
 
@@ -121,10 +121,10 @@ def test_the_fingerprint_tells_streams_apart():
 
 def test_held_out_phantoms_are_files_that_no_stream_shows(tmp_path):
     paths = held_out_phantoms(tmp_path, 2, spacing=4)
-    first, second = (open_prepared(path) for path in paths)
+    first, second = (PreparedFile(path) for path in paths)
     assert first.identifier != second.identifier and first.has_classes
     (again,) = held_out_phantoms(tmp_path / "again", 1, spacing=4, first=1)
-    assert np.array_equal(open_prepared(again).load().image, second.load().image)
+    assert np.array_equal(PreparedFile(again).load().image, second.load().image)
     with pytest.raises(DataError, match="held out"):
         StreamSettings(seed=HELD_OUT_SEED)
 

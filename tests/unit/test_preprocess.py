@@ -22,7 +22,7 @@ from brats_cohort.cases import discover
 from brats_cohort.files import DataError
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
-from helpers.data.prepared import open_prepared, prepared_path, save_prepared
+from helpers.data.prepared import PreparedFile, prepared_path, save_prepared
 from helpers.data.preprocess import (
     PreprocessSettings,
     prepare_cohort,
@@ -189,7 +189,7 @@ def test_settings_survive_json_and_reject_nonsense():
 def test_file_holds_what_was_prepared(tmp_path):
     case = write_case(tmp_path / "cohort")
     prepared = preprocess_case(case)
-    file = pickle.loads(pickle.dumps(open_prepared(save_prepared(tmp_path / "a.safetensors", prepared))))
+    file = pickle.loads(pickle.dumps(PreparedFile(save_prepared(tmp_path / "a.safetensors", prepared))))
     loaded = file.load()
     np.testing.assert_array_equal(loaded.image, prepared.image)
     np.testing.assert_array_equal(loaded.classes, prepared.classes)
@@ -209,26 +209,25 @@ def test_file_holds_what_was_prepared(tmp_path):
 
 def test_listed_voxels_lie_in_their_region(tmp_path):
     prepared = preprocess_case(write_case(tmp_path / "cohort"))
-    file = open_prepared(save_prepared(tmp_path / "a.safetensors", prepared))
+    file = PreparedFile(save_prepared(tmp_path / "a.safetensors", prepared))
     members = {"TC": {1, 3}, "WT": {1, 2, 3}, "ET": {3}}
     for region, classes in members.items():
         listed = {file.voxel(region, index) for index in range(file.voxel_count(region))}
         assert len(listed) == file.voxel_count(region) == min(np.isin(prepared.classes, list(classes)).sum(), 4096)
         assert {int(prepared.classes[voxel]) for voxel in listed} <= classes
-        assert file.volumes_ml[region] == pytest.approx(np.isin(prepared.classes, list(classes)).sum() / 1000)
     assert all(prepared.image[(slice(None), *file.voxel("brain", index))].any() for index in range(file.voxel_count("brain")))
 
 
 def test_case_without_reference(tmp_path):
     image, _ = case_arrays()
-    file = open_prepared(save_prepared(tmp_path / "a.safetensors", preprocess_image(image, LPS, identifier="x")))
+    file = PreparedFile(save_prepared(tmp_path / "a.safetensors", preprocess_image(image, LPS, identifier="x")))
     assert not file.has_classes and file.load().classes is None and file.voxel_count("brain") > 0
     with pytest.raises(DataError, match="no reference"):
         file.classes_patch((slice(1),) * 3)
 
 
 def test_file_travels_to_worker_processes(tmp_path):
-    file = open_prepared(save_prepared(tmp_path / "a.safetensors", preprocess_case(write_case(tmp_path / "cohort"))))
+    file = PreparedFile(save_prepared(tmp_path / "a.safetensors", preprocess_case(write_case(tmp_path / "cohort"))))
     read_patch = operator.methodcaller("image_patch", (slice(4, 8),) * 3)  # of no module that is slow to import
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply(read_patch, (file,)), read_patch(file))
@@ -249,7 +248,6 @@ def test_second_run_redoes_nothing(tmp_path, layout):
 
 
 def test_other_settings_or_contents_make_other_files(tmp_path):
-    """A stale file is kept beside the new one until pruning is asked for, and a longer identifier is not touched by it."""
     write_case(tmp_path / "cohort", "A")
     write_case(tmp_path / "cohort", "A-001", seed=1)
     cases, out = discover(tmp_path / "cohort"), tmp_path / "out"
@@ -257,8 +255,8 @@ def test_other_settings_or_contents_make_other_files(tmp_path):
     write_case(tmp_path / "cohort", "A", seed=2)
     changed = prepare_cohort(cases, out, progress=False)
     assert changed.made == ("A",) and len(list(out.iterdir())) == 3
-    other = prepare_cohort(cases[:1], out, PreprocessSettings(2), prune=True, progress=False)
-    assert len(other.pruned) == 2 and sorted(out.iterdir()) == sorted([other.paths["A"], changed.paths["A-001"]])
+    other = prepare_cohort(cases[:1], out, PreprocessSettings(2), progress=False)
+    assert other.made == ("A",) and len(list(out.iterdir())) == 4
     assert prepared_path(cases[0], out, PreprocessSettings(2)) == other.paths["A"]
 
 
@@ -288,16 +286,16 @@ def test_the_command_corrects_the_bias_field_where_it_is_asked_to(tmp_path):
         out = tmp_path / str(wanted)
         assert main(["preprocess", str(tmp_path / "cohort"), "--out", str(out), "--workers", "1", *words]) == 0
         (path,) = out.iterdir()
-        assert open_prepared(path).settings.correct_bias == wanted
+        assert PreparedFile(path).settings.correct_bias == wanted
 
 
 def test_file_that_is_no_prepared_case(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(DataError, match="does not exist"):
-        open_prepared(path)
+        PreparedFile(path)
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="damaged"):
-        open_prepared(path)
+        PreparedFile(path)
 
 
 @pytest.mark.skipif(not REAL_CASES.is_dir(), reason="no real cases beside this checkout")
@@ -307,7 +305,7 @@ def test_real_case_round_trip(tmp_path):
     case = next(case for case in discover(REAL_CASES / "brats2021", "brats2021") if not case.missing)
     path = save_prepared(tmp_path / "a.safetensors", preprocess_case(case))
     classes, _ = read_classes(case)
-    file = open_prepared(path)
+    file = PreparedFile(path)
     np.testing.assert_array_equal(to_native(file.load().classes, file), classes)
     with safe_open(path, framework="np") as handle:
         assert str(handle.get_tensor("image").dtype) == "float16"

@@ -26,7 +26,7 @@ from helpers.cli import main
 from helpers.cli.options import call
 from helpers.cli.train import choose_folders
 from helpers.data.patches import draw_centre, pad_patch, patch_slices
-from helpers.data.prepared import PreprocessSettings, open_prepared
+from helpers.data.prepared import PreparedFile, PreprocessSettings
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.checkpoints import load_checkpoint
 from helpers.models.networks import build_network
@@ -114,7 +114,7 @@ def test_a_patch_contains_its_centre_and_is_padded_only_where_the_volume_is_shor
 
 
 def test_centres_are_balanced_over_the_regions(prepared):
-    file = open_prepared(prepared[0])
+    file = PreparedFile(prepared[0])
     regions = classes_to_regions(np.asarray(file.load().classes))
     brain = np.asarray(file.load().image).any(0)
     generator = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_a_region_that_a_case_lacks_is_not_drawn(tmp_path):
     image, classes = case_arrays()
     classes[classes != 2] = 0  # oedema alone: neither TC nor ET
     case = write_case(tmp_path, image=image, classes=classes)
-    file = open_prepared(prepare_cohort([case], tmp_path / "prepared", workers=1, progress=False).paths[case.identifier])
+    file = PreparedFile(prepare_cohort([case], tmp_path / "prepared", workers=1, progress=False).paths[case.identifier])
     present = np.asarray(file.load().classes)
     assert all(present[draw_centre(file, np.random.default_rng(seed), 1.0)] == 2 for seed in range(30))
 
@@ -569,4 +569,4 @@ def test_bf16_trains(prepared, tmp_path):
 
 def test_past_the_last_case_come_empty_ones(prepared):
     cases = CaseDataset(prepared)
-    assert len(cases) == 3 and cases[3] == {} and cases[2]["regions"].shape == (3, *open_prepared(prepared[2]).shape)
+    assert len(cases) == 3 and cases[3] == {} and cases[2]["regions"].shape == (3, *PreparedFile(prepared[2]).shape)
