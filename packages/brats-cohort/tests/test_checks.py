@@ -194,7 +194,6 @@ def test_a_right_case_has_no_fault_and_its_volumes(tmp_path, format):
     assert facts.wt_ml == pytest.approx(counts[1:].sum())
     assert facts.et_ml == pytest.approx(counts[3])
     assert facts.et_ml
-    assert facts.number_type == "int16"
     assert facts.brain_ml == pytest.approx((IMAGE != 0).any(0).sum() * 0.003)
 
 

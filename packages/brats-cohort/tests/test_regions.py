@@ -71,14 +71,11 @@ def test_hundreds_of_unknown_labels_are_one_short_line():
 
 
 @each_convention
-@each_kind
 @given(classes=CLASSES, dtype=st.sampled_from(["uint8", "int16", "int32", "int64"]))
-def test_classes_survive_the_way_through_a_file(convention, kind, classes, dtype):
-    there = from_classes(kind(classes), convention)
-    back = to_classes(kind(np.asarray(there).astype(dtype)), convention)
-    assert type(there) is type(back) is type(kind(classes))
-    assert np.array_equal(np.asarray(back), classes)
-    assert np.asarray(back).dtype == np.uint8
+def test_classes_survive_the_way_through_a_file(convention, classes, dtype):
+    back = to_classes(from_classes(classes, convention).astype(dtype), convention)
+    assert np.array_equal(back, classes)
+    assert back.dtype == np.uint8
 
 
 @each_convention
@@ -111,10 +108,9 @@ def test_classes_that_do_not_exist_are_not_written():
         from_classes(np.array([0, 4]), BRATS2021)
 
 
-@each_kind
-def test_label_maps_of_fractions_are_refused(kind):
+def test_label_maps_of_fractions_are_refused():
     with pytest.raises(ValueError, match="must hold integers"):
-        to_classes(kind(np.array([0.0, 1.0], np.float32)), MSD)
+        to_classes(np.array([0.0, 1.0], np.float32), MSD)
 
 
 @each_kind

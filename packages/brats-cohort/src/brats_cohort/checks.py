@@ -356,7 +356,6 @@ class CaseFacts:
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
     orientation: str = ""
-    number_type: str = ""
     brain_ml: float = 0.0
     tc_ml: float = 0.0
     wt_ml: float = 0.0
@@ -468,7 +467,6 @@ def _check(case: Case) -> CaseCheck:
         shape=shape,
         spacing=tuple(spacing.tolist()),
         orientation="".join(axis or "?" for axis in nib.aff2axcodes(affine)),
-        number_type=", ".join(dict.fromkeys(str(volume.dtype) for volume in volumes.values())),
         brain_ml=float(np.count_nonzero(brain) * ml) if brain is not None else 0.0,
         **{f"{region.lower()}_ml": float(counts[list(REGION_CLASSES[region])].sum() * ml) for region in REGIONS},
         fingerprints=tuple(filter(None, map(_fingerprint, settled.values()))),

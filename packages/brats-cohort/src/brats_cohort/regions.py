@@ -1,9 +1,8 @@
 """Label conventions of every source, the regions TC, WT and ET, their names and colours: the only place that knows them.
 
-Every source writes its label maps in numbers of its own. Inside this package a label map always holds the *classes*
-0 background, 1 non-enhancing core (NCR), 2 oedema (ED), 3 enhancing tumour (ET); files are converted on reading and writing.
+Every source writes its label maps in numbers of its own. In memory a label map always holds the *classes* 0 background,
+1 non-enhancing core (NCR), 2 oedema (ED), 3 enhancing tumour (ET); files are converted on reading and writing.
 "Non-enhancing core" is short for the necrotic and non-enhancing tumour core, which need not be necrotic everywhere.
-Functions take NumPy arrays and torch tensors alike and return the kind they were given.
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ def renumber(values: np.ndarray, convention: LabelConvention, to: LabelConventio
     return _map_values(values, table, convention)
 
 
-def to_classes(values: Array, convention: LabelConvention) -> Array:
+def to_classes(values: np.ndarray, convention: LabelConvention) -> np.ndarray:
     """Convert a label map of integers from the numbers of `convention` to classes 0 to 3, uint8 of the same shape.
 
     Raises `ValueError` if a value is none of the convention's; the sentence names it and, where known, what it usually means.
@@ -156,13 +155,13 @@ def to_classes(values: Array, convention: LabelConvention) -> Array:
     return _map_values(values, convention.numbers, convention)
 
 
-def from_classes(classes: Array, convention: LabelConvention) -> Array:
+def from_classes(classes: np.ndarray, convention: LabelConvention) -> np.ndarray:
     """Convert classes to the numbers that `convention` writes into files; the inverse of `to_classes`."""
     return _map_values(classes, dict(zip(CLASSES, convention.values, strict=True)), None)
 
 
 def classes_to_regions(classes: Array) -> Array:
-    """Turn a label map of classes, shape (X, Y, Z), into a boolean region map, shape (3, X, Y, Z), ordered TC, WT, ET."""
+    """Turn classes (X, Y, Z), an array or a tensor, into a boolean region map (3, X, Y, Z) of its kind: TC, WT, ET."""
     core = (classes == NCR) | (classes == ET)
     regions = [core, core | (classes == ED), classes == ET]
     if isinstance(classes, np.ndarray):
@@ -173,7 +172,7 @@ def classes_to_regions(classes: Array) -> Array:
 
 
 def regions_to_classes(regions: Array) -> Array:
-    """Turn a region map (3, X, Y, Z) into classes (X, Y, Z), uint8.
+    """Turn a region map (3, X, Y, Z), an array or a tensor, into classes (X, Y, Z) of its kind, uint8.
 
     Regions of a prediction need not be nested. A voxel takes the innermost region that claims it: ET, else TC without
     ET is NCR, else WT alone is ED. On nested regions this is the exact inverse of `classes_to_regions`.
@@ -185,23 +184,18 @@ def regions_to_classes(regions: Array) -> Array:
     return classes
 
 
-def _map_values(values: Array, table: dict[int, int], convention: LabelConvention | None) -> Array:
-    array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-    if array.dtype.kind not in "iub":
-        raise ValueError(f"a label map must hold integers, this one is {array.dtype}; round it before converting")
-    known = np.zeros_like(array, dtype=bool)
-    result = np.zeros_like(array, dtype=np.uint8)
+def _map_values(values: np.ndarray, table: dict[int, int], convention: LabelConvention | None) -> np.ndarray:
+    if values.dtype.kind not in "iub":
+        raise ValueError(f"a label map must hold integers, this one is {values.dtype}; round it before converting")
+    known = np.zeros_like(values, dtype=bool)
+    result = np.zeros_like(values, dtype=np.uint8)
     for source, target in table.items():
-        here = array == source
+        here = values == source
         known |= here
         result |= here.view(np.uint8) * np.uint8(target)
     if not known.all():
-        raise ValueError(_unknown_sentence(np.unique(array[~known]).tolist(), convention))
-    if isinstance(values, np.ndarray):
-        return result
-    import torch
-
-    return torch.from_numpy(result).to(values.device)
+        raise ValueError(_unknown_sentence(np.unique(values[~known]).tolist(), convention))
+    return result
 
 
 def _unknown_sentence(unknown: list[int], convention: LabelConvention | None) -> str:
