@@ -21,16 +21,9 @@ VERSIONED = ("torch", "monai", "lightning", "numpy", "nibabel")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Folders of one cohort.
+    """Folders of one cohort, such as "phantom" or "brats2021": what the notebooks write is below `root`.
 
-    Attributes
-    ----------
-    root : Path
-        Everything that the notebooks write.
-    cohort : str
-        "phantom", "brats2021" or another name; results of different cohorts never mix.
-    data : Path
-        The cohort itself. Only read, except for the phantoms, which the first notebook makes there.
+    The cohort itself, `data`, is only read, except for the phantoms, which the first notebook makes there.
     """
 
     root: Path

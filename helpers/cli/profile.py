@@ -13,13 +13,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch.profiler prints li
 import numpy as np
 import pandas as pd
 import torch
-from monai.losses import DiceLoss
 from torch.utils.flop_counter import FlopCounterMode
 
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from brats_cohort.regions import MODALITIES, REGIONS
 from helpers.models.networks import NETWORKS, build_network, channels_last, check_patch
+from helpers.training.loss import RegionLoss
 from helpers.workspace import pick_device
 
 TOP = 12
@@ -71,14 +71,14 @@ def run(
     torch.set_num_threads(threads or torch.get_num_threads())
     model = build_network(network, **arguments).to(device).train()
     model = torch.compile(model) if compile else model
-    loss, optimiser = DiceLoss(sigmoid=True), torch.optim.AdamW(model.parameters(), fused=True)
+    loss, optimiser = RegionLoss(), torch.optim.AdamW(model.parameters(), fused=True)
     image = channels_last(torch.randn(batch, len(MODALITIES), *patch, device=device))
     regions = (torch.rand(batch, len(REGIONS), *patch, device=device) > 0.9).float()
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             logits = model(image)
-        loss(logits.float(), regions).backward()
+        loss(logits, regions).backward()
         optimiser.step()
         optimiser.zero_grad()
         if device.startswith("cuda"):

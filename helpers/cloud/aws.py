@@ -28,15 +28,8 @@ def upload_changed(session: boto3.Session, files: Mapping[str, Path], uri: str) 
     """Upload the files whose content is not in S3 yet; returns the names of those that were sent.
 
     The entity tag of an object is the MD5 of its content if it was sent in one piece and is not encrypted with a KMS key, so
-    that one listing tells what has changed. Where the tag is another number, the file is sent again.
-
-    Parameters
-    ----------
-    session : boto3 Session
-    files : mapping from str to Path
-        File by its name below `uri`.
-    uri : str
-        ``s3://bucket/prefix``.
+    that one listing tells what has changed. Where the tag is another number, the file is sent again. `files` are named as below
+    `uri`, ``s3://bucket/prefix``.
     """
     s3, (bucket, prefix) = session.client("s3"), split_uri(uri.rstrip("/") + "/")
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)

@@ -23,18 +23,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Prices:
-    """On-demand prices in one region.
-
-    Attributes
-    ----------
-    region : str
-    date : str
-        Day of the table, ISO 8601.
-    source : str
-        One sentence on where the numbers come from.
-    usd_per_hour : mapping from str to float
-        By instance type.
-    """
+    """On-demand prices in one region, by instance type, on a day (ISO 8601); `source` is a sentence on where they come from."""
 
     region: str
     date: str
@@ -44,10 +33,8 @@ class Prices:
     def hourly(self, instance: str) -> float:
         """Look up the price of an hour; raises `DataError` for an instance that the table does not have."""
         if instance not in self.usd_per_hour:
-            raise DataError(
-                f"the price table of {self.date} has no {instance}",
-                f"add it to {TABLE} or take one of {list(self.usd_per_hour)}",
-            )
+            remedy = f"add it to {TABLE} or take one of {list(self.usd_per_hour)}"
+            raise DataError(f"the price table of {self.date} has no {instance}", remedy)
         return self.usd_per_hour[instance]
 
 
@@ -59,17 +46,8 @@ def load_prices() -> Prices:
 def bill(descriptions: Iterable[Mapping[str, Any]], prices: Prices) -> pd.DataFrame:
     """Work out what jobs and endpoints did cost, from what AWS's ``describe_...`` calls say of them.
 
-    Parameters
-    ----------
-    descriptions : iterable of mapping
-        Of training and processing jobs, and of endpoints, each of these merged with the description of its configuration.
-    prices : Prices
-
-    Returns
-    -------
-    DataFrame
-        One row each: seconds that it ran and that are billed, by instance, the price, and what spot capacity saved; last the
-        total.
+    An endpoint's description must be merged with that of its configuration. Returns one row each, and last the total: seconds
+    that it ran and that are billed, by instance, the price, and what spot capacity saved.
     """
     rows = []
     for described in descriptions:

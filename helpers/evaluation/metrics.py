@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,16 +43,10 @@ METRICS: tuple[str, ...] = (
 """Columns of `score_case` after the region."""
 
 
-@dataclass(frozen=True)
-class LesionScore:
-    """Lesion-wise result of one region of one case.
+class LesionScore(NamedTuple):
+    """Lesion-wise result of one region of one case: the mean Dice over lesions and false lesions, 0 to 1, and their numbers.
 
-    Attributes
-    ----------
-    dice : float
-        Mean over lesions and false lesions, 0 to 1.
-    found, missed, false : int
-        Lesions of the reference with and without a predicted component, and predicted components without a lesion.
+    Lesions of the reference are `found` or `missed`; predicted components without a lesion are `false`.
     """
 
     dice: float

@@ -37,16 +37,12 @@ WINDOWS = 2
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction on the native grid.
+    """A prediction on the native grid, which is that of the image file `like`.
 
     Attributes
     ----------
-    identifier : str
     classes : uint8 array (X, Y, Z)
         The post-processed label map.
-    affine : array (4, 4)
-    like : Path
-        Image file whose grid it is.
     probabilities : float32 array (3, X, Y, Z)
         0 to 1, order TC, WT, ET.
     image : array (4, X, Y, Z)

@@ -144,15 +144,9 @@ def swin_unetr(
 class NetworkKind:
     """A network that can be built by name.
 
-    Attributes
-    ----------
-    build : callable
-        Takes ``{"spatial_dims": 3, "in_channels": 4, "out_channels": 3}`` and keyword arguments, all with defaults.
-    multiple : callable
-        From the same arguments to the number of voxels of which every edge of an input must be a multiple.
-    cpu_bf16 : bool
-        Whether training in bf16 is faster than in 32 bit on a CPU with instructions for it. Group normalisation is not, as it
-        leaves the channels-last layout.
+    `build` takes ``{"spatial_dims": 3, "in_channels": 4, "out_channels": 3}`` and keyword arguments, all with defaults; from
+    these `multiple` tells of how many voxels every edge of an input must be a multiple. `cpu_bf16` is false if training in bf16
+    is slower than in 32 bit on a CPU with instructions for it: group normalisation leaves the channels-last layout.
     """
 
     build: Callable[..., nn.Module]

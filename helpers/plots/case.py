@@ -35,16 +35,9 @@ FIRST, SECOND = "#0072B2", "#E69F00"
 
 
 def add_legend(where: Axes | Figure, names: Mapping[str, str] | None = None, **options) -> Legend:
-    """Add a legend of colour patches, by default that of the three tumour classes.
+    """Add a legend of colour patches: `names` with their colours, by default the three tumour classes.
 
-    Parameters
-    ----------
-    where : Axes or Figure
-        A figure gets the legend below its panes, an Axes inside.
-    names : mapping from text to colour, optional
-        Entries other than the tumour classes.
-    **options
-        Passed to matplotlib's ``legend``.
+    A figure gets the legend below its panes, an Axes inside; `options` go to matplotlib's ``legend``.
     """
     entries = names or {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
     patches = [Patch(facecolor=colour, edgecolor=INK, linewidth=0.5, label=text) for text, colour in entries.items()]
@@ -70,17 +63,9 @@ ERROR_COLOURS: dict[int, str] = {MISSED: "#009E73", FALSE: "#CC79A7"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """One predicted case as `show_gallery` draws it.
+    """One predicted case as `show_gallery` draws it: image (4, X, Y, Z), affine (4, 4) and two label maps (X, Y, Z).
 
-    Attributes
-    ----------
-    image : array (4, X, Y, Z)
-        In the order of `brats_cohort.regions.MODALITIES`.
-    affine : array (4, 4)
-    reference, prediction : uint8 arrays (X, Y, Z)
-        Classes 0 to 3.
-    title : str
-        Such as "worst: BraTS2021_01476, Dice 0.61".
+    The label maps hold classes 0 to 3; `title` is such as "worst: BraTS2021_01476, Dice 0.61".
     """
 
     image: np.ndarray
@@ -106,19 +91,10 @@ def show_modalities(
     index: int | None = None,
     title: str = "",
 ) -> Figure:
-    """Show one slice of the four modalities side by side, and again below with the label map where there is one.
+    """Show one slice of the four modalities (4, X, Y, Z) side by side, and again below with the label map if there is one.
 
-    Parameters
-    ----------
-    image : array (4, X, Y, Z)
-        In the order of `brats_cohort.regions.MODALITIES`.
-    affine : array (4, 4)
-        From voxel indices to millimetres in RAS+.
-    classes : uint8 array (X, Y, Z), optional
-        Classes 0 to 3.
-    plane, index
-        As `helpers.plots.case.show_slice`; by default the slice with the largest tumour area.
-    title : str
+    `affine` (4, 4) leads from voxel indices to millimetres in RAS+; `classes` are 0 to 3. Without `index`, the slice has the
+    largest tumour area.
     """
     if index is None:
         index = best_slice(classes if classes is not None else image[0] != 0, affine, plane=plane)
@@ -172,14 +148,7 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
 
 
 def save_gallery(path: Path, cases: Sequence[tuple[Prepared, np.ndarray, float]]) -> None:
-    """Draw reference, prediction and errors of a few validation cases into a PNG file.
-
-    Parameters
-    ----------
-    path : Path
-    cases : sequence of (Prepared, uint8 array (X, Y, Z), float)
-        A case with its reference, the predicted classes on its grid, and their mean Dice.
-    """
+    """Draw validation cases into a PNG file: each with its reference, the predicted classes (X, Y, Z) and their mean Dice."""
     figure = show_gallery(
         [
             Comparison(np.float32(case.image), case.affine, case.classes, classes, f"{case.identifier}, Dice {dice:.2f}")

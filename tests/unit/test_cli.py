@@ -196,7 +196,8 @@ def test_a_target_is_tried_before_the_work(free, path, tmp_path, monkeypatch):
 
 
 def test_a_profile_counts_times_and_traces(tmp_path, capsys):
-    words = ["--patch", "16,16,32", "--batch", "1", "--steps", "2", "--arguments", '{"channels": [4, 8]}']
+    words = ["--patch", "16,16,32", "--batch", "1", "--steps", "2", "--arguments", '{"filters": [4, 8, 16]}']
+    words += ["--network", "dynunet"]  # in training it returns several outputs
     assert cli.main(["profile", "--out", str(tmp_path / "new"), *words]) == 0
     summary = json.loads((tmp_path / "new" / "summary.json").read_text())
     assert summary["GFLOP a step"] > 0
