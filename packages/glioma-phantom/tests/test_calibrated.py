@@ -17,12 +17,12 @@ MEDIUM = PhantomSettings(spacing=2.0)
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return [make_phantom(index, COARSE) for index in range(12)]
+    return [make_phantom(index, COARSE) for index in range(8)]
 
 
 @pytest.fixture(scope="module")
 def finer_phantoms():
-    return [make_phantom(index, MEDIUM) for index in range(10)]
+    return [make_phantom(index, MEDIUM) for index in range(6)]
 
 
 @pytest.fixture(scope="module")

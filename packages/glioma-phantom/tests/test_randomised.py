@@ -21,7 +21,7 @@ BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return [draw_random_phantom(3, index, spacing=4.0) for index in range(16)]
+    return [draw_random_phantom(3, index, spacing=4.0) for index in range(12)]
 
 
 def test_seed_and_index_name_a_case(phantoms):
@@ -278,10 +278,9 @@ def test_where_white_matter_is_brighter_what_takes_up_most_enhances():
     assert torch.equal(labelled(tumour, looks, torch.full_like(seen, 0.5), seen), tumour.classes)
 
 
-def test_enhancing_tumour_is_brighter_than_the_rest_of_the_core():
+def test_enhancing_tumour_is_brighter_than_the_rest_of_the_core(phantoms):
     compared = 0
-    for index in range(8):
-        phantom = draw_random_phantom(4, index, spacing=4.0)
+    for phantom in phantoms:
         rest, enhancing = (phantom.image[1][phantom.classes == name] for name in (NCR, ET))
         if min(rest.size, enhancing.size) >= 10:
             compared += 1
