@@ -193,7 +193,7 @@ def check_range(notebook: str, name: str, value: object, comment: str) -> None:
             continue
         highest = within and within[2] and re.fullmatch(NUMBER, within[2])
         outside = within and (number < float(within[1]) or (highest and number > float(within[2])))
-        if outside or (multiple and number % int(multiple[1])):
+        if outside or (multiple and (number <= 0 or number % int(multiple[1]))):
             raise DataError(f"parameter {name} is {value!r}", f"notebook {notebook} takes: {limits.strip()}")
 
 

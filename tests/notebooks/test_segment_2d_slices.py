@@ -1,4 +1,4 @@
-"""The extra notebook on slices: on phantoms beside patients, and on a cohort of its own with a bad patient; real ones if there are some."""
+"""The extra notebook on slices: on phantoms beside patients, and on a cohort with a bad patient; real ones if there are any."""
 
 import pytest
 
@@ -29,6 +29,9 @@ def test_it_runs_and_leaves_its_numbers(tmp_path, cohort):
     (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))
     assert run.status == "ok", run.error
     record = load_metrics(workspace, "segment_2d_slices")
-    assert (record["numbers"]["trials"], record["numbers"]["kind of patients"]) == (2, "real" if cohort == "lgg" else "phantoms")
+    assert (record["numbers"]["trials"], record["numbers"]["kind of patients"]) == (
+        2,
+        "real" if cohort == "lgg" else "phantoms",
+    )
     assert 0 <= record["numbers"]["test Dice by patient"] <= 1
     assert len(record["checkpoint_sha256"]) == 64

@@ -254,6 +254,7 @@ def test_values_of_another_kind_are_refused(text, default, needed):
     [
         ("phantoms to make, 8 to thousands (full setting: 1251)", [8, 5000], [0, 7, -1]),
         ("voxels, a multiple of 32, 64 or more (full setting: 96)", [64, 96], [32, 33, 80]),
+        ("voxels, a multiple of 32 (full setting: 96)", [32, 96], [0, -32, 33]),
         ("mm, edge of a voxel, 1 to 4", [1.0, 4], [0.5, 4.5]),
         ("share kept, 0 (none) to 0.9999", [0, 0.9], [1, -0.1]),
         ("processes, 1 to the number of cores", [1, 64], [0]),

@@ -148,6 +148,56 @@ def test_a_file_with_other_axes_is_turned_and_that_is_said(tmp_path, axes):
     assert problems(check).count("was turned to the grid of") == 2 and check.usable
 
 
+PLAIN = nib.Nifti1Image(IMAGE[2], LPS).to_bytes()
+SWAPPED = nib.Nifti1Image(IMAGE[2].astype(">i2"), LPS, header=nib.Nifti1Header(endianness=">"), dtype=np.int16)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (PLAIN, "is named .gz but is not gzip-compressed"),
+        (b"<!DOCTYPE html><title>Log in</title>", "is no image: it begins with '<!DOCTYPE'"),
+        (gzip.compress(gzip.compress(PLAIN)), "is gzip-compressed twice"),
+        (gzip.compress(nib.Nifti1Image(IMAGE[2][:, :, 18], LPS).to_bytes()), "has shape (40, 44), which is no 3-D volume"),
+        (gzip.compress(nib.Nifti1Image(IMAGE[2][:, :, 18:19], LPS).to_bytes()), "which is no 3-D volume"),
+        (
+            gzip.compress(nib.Nifti1Image((IMAGE[2] > 0) * np.uint8(9), LPS).to_bytes()),
+            "holds 2 different values, as a label map",
+        ),
+        (
+            gzip.compress(SWAPPED.to_bytes()[:352] + IMAGE[2].tobytes(order="F")),
+            "was read in the wrong byte order: its values go from",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_image_is_named_with_what_it_is(tmp_path, content, sentence):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    case.images["t2"].path.write_bytes(content)
+    assert sentence in problems(check_case(case))
+
+
+def test_a_file_in_the_other_byte_order_is_read_alike(tmp_path):
+    (tmp_path / "a.nii").write_bytes(SWAPPED.to_bytes())
+    assert np.array_equal(read_volume(tmp_path / "a.nii")[0], IMAGE[2])
+
+
+def test_a_sform_and_a_qform_that_disagree_are_said(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    image, moved = nib.Nifti1Image(IMAGE[2], LPS), LPS.copy()
+    moved[0, 3] += 30
+    image.set_sform(LPS, 1), image.set_qform(moved, 1)
+    image.to_filename(case.images["t2"].path)
+    check = check_case(case)
+    assert check.usable
+    assert "the sform and the qform of Case_001_t2.nii.gz put its voxels in different places" in problems(check)
+
+
+def test_a_label_map_without_a_number_outside_the_head_says_what_to_do(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    write_volume(case.label, np.where(BRAIN, CLASSES, np.nan).astype(np.float32), LPS)
+    assert check_case(case).faults[-1].remedy == "set what is not a number to 0, if it is background"
+
+
 # Names
 
 
@@ -230,6 +280,29 @@ def test_a_reference_is_what_is_named_so_and_others_are_said(tmp_path):
 def test_a_folder_without_a_case_says_what_it_holds(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=sentence):
+        discover(tmp_path)
+
+
+def test_of_two_folders_the_only_complete_set_is_the_case_and_the_rest_is_said(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    derived = tmp_path / "Case_001" / "atlas"
+    derived.mkdir()
+    for modality in ("t1ce", "flair"):
+        write_volume(derived / f"Case_001_{modality}.nii.gz", IMAGE[0], LPS)
+    (found,) = discover(tmp_path)
+    check = check_case(found)
+    assert found.images == case.images and check.usable
+    assert "Case_001_flair.nii.gz were left out beside a complete set" in problems(check)
+    write_case(tmp_path / "again", image=IMAGE, classes=CLASSES)
+    assert "there are 3 cases of this name" in problems(check_case(discover(tmp_path)[0]))
+
+
+def test_a_file_in_place_of_the_cohort_and_four_volumes_without_a_description_are_said(tmp_path):
+    stacked = tmp_path / "BRATS_001.nii.gz"
+    nib.Nifti1Image(np.moveaxis(IMAGE, 0, -1), LPS).to_filename(stacked)
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        discover(stacked)
+    with pytest.raises(DataError, match=r"holds four volumes, and no dataset.json says which is which"):
         discover(tmp_path)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from brats_cohort.files import DataError, printable
 from brats_cohort.grid import turn_to_grid
-from brats_cohort.nifti import ENDINGS, affine_in_mm, conversion, open_volume, read_label_values, read_volumes
+from brats_cohort.nifti import ENDINGS, affine_in_mm, conversion, forms_apart, open_volume, read_label_values, read_volumes
 from brats_cohort.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, convention_by_name, to_classes
 
 ERROR, WARNING = "error", "warning"
@@ -162,7 +162,8 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"the cohort folder {folder} does not exist", "give the folder that holds the cases")
+        wrong = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"the cohort folder {folder} {wrong}", "give the folder that holds the cases")
     wanted = None if format == "auto" else format_key(format)
     if labels not in ("auto", *CONVENTIONS):
         raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
@@ -332,7 +333,7 @@ def _with_misnamed_label(case: Case, others: Sequence[tuple[str, Path]], *, alon
 
 
 def _one_of(cases: Sequence[Case]) -> Case:
-    """The case of several folders: together if each has other modalities, else with the fault that it is there twice."""
+    """The case of several folders: together if each has other modalities, else the only complete one, else a fault."""
     first = cases[0]
     if len(cases) == 1:
         return first
@@ -342,6 +343,13 @@ def _one_of(cases: Sequence[Case]) -> Case:
         faults = tuple(fault for case in cases for fault in case.faults)
         return replace(first, images=images, label=labels[0] if labels else None, faults=faults)
     places = " and ".join(str(case.files[0].parent) for case in cases)
+    complete = [case for case in cases if not case.missing]
+    if len(complete) == 1:
+        files = ", ".join(str(path) for case in cases if case.missing for path in case.files)
+        fault = Fault(
+            first.identifier, "", f"{files} were left out beside a complete set", "move them out of the cohort", WARNING
+        )
+        return replace(complete[0], faults=(*complete[0].faults, fault))
     problem = f"there are {len(cases)} cases of this name, in {places}"
     return replace(first, faults=(Fault(first.identifier, "", problem, "rename or remove all but one"),))
 
@@ -357,7 +365,7 @@ def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int
     if not path.is_file():
         return None
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
         if key not in facts and "channel_names" in (key, *facts):
             return None
         channels = {_ROLES[name.lower()]: int(number) for number, name in facts[key].items()}
@@ -428,6 +436,15 @@ def _find_bids(folder: Path) -> list[Case]:
     return cases
 
 
+def _volumes_of(path: Path) -> int:
+    """How many volumes a NIfTI file holds, 0 if it cannot be read."""
+    try:
+        shape = open_volume(path).shape
+    except DataError:
+        return 0
+    return shape[3] if len(shape) > 3 else 1
+
+
 def _nothing_found(folder: Path, wanted: str | None) -> DataError:
     """Say what is in a folder without a case, and which name was nearest."""
     paths = list(_walk(folder))
@@ -442,6 +459,10 @@ def _nothing_found(folder: Path, wanted: str | None) -> DataError:
         other = next((path for path in paths if conversion(path) != conversion(Path("x"))), None)
         return DataError(f"{problem}: no NIfTI file, but {found}", conversion(other) if other else remedy)
     name = images[0].name
+    stacked = [path.name for path in images if _volumes_of(path) == len(MODALITIES)]
+    if stacked and not wanted:
+        problem = f"{problem}: {stacked[0]} holds four volumes, and no dataset.json says which is which"
+        return DataError(problem, "write each to a file of its own, or add the dataset.json of MSD Task01")
     if wanted and (other := _find_named(folder)):
         return DataError(problem, f"its files, such as {other[0].files[0].name}, are in the format {other[0].format}")
     token = re.split(r"[-_. ]", re.split(r"\.nii", name, flags=re.IGNORECASE)[0])[-1].lower()
@@ -516,6 +537,10 @@ def read_modalities(case: Case, *, threads: int = 1) -> tuple[dict[str, np.ndarr
                 faults.append(outcome)
                 continue
             found, affine = outcome
+            if forms_apart(path) > 0.5:
+                problem = f"the sform and the qform of {path.name} put its voxels in different places; the sform is used"
+                remedy = "make sure that other programs show it in the right place"
+                faults.append(Fault(case.identifier, path.name, problem, remedy, WARNING))
             grid = grid or (path.name, found[0].shape, affine)
             for modality, volume in zip(case.channels[path], found, strict=True):
                 turned, fault = onto_grid(volume, affine, grid, case.identifier, path.name)

@@ -48,6 +48,7 @@ DARK_SHELL = 0.1  # share of dark voxels 8 to 14 mm below the surface from which
 NEGATIVE = 0.05  # share of voxels below 0 from which an image was normalised before, or rings after a spline
 RINGING = 0.05  # share of the brightest value within which ringing lies
 FEW_OUTSIDE, MOST_OUTSIDE = 0.01, 0.5  # share of the tumour outside the brain for a warning, and for an error
+FEW_VALUES = 6  # an image of so few different values is a label map: the coarsest of 8 bits have dozens
 NEARLY_BLANK = 0.01  # a modality with signal in less than this share of the brain is blank but for a few voxels
 MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that has more would flatten them
 LARGEST_VALUE = 1e30  # a voxel that exceeds it was not measured
@@ -118,6 +119,9 @@ def examine(
             faults.append(fault(modality, f"holds {volume.dtype}, not plain numbers", "export it as one grey value a voxel"))
         elif volume.min() == volume.max():
             faults.append(fault(modality, f"is blank: every voxel is {volume.flat[0]}", "export the image again"))
+        elif _swapped(volume):
+            problem = f"was read in the wrong byte order: its values go from {volume.min()} to {volume.max()} in steps of 256"
+            faults.append(fault(modality, problem, "export the image again"))
         else:
             good[modality] = volume
     good, brain, found = settle_background(good, affine, identifier)
@@ -131,6 +135,9 @@ def examine(
         elif count < NEARLY_BLANK * signal:
             problem = f"is nearly blank: signal in {100 * count / signal:.2g} % of the brain"
             faults.append(fault(modality, problem, "export the image again"))
+        elif (different := len(np.unique(volume[_every(volume.shape)]))) <= FEW_VALUES:
+            problem = f"holds {different} different values, as a label map or a mask does"
+            faults.append(fault(modality, problem, "give the image itself"))
         elif extreme := _extreme(volume, count):
             faults.append(fault(modality, extreme, "correct these voxels, or clip the image"))
         elif not SCALE[0] < max(float(volume.max()), -float(volume.min())) < SCALE[1]:
@@ -298,6 +305,18 @@ def _extreme(volume: np.ndarray, count: int) -> str:
         if (farthest - middle) ** 2 <= MOST_SPREAD * np.clip(values, bottom, top).var() * count:
             return ""
     return f"has a voxel of {farthest:.3g}, far beyond all others, which would flatten the image"
+
+
+def _every(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Indices of some 60 voxels along each axis, which tell as much as all of them."""
+    return tuple(slice(None, None, max(1, count // 60)) for count in shape)
+
+
+def _swapped(volume: np.ndarray) -> bool:
+    """Whether the two bytes of each number are exchanged: of grey values up to 4,095 the higher one is below 16."""
+    if volume.dtype.kind not in "iu" or volume.dtype.itemsize != 2 or int(volume.max()) - int(volume.min()) <= 4095:
+        return False
+    return 0 < int((volume & 255).max()) < 16
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:

@@ -26,6 +26,8 @@ SMALLEST_MM, LARGEST_MM, WIDEST_MM = 0.05, 30.0, 1000.0
 """Edges that a voxel may have, and the widest field of view; beyond them the unit of the header is wrong."""
 
 _AGAIN = "copy or download it again"
+_HEADERS = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
+"""First bytes of a NIfTI file, versions 1 and 2."""
 _GEOMETRY = ("pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
              "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
 _CONVERSIONS = {
@@ -56,6 +58,8 @@ def open_volume(path: Path) -> nib.Nifti1Image:
         raise DataError(f"{path} cannot be read as NIfTI ({_one_line(error)})", _AGAIN) from error
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(f"{path} is {type(image).__name__}, not NIfTI", conversion(path))
+    if len(image.shape) < 3 or min(image.shape[:3]) < 2:
+        raise DataError(f"{path} has shape {image.shape}, which is no 3-D volume", "give the whole volume, not one slice of it")
     affine_in_mm(image, path)
     return image
 
@@ -108,7 +112,8 @@ def read_label_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     wrong = values[~np.isclose(values, rounded, rtol=0, atol=LABEL_TOLERANCE) | ~np.isfinite(values)]
     if wrong.size:
         problem = f"{path} is not a label map: {wrong.size} voxels are not whole numbers (such as {wrong[0]:.4g})"
-        raise DataError(problem, "resample label maps with nearest neighbour")
+        absent = "set what is not a number to 0, if it is background"
+        raise DataError(problem, "resample label maps with nearest neighbour" if np.isfinite(wrong[0]) else absent)
     return rounded.clip(-(2**15), 2**15 - 1).astype(np.int16), affine
 
 
@@ -135,6 +140,17 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
         payload = image.to_bytes()
         temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0) if path.suffix == ".gz" else payload)
     return path
+
+
+def forms_apart(path: Path) -> float:
+    """How many voxels the sform and the qform of a file put a corner of its volume apart; 0 if it has only one of them."""
+    image = open_volume(path)
+    sform, qform = (form(coded=True)[0] for form in (image.get_sform, image.get_qform))
+    if sform is None or qform is None:
+        return 0.0
+    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(image.shape[:3]) - 1)
+    apart = nib.affines.apply_affine(sform, corners) - nib.affines.apply_affine(qform, corners)
+    return float(np.linalg.norm(apart, axis=1).max() / nib.affines.voxel_sizes(sform).min())
 
 
 def affine_in_mm(image: nib.Nifti1Image, path: Path) -> np.ndarray:
@@ -165,21 +181,35 @@ def _reject_what_is_not_nifti(path: Path) -> None:
         raise DataError(f"{path} does not exist", "check the folder and the file's name")
     try:
         with path.open("rb") as stream:
-            start = stream.read(40)
+            start = stream.read(512)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})", "check the file's permissions") from error
     gzipped, name = start.startswith(b"\x1f\x8b"), path.name.lower()
     lfs = start.startswith(b"version https://git-lfs")
-    unzipped = name.endswith(".gz") and not gzipped
+    unzipped, header = name.endswith(".gz") and not gzipped, start[:4] in _HEADERS
     for wrong, problem, remedy in (
         (not start, "is empty", _AGAIN),
         (lfs, "is a Git LFS pointer, not the image", "run `git lfs pull` where it came from"),
         (not name.endswith(ENDINGS), "is not a NIfTI file by its name", conversion(path)),
-        (unzipped, "is named .gz but is not gzip-compressed", "rename it to .nii or download it again"),
+        (unzipped and header, "is named .gz but is not gzip-compressed", "rename it to .nii"),
+        (unzipped, f"is no image: it begins with {start[:9].decode('ascii', 'replace')!r}", _AGAIN),
+        (
+            gzipped and _first_bytes(start) == b"\x1f\x8b",
+            "is gzip-compressed twice",
+            f"decompress it once: gunzip -S .gz {path.name}",
+        ),
         (name.endswith(".nii") and gzipped, "is gzip-compressed", f"rename it to {path.name}.gz"),
     ):
         if wrong:
             raise DataError(f"{path} {problem}", remedy)
+
+
+def _first_bytes(compressed: bytes) -> bytes:
+    """The first two bytes that a gzip file holds; empty if it is damaged."""
+    try:
+        return zlib.decompressobj(31).decompress(compressed, 2)
+    except zlib.error:
+        return b""
 
 
 def _read_data(image: nib.Nifti1Image, channel: int | None, path: Path) -> np.ndarray:
@@ -188,7 +218,7 @@ def _read_data(image: nib.Nifti1Image, channel: int | None, path: Path) -> np.nd
         shape = shape[:-1]
     if channel is None and len(shape) != 3:
         problem = f"{path} has shape {image.shape}, one 3-D volume was expected"
-        raise DataError(problem, "split it into one file a modality, or choose the right dataset format")
+        raise DataError(problem, "write each volume to a file of its own, or choose the right dataset format")
     if channel is not None and (len(image.shape) != 4 or channel >= image.shape[3]):
         problem = f"{path} has shape {image.shape}, four 3-D volumes stacked as (X, Y, Z, 4) were expected"
         raise DataError(problem, "compare the file with dataset.json")
