@@ -162,7 +162,7 @@ SWAPPED = nib.Nifti1Image(IMAGE[2].astype(">i2"), LPS, header=nib.Nifti1Header(e
         (gzip.compress(nib.Nifti1Image(IMAGE[2][:, :, 18:19], LPS).to_bytes()), "which is no 3-D volume"),
         (
             gzip.compress(nib.Nifti1Image((IMAGE[2] > 0) * np.uint8(9), LPS).to_bytes()),
-            "holds 2 different values, as a label map",
+            "holds two different values, as a mask",
         ),
         (
             gzip.compress(SWAPPED.to_bytes()[:352] + IMAGE[2].tobytes(order="F")),

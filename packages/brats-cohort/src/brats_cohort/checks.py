@@ -48,7 +48,6 @@ DARK_SHELL = 0.1  # share of dark voxels 8 to 14 mm below the surface from which
 NEGATIVE = 0.05  # share of voxels below 0 from which an image was normalised before, or rings after a spline
 RINGING = 0.05  # share of the brightest value within which ringing lies
 FEW_OUTSIDE, MOST_OUTSIDE = 0.01, 0.5  # share of the tumour outside the brain for a warning, and for an error
-FEW_VALUES = 6  # an image of so few different values is a label map: the coarsest of 8 bits have dozens
 NEARLY_BLANK = 0.01  # a modality with signal in less than this share of the brain is blank but for a few voxels
 MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that has more would flatten them
 LARGEST_VALUE = 1e30  # a voxel that exceeds it was not measured
@@ -135,9 +134,8 @@ def examine(
         elif count < NEARLY_BLANK * signal:
             problem = f"is nearly blank: signal in {100 * count / signal:.2g} % of the brain"
             faults.append(fault(modality, problem, "export the image again"))
-        elif (different := len(np.unique(volume[_every(volume.shape)]))) <= FEW_VALUES:
-            problem = f"holds {different} different values, as a label map or a mask does"
-            faults.append(fault(modality, problem, "give the image itself"))
+        elif len(np.unique(volume[_every(volume.shape)])) <= 2:
+            faults.append(fault(modality, "holds two different values, as a mask does", "give the image itself"))
         elif extreme := _extreme(volume, count):
             faults.append(fault(modality, extreme, "correct these voxels, or clip the image"))
         elif not SCALE[0] < max(float(volume.max()), -float(volume.min())) < SCALE[1]:
