@@ -1,6 +1,7 @@
 """What is in a folder from the scanner: each good series, and a sentence for each bad one."""
 
 import io
+from pathlib import Path
 
 import highdicom as hd
 import nibabel as nib
@@ -9,6 +10,7 @@ import pydicom
 import pytest
 from conftest import SLICES, TIMING, save, slices
 from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
 
@@ -152,6 +154,33 @@ def test_a_document_is_no_image_alone_or_among_series(tmp_path, session, kind, n
     found = find_series(session)
     assert [one.fault for one in found if one.fault] == [f"is no image ({name})"]
     assert len([one for one in found if one.modality]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("MR_small_RLE.dcm", "has one slice"),
+        ("MR_small_bigendian.dcm", "has one slice"),
+        ("MR_truncated.dcm", "ends before the last of its image's 8192 bytes"),
+        ("badVR.dcm", "is damaged"),
+        ("image_dfl.dcm", "is OT, not MR"),
+        ("SC_ybr_full_422_uncompressed.dcm", "is a colour image"),
+        ("SC_rgb_rle_2frame.dcm", "is a colour image"),
+        ("rtdose.dcm", "is RTDOSE, not MR"),
+        ("JPEGLSNearLossless_16.dcm", "does not say to which series it belongs"),
+        ("test-SR.dcm", "is no image (Comprehensive SR Storage)"),
+        ("waveform_ecg.dcm", "is no image (12-lead ECG Waveform Storage)"),
+        ("nested_priv_SQ.dcm", "nested_priv_SQ.dcm is no image)"),
+    ],
+)
+def test_files_of_other_makers(tmp_path, name, sentence):
+    source = get_testdata_file(name, download=False)
+    (tmp_path / name).write_bytes(Path(source).read_bytes())
+    try:
+        found = only(tmp_path).fault
+    except SessionError as error:
+        found = str(error)
+    assert sentence in found
 
 
 def test_damaged_files_are_left_out_by_name(session):

@@ -156,9 +156,10 @@ def _headers(paths: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]],
             seen.add(header.get("SOPInstanceUID"))
             if "Rows" in header and "SeriesInstanceUID" in header:
                 images.append((path, header))
-            else:
-                name = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name
-                others.append(Series("", "a file", (path,), fault=f"is no image ({name})"))
+                continue
+            name = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name
+            fault = "does not say to which series it belongs" if "Rows" in header else "is no image" + f" ({name})" * bool(name)
+            others.append(Series("", "a file", (path,), fault=fault))
     return images, others
 
 
@@ -176,8 +177,9 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
         if bare and "SOPClassUID" not in header:
             return "is damaged: it has no DICOM header" if path.suffix.lower() in (".dcm", ".ima") else None
         syntax = header.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
-        if "Rows" in header and not syntax.is_compressed:
-            bits = int(header.get("BitsAllocated", 16)) * int(header.get("SamplesPerPixel", 1))
+        grey = "Rows" in header and header.get("SamplesPerPixel", 1) == 1
+        if grey and not syntax.is_compressed and not syntax.is_deflated:
+            bits = int(header.get("BitsAllocated", 16))
             size = header.Rows * header.Columns * int(header.get("NumberOfFrames", 1)) * bits // 8
             if rest < size:
                 return f"is damaged: it ends before the last of its image's {size} bytes"
