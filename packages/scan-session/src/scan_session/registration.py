@@ -18,6 +18,11 @@ ANGLES = np.deg2rad(15)
 """Start rotations, each way about each axis; the coarse search covers what lies between and beyond."""
 KEPT = 3
 """Starts that are followed."""
+FINE_MM = 2.0
+"""Grid of the fixed image in the last search, which the moving image meets at its own resolution, to 1 mm."""
+NEAR_MM = 25.0
+"""The last search looks at the brain and this far around it: skull and scalp move with the brain and have the sharpest edges,
+jaw and neck move by themselves."""
 SAMPLES = 60_000
 """Voxels that one step of the optimiser looks at."""
 
@@ -52,13 +57,12 @@ def register(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image | None = No
     fixed, moving : Image
         Skull on or off, each in its own grid.
     mask : Image, optional
-        The brain in the fixed image: the last step looks only there and just around it, since jaw and neck move by themselves.
+        The brain in the fixed image: the last search looks only there and around it (`NEAR_MM`).
     """
     fixed, moving = sitk.Cast(fixed, sitk.sitkFloat32), sitk.Cast(moving, sitk.sitkFloat32)
     start = _coarse(_reduced(fixed, COARSE_MM), _reduced(moving, COARSE_MM))
-    near = None if mask is None else sitk.BinaryDilate(_like(mask, _reduced(fixed, 2)), [3, 3, 3])
-    fine_fixed, fine_moving = _reduced(fixed, 1), _reduced(moving, 1)
-    method = _method(fine_fixed, near, SAMPLES)
+    fine_fixed, fine_moving = _reduced(fixed, FINE_MM), _reduced(moving, 1)
+    method = _method(fine_fixed, None if mask is None else _near(_like(mask, fine_fixed)), SAMPLES)
     method.SetOptimizerAsRegularStepGradientDescent(0.5, 1e-3, 150, relaxationFactor=0.6)
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([1, 0])
@@ -161,6 +165,10 @@ def _reduced(image: sitk.Image, edge: float) -> sitk.Image:
 
 def _like(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return sitk.Resample(mask, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
+
+
+def _near(mask: sitk.Image) -> sitk.Image:
+    return sitk.SignedMaurerDistanceMap(mask, insideIsPositive=False, squaredDistance=False, useImageSpacing=True) < NEAR_MM
 
 
 def _ranked(values: np.ndarray) -> np.ndarray:
