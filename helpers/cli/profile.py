@@ -35,9 +35,7 @@ def run(
     batch: int = 2,
     steps: int = 10,
     bf16: bool = False,
-    compile: bool = False,
     device: str = "auto",
-    threads: int = 0,
 ) -> int:
     """Count, time and profile training steps on random patches.
 
@@ -57,20 +55,14 @@ def run(
         Measured steps, after two that warm up.
     bf16
         Compute the forward pass in bfloat16.
-    compile
-        Compile the network first, which takes minutes on a CPU.
     device
         auto, cpu, cuda or cuda:1.
-    threads
-        Of PyTorch on the CPU; 0 leaves its choice.
     """
     if min(batch, steps) < 1:
         raise DataError(f"--batch is {batch} and --steps is {steps}", "give at least 1 for both")
     check_patch(patch, network, **arguments)
     device = pick_device(device)
-    torch.set_num_threads(threads or torch.get_num_threads())
     model = build_network(network, **arguments).to(device).train()
-    model = torch.compile(model) if compile else model
     loss, optimiser = RegionLoss(), torch.optim.AdamW(model.parameters(), fused=True)
     image = channels_last(torch.randn(batch, len(MODALITIES), *patch, device=device))
     regions = (torch.rand(batch, len(REGIONS), *patch, device=device) > 0.9).float()

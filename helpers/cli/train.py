@@ -75,9 +75,7 @@ def run(
     out: Target | None = None,
     fold: int = 0,
     held_out: int = 12,
-    checkpoints: Path | None = None,
     resume: Literal["auto", "never"] = "auto",
-    work: Path | None = None,
     settings: TrainSettings,
 ) -> int:
     """Train a network and say how good it is on the validation part; the same command resumes after any interruption.
@@ -93,17 +91,13 @@ def run(
         Which fold is the validation part.
     held_out : int
         Phantoms that validate a training on phantom-stream.
-    checkpoints : Path
-        Folder of the checkpoint to resume from; by default checkpoints beside the model, on SageMaker /opt/ml/checkpoints.
     resume : str
         auto resumes if there is a checkpoint; never starts afresh.
-    work : Path
-        Folder for split and prepared cases instead of out.
     settings : TrainSettings
         Of the training.
     """
     out = out or _from_environment("out", "SM_MODEL_DIR")
-    folders = choose_folders(out, settings.network, work=work, checkpoints=checkpoints)
+    folders = choose_folders(out, settings.network)
     with join_processes(gpu=pick_device(settings.device) == "cuda"):
         if str(source.cohort) == STREAM:
             training, validation, split_hash = _open_stream(source.spacing, held_out, settings, folders.work)
@@ -135,14 +129,13 @@ class Folders:
     checkpoints: Path
 
 
-def choose_folders(out: Path, network: str, *, work: Path | None = None, checkpoints: Path | None = None) -> Folders:
-    """Return the folders that the options and SageMaker's environment say."""
+def choose_folders(out: Path, network: str) -> Folders:
+    """Return the folders below `out`; SageMaker's SM_MODEL_DIR, all of which is uploaded, gets the model alone."""
     if os.environ.get("SM_MODEL_DIR") != str(out):
         model = out / "models" / network
-        return Folders(work or out, model, checkpoints or model / "checkpoints")
-    work = work or Path(tempfile.gettempdir()) / "brain-tumour-segmentation"  # all of SM_MODEL_DIR is uploaded
-    kept = SAGEMAKER_CHECKPOINTS if SAGEMAKER_CHECKPOINTS.is_dir() else work / "checkpoints"
-    return Folders(work, out, checkpoints or kept)
+        return Folders(out, model, model / "checkpoints")
+    work = Path(tempfile.gettempdir()) / "brain-tumour-segmentation"
+    return Folders(work, out, SAGEMAKER_CHECKPOINTS if SAGEMAKER_CHECKPOINTS.is_dir() else work / "checkpoints")
 
 
 def open_cohort(

@@ -111,7 +111,6 @@ def swin_unetr(
     feature_size: int = 12,
     window_size: int = 0,
     use_v2: bool = False,
-    use_flash_attention: bool | None = None,
     dropout: float = 0.0,
 ) -> nn.Module:
     """Build Swin UNETR (Hatamizadeh et al. 2022): attention within shifted windows, and a U-Net decoder.
@@ -125,8 +124,6 @@ def swin_unetr(
         quarter of the time on a CPU and divides the grids of a 64^3 patch without padding; in 2-D it is 8.
     use_v2 : bool
         A residual convolution before every level (SwinUNETR-V2, He et al. 2023).
-    use_flash_attention : bool, optional
-        Fused attention in prediction, with the same weights and result; by default on a GPU.
     """
     if feature_size % 12:
         raise DataError(f"swin_unetr cannot have feature_size {feature_size}", "give a multiple of 12, such as 12, 24 or 48")
@@ -135,7 +132,7 @@ def swin_unetr(
         feature_size=feature_size,
         window_size=window_size or {2: 8, 3: 4}[grid["spatial_dims"]],
         use_v2=use_v2,
-        use_flash_attention=torch.cuda.is_available() if use_flash_attention is None else use_flash_attention,
+        use_flash_attention=torch.cuda.is_available(),  # the same weights and result, fused while no gradient is recorded
         drop_rate=dropout,
     )
 

@@ -152,16 +152,6 @@ def test_description_counts_what_can_be_counted_by_hand():
     assert network.mix.weight.device.type == "cpu"
 
 
-def test_fused_attention_has_the_same_weights_result_and_count():
-    plain = build_network("swin_unetr", use_flash_attention=False).eval()
-    fused = build_network("swin_unetr", use_flash_attention=True).eval()
-    fused.load_state_dict(plain.state_dict())
-    image = torch.randn(1, 4, 64, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(plain(image), fused(image), atol=1e-4, rtol=1e-4)
-    assert describe_network(plain)[1] == pytest.approx(describe_network(fused)[1], rel=0.02)
-
-
 @pytest.mark.parametrize("members", [(), [{"network": "unet"}], ["unet"], [{"network": "nothing", "arguments": {}}]])
 def test_an_ensemble_without_proper_members_is_refused(members):
     with pytest.raises(DataError, match=r"member|no network"):

@@ -339,9 +339,10 @@ def test_a_seed_below_0_is_a_sentence(tmp_path, capsys):
 
 def test_on_sagemaker_the_model_alone_goes_to_the_model_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
-    folders = choose_folders(tmp_path / "model", "unet", checkpoints=tmp_path / "kept")
+    monkeypatch.setattr("helpers.cli.train.SAGEMAKER_CHECKPOINTS", tmp_path)
+    folders = choose_folders(tmp_path / "model", "unet")
     assert folders.model == tmp_path / "model"
-    assert folders.checkpoints == tmp_path / "kept" and tmp_path / "model" not in folders.work.parents
+    assert folders.checkpoints == tmp_path and tmp_path / "model" not in folders.work.parents
     folders = choose_folders(tmp_path / "out", "unet")
     assert (folders.work, folders.model) == (tmp_path / "out", tmp_path / "out" / "models" / "unet")
     assert folders.checkpoints == folders.model / "checkpoints"
