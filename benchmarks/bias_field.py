@@ -16,7 +16,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from brats_cohort.cases import Case, discover
+from brats_cohort.case import Case
+from brats_cohort.cases import discover
 from brats_cohort.regions import MODALITIES
 from glioma_phantom import PhantomSettings
 from helpers.data import preprocess

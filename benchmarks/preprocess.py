@@ -21,7 +21,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from brats_cohort.cases import Case, discover
+from brats_cohort.case import Case
+from brats_cohort.cases import discover
 from brats_cohort.nifti import read_volume
 from glioma_phantom import PhantomSettings
 from helpers.data.phantoms import write_cohort

@@ -18,7 +18,8 @@ import httpx
 import numpy as np
 import torch
 
-from brats_cohort.cases import Case, read_image
+from brats_cohort.case import Case
+from brats_cohort.cases import read_image
 from brats_cohort.regions import MODALITIES
 from helpers.data.preprocess import PreprocessSettings
 from helpers.models.checkpoints import ModelCard, save_checkpoint

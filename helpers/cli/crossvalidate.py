@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from brats_cohort.cases import Case
+from brats_cohort.case import Case
 from brats_cohort.command import Target
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.splits import SplitManifest

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from brats_cohort.cases import discover, fault_of, patients_of, refuse_to_overwrite
+from brats_cohort.case import fault_of
+from brats_cohort.cases import discover, patients_of, refuse_to_overwrite
 from brats_cohort.command import Target
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.regions import CONVENTIONS, REGIONS

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from brats_cohort.cases import Fault, case_of_files, discover, refuse_to_overwrite
+from brats_cohort.case import Fault
+from brats_cohort.cases import case_of_files, discover, refuse_to_overwrite
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from brats_cohort.nifti import ENDINGS

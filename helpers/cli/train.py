@@ -21,7 +21,8 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
-from brats_cohort.cases import Case, discover
+from brats_cohort.case import Case
+from brats_cohort.cases import discover
 from brats_cohort.checks import check_cohort
 from brats_cohort.command import Target
 from brats_cohort.files import DataError

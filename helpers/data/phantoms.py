@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import Dataset
 
 import glioma_phantom
-from brats_cohort.cases import Case, discover
+from brats_cohort.case import Case
+from brats_cohort.cases import discover
 from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
 from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE

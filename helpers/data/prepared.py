@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from brats_cohort.cases import Case
+from brats_cohort.case import Case
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.regions import CLASSES, MODALITIES, REGION_CLASSES
 

@@ -18,9 +18,10 @@ import torch
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from brats_cohort.cases import Case, fault_of, naming_faults, raise_first, read_classes
-from brats_cohort.checks import read_session
+from brats_cohort.case import Case, fault_of
+from brats_cohort.cases import naming_faults, raise_first, read_classes
 from brats_cohort.files import DataError, require_writable
+from brats_cohort.session import read_session
 from helpers.data.prepared import (
     Prepared,
     PreparedFile,
@@ -199,7 +200,7 @@ class PrepareResult:
 
 
 def preprocess_case(case: Case, settings: PreprocessSettings = DEFAULTS) -> Prepared:
-    """Read and prepare one case; raises `DataError` as `brats_cohort.checks.read_session`."""
+    """Read and prepare one case; raises `DataError` as `brats_cohort.session.read_session`."""
     session = read_session(case)
     classes = read_classes(case)[0] if case.label is not None else None
     return preprocess_image(session.image, session.affine, settings, classes=classes, identifier=case.identifier)

@@ -14,10 +14,11 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
-from brats_cohort.cases import Case, Source, case_of_files, discover
-from brats_cohort.checks import read_session
+from brats_cohort.case import Case, Source
+from brats_cohort.cases import case_of_files, discover
 from brats_cohort.grid import spacing_of
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
+from brats_cohort.session import read_session
 from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.data.preprocess import preprocess_image, to_native
 from helpers.evaluation.postprocess import PostProcessing, label_map

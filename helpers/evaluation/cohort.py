@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from brats_cohort.cases import Case, onto_grid, read_classes, to_numbered_classes
+from brats_cohort.case import Case
+from brats_cohort.cases import onto_grid, read_classes, to_numbered_classes
 from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import read_label_values

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from brats_cohort.cases import Case, Fault, fault_of, refuse_to_overwrite
-from brats_cohort.checks import read_session
+from brats_cohort.case import Case, Fault, fault_of
+from brats_cohort.cases import refuse_to_overwrite
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import open_volume, write_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
+from brats_cohort.session import read_session
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.models.checkpoints import ModelCard

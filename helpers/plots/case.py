@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 
-from brats_cohort.cases import Case, read_classes, read_image
+from brats_cohort.case import Case
+from brats_cohort.cases import read_classes, read_image
 from brats_cohort.files import write_atomically
 from brats_cohort.regions import (
     CLASS_COLOURS,

@@ -29,11 +29,11 @@ import nibabel as nib
 import numpy as np
 
 from brats_cohort.cases import discover
-from brats_cohort.checks import Session, check_session, read_session
 from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import LARGEST_MM, SMALLEST_MM, open_volume
 from brats_cohort.regions import MODALITIES
+from brats_cohort.session import Session, check_session, read_session
 
 NPZ = "application/x-npz"
 ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar", "application/gzip", "application/x-gzip")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from brats_cohort.cases import Case, read_classes, read_image
+from brats_cohort.case import Case
+from brats_cohort.cases import read_classes, read_image
 from brats_cohort.regions import CLASS_COLOURS, CLASS_NAMES, MODALITY_NAMES
 from brats_cohort.testing import LPS
 from slice_viewer import Pane, SliceViewer

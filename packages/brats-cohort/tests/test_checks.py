@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brats_cohort.cases import FORMATS, Source, discover, read_image
-from brats_cohort.checks import (
-    ERROR,
-    WARNING,
-    check_case,
-    check_cohort,
-    suspicions,
-)
+from brats_cohort.case import Source
+from brats_cohort.cases import discover, read_image
+from brats_cohort.checks import ERROR, WARNING, check_case, check_cohort
 from brats_cohort.command import main
+from brats_cohort.formats import FORMATS
 from brats_cohort.nifti import write_volume
+from brats_cohort.session import suspicions
 from brats_cohort.testing import LPS, case_arrays, write_case
 from glioma_phantom import PhantomSettings, make_phantom
 

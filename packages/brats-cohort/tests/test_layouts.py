@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from brats_cohort.cases import ALIASES, FORMATS, discover, format_key, read_classes, read_image
+from brats_cohort.cases import discover, read_classes, read_image
 from brats_cohort.files import DataError
+from brats_cohort.formats import ALIASES, FORMATS, format_key
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import MODALITIES
 from brats_cohort.testing import LPS, case_arrays, write_case

@@ -9,11 +9,12 @@ import pytest
 from scipy import ndimage
 
 from brats_cohort.cases import case_of_files, discover, patients_of, read_classes, read_image
-from brats_cohort.checks import check_case, check_cohort, check_session, read_session
+from brats_cohort.checks import check_case, check_cohort
 from brats_cohort.command import main
 from brats_cohort.files import DataError
 from brats_cohort.nifti import read_volume, write_volume
 from brats_cohort.regions import MODALITIES
+from brats_cohort.session import check_session, read_session
 from brats_cohort.splits import make_splits
 from brats_cohort.testing import LPS, case_arrays, write_case
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brats_cohort.cases import Case
+from brats_cohort.case import Case
 from brats_cohort.checks import CaseFacts
 from brats_cohort.files import DataError
 from brats_cohort.splits import load_splits, make_splits, save_splits

@@ -5,10 +5,12 @@ from a case to arrays, and `convert_cohort` writes a cohort in the format of ano
 numbers a label map has. `brats_cohort.splits` divides a cohort by patient, `brats_cohort.download` fetches public ones.
 """
 
-from brats_cohort.cases import Case, Fault, case_of_files, discover, read_classes, read_image
-from brats_cohort.checks import check_case, check_cohort, check_session, read_session
+from brats_cohort.case import Case, Fault
+from brats_cohort.cases import case_of_files, discover, read_classes, read_image
+from brats_cohort.checks import check_case, check_cohort
 from brats_cohort.convert import convert_cohort
 from brats_cohort.files import DataError
+from brats_cohort.session import check_session, read_session
 
 __all__ = [
     "Case",

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from brats_cohort.cases import ERROR, discover, refuse_to_overwrite
+from brats_cohort.case import ERROR
+from brats_cohort.cases import discover, refuse_to_overwrite
 from brats_cohort.checks import check_cohort
 from brats_cohort.convert import ENDINGS, convert_cohort
 from brats_cohort.files import DataError, require_writable, write_atomically

@@ -16,8 +16,10 @@ from typing import Any
 import joblib
 import numpy as np
 
-from brats_cohort.cases import Case, Fault, fault_of, labels_by_name, raise_first, read_modalities, read_numbers
+from brats_cohort.case import Case, Fault, fault_of
+from brats_cohort.cases import raise_first, read_modalities, read_numbers
 from brats_cohort.files import DataError, require_writable, write_atomically
+from brats_cohort.formats import labels_by_name
 from brats_cohort.nifti import open_volume, write_volume
 from brats_cohort.regions import BACKGROUND, CONVENTIONS, MODALITIES, LabelConvention, renumber
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from brats_cohort.cases import Case
+from brats_cohort.case import Case
 from brats_cohort.checks import CaseFacts
 from brats_cohort.files import DataError, write_atomically
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from brats_cohort.cases import FORMATS, Case, discover
+from brats_cohort.case import Case
+from brats_cohort.cases import discover
+from brats_cohort.formats import FORMATS
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
 

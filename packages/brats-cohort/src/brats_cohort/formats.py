@@ -1,0 +1,303 @@
+"""Dataset formats: what the names of files mean, and how the cases of a folder are found in each of them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from brats_cohort.case import WARNING, Case, Fault, Source
+from brats_cohort.files import DataError, printable
+from brats_cohort.nifti import ENDINGS, conversion, open_volume
+from brats_cohort.regions import CONVENTIONS, MODALITIES, convention_by_name
+
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "t1": ("t1", "t1n", "t1w", "t1pre", "t1native", "t1wn"),
+    "t1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1km", "t1wce", "t1contrast", "t1gado", "ce-gadolinium_t1w"),
+    "t2": ("t2", "t2w", "t2wi"),
+    "flair": ("flair", "t2f", "fla", "flr", "t2flair", "t2wflair"),
+    "seg": ("seg", "segm", "segmentation", "label", "tumor_segmentation", "tumour_segmentation", "automated_approx_segm"),
+}
+"""How public data sets end a file's name for each modality and the reference, in lower case. A "mask" may be the brain's."""
+_ROLES = {spelling: role for role, spellings in SPELLINGS.items() for spelling in spellings}
+_ENDINGS = "|".join(re.sub("^(t[12])(?=.)", "\\1[-_ ]?", ending) for ending in sorted(_ROLES, key=len, reverse=True))
+"""Some tools write t1_gd or T2-FLAIR."""
+_NAME = re.compile(
+    rf"^(?:(?P<stem>.+?)(?P<separator>[-_. ]))?(?P<ending>{_ENDINGS})\.nii(\.gz)?$",
+    re.IGNORECASE,
+)
+_OWN = {"brats2021": ("_", {*MODALITIES, "seg"}), "brats2023": ("-", {"t1n", "t1c", "t2w", "t2f", "seg"})}
+_MISNAMED = {"W39_1998.09.19": "BraTS20_Training_355"}
+"""References that were published under the name that they had before the release."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A dataset format: how the files of a cohort are named, and whose label numbers they use if their names do not say."""
+
+    name: str
+    labels: str
+    find: Callable[[Path], list[Case]]
+
+
+def labels_by_name(identifier: str, format: str, default: str = "") -> str:
+    """Key of the convention whose numbers the reference of a case has, by its name and the names of its files."""
+    key = convention_by_name(identifier, default or FORMATS[format].labels)
+    return format if (format, key) == ("brats2023", "brats2021") else key  # renamed, and so renumbered, since
+
+
+def format_key(name: str) -> str:
+    """Resolve the name or alias of a dataset format ("brats2020", "phantom") to its key in `FORMATS`."""
+    key = ALIASES.get(name.lower(), name.lower())
+    if key not in FORMATS:
+        raise DataError(f"there is no dataset format {name!r}", f"choose one of {', '.join([*FORMATS, *ALIASES])}")
+    return key
+
+
+def rows_of(table: Path, separator: str = ",") -> list[dict[str, str]]:
+    with Path(table).open(newline="", encoding="utf-8-sig") as stream:
+        return list(csv.DictReader(stream, delimiter=separator))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, links followed, hidden ones left out; of a folder named like a file, what is in it."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+
+
+def role_of(name: str) -> tuple[str, str, str] | None:
+    """Case, role ("t1" ... "seg") and dataset format that a file's name stands for; None if it is no name of an image."""
+    match = _NAME.match(name)
+    if not match:
+        return None
+    ending = re.sub("^(t[12])[-_ ]", r"\1", match["ending"].lower())
+    own = (key for key, (separator, endings) in _OWN.items() if match["separator"] == separator and ending in endings)
+    return match["stem"] or "", _ROLES[ending], next(own, "named")
+
+
+def _find_named(folder: Path) -> list[Case]:
+    """Cases of one file a modality, whose names end in one of `SPELLINGS`."""
+    groups: dict[tuple[Path, str], dict[str, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
+    for path in _walk(folder):
+        # On Kaggle, a file is often a folder of its own name with one file of another name in it.
+        outer = path.parent if all(each.name.lower().endswith(ENDINGS) for each in (path, path.parent)) else path
+        role = role_of(outer.name)
+        if role:
+            groups[outer.parent, role[0]][role[1]].append((path, role[2]))
+    found: dict[str, list[Case]] = defaultdict(list)
+    strays: dict[Path, list[tuple[str, Path]]] = defaultdict(list)  # references that no image has the name of
+    for (parent, stem), roles in sorted(groups.items()):
+        if set(roles) == {"seg"}:
+            strays[parent].append((stem, roles["seg"][0][0]))
+    imaged = {place: roles for place, roles in groups.items() if set(roles) & set(MODALITIES)}
+    beside = Counter(parent for parent, _ in imaged)
+    apart = {stem: path for others in strays.values() for stem, path in others if "_segm." in path.name.lower()}
+    for (parent, stem), roles in imaged.items():
+        case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
+        if case.label is None:  # of UPENN-GBM's two, this is the expert's: images_segm comes after automated_segm
+            case = replace(case, label=apart.get(stem))
+        if case.label is None:
+            case = _with_misnamed_label(case, strays[parent], alone=beside[parent] == 1)
+        found[case.identifier].append(case)
+    return [_one_of(cases) for cases in found.values()]
+
+
+def _named_case(identifier: str, roles: Mapping[str, list[tuple[Path, str]]]) -> Case:
+    faults = []
+    for role, files in roles.items():
+        if len(files) > 1:
+            names = " and ".join(path.name for path, _ in files)
+            problem = f"{names} are both its {'reference' if role == 'seg' else role}"
+            faults.append(Fault(identifier, files[0][0].name, problem, "remove or rename all but one"))
+    formats = {name for files in roles.values() for _, name in files}
+    images = {modality: Source(roles[modality][0][0]) for modality in MODALITIES if modality in roles}
+    label = roles["seg"][0][0] if "seg" in roles else None
+    key = formats.pop() if len(formats) == 1 else "named"
+    return Case(identifier, identifier, key, images, label, faults=tuple(faults))
+
+
+def _with_misnamed_label(case: Case, others: Sequence[tuple[str, Path]], *, alone: bool) -> Case:
+    """Give a case the reference beside it whose name says another case, if there is no other case that it can belong to."""
+    for name, path in others:
+        owner, plain = _MISNAMED.get(name), not name or "_segm." in path.name.lower()
+        if owner == case.identifier or (alone and owner is None and plain and len(others) == 1):
+            return replace(case, label=path)
+    names = [path.name for name, path in others if name not in _MISNAMED]
+    problem = f"{', '.join(names)} belongs to no case by its name"
+    fault = Fault(case.identifier, "", problem, "name it <case>_seg.nii.gz", WARNING)
+    return replace(case, faults=(*case.faults, fault)) if names else case
+
+
+def _one_of(cases: Sequence[Case]) -> Case:
+    """The case of several folders: together if each has other modalities, else the only complete one, else a fault."""
+    first = cases[0]
+    if len(cases) == 1:
+        return first
+    images = {modality: source for case in cases for modality, source in case.images.items()}
+    labels = [case.label for case in cases if case.label]
+    if len(images) == sum(len(case.images) for case in cases) and len(labels) < 2:
+        faults = tuple(fault for case in cases for fault in case.faults)
+        return replace(first, images=images, label=labels[0] if labels else None, faults=faults)
+    places = " and ".join(str(case.files[0].parent) for case in cases)
+    complete = [case for case in cases if not case.missing]
+    if len(complete) == 1:
+        files = ", ".join(str(path) for case in cases if case.missing for path in case.files)
+        fault = Fault(
+            first.identifier, "", f"{files} were left out beside a complete set", "move them out of the cohort", WARNING
+        )
+        return replace(complete[0], faults=(*complete[0].faults, fault))
+    problem = f"there are {len(cases)} cases of this name, in {places}"
+    return replace(first, faults=(Fault(first.identifier, "", problem, "rename or remove all but one"),))
+
+
+def _find(key: str) -> Callable[[Path], list[Case]]:
+    """Finder for the named cases of one dataset format."""
+    return lambda folder: [case for case in _find_named(folder) if case.format == key]
+
+
+def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int]] | None:
+    """Read dataset.json, and from its `key` the channel of each modality; None if it is absent or of another format."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
+        if key not in facts and "channel_names" in (key, *facts):
+            return None
+        channels = {_ROLES[name.lower()]: int(number) for number, name in facts[key].items()}
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        problem = f"{path} does not describe the channels of {name} ({error!r})"
+        raise DataError(problem, f'expected "{key}": FLAIR, T1w, t1gd, T2w') from error
+    if set(channels) != set(MODALITIES):
+        raise DataError(f"{path} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")
+    return facts, channels
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Images of the training and the test part; macOS leaves ._BRATS_001.nii.gz beside the real files in an archive."""
+    paths = sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")])
+    return [path for path in paths if not path.name.startswith(".")]
+
+
+def _find_msd(folder: Path) -> list[Case]:
+    """Find the cases of MSD Task01: dataset.json, 4-D imagesTr (and imagesTs, without labels), labelsTr."""
+    described = _description(folder, "modality", "MSD Task01")
+    cases = []
+    for path in _listed(folder) if described else ():
+        name, label = path.name.split(".nii")[0], folder / "labelsTr" / path.name
+        images = {modality: Source(path, channel) for modality, channel in described[1].items()}
+        cases.append(Case(name, name, "msd", images, label if label.is_file() else None, "msd"))
+    return cases
+
+
+def _find_nnunet(folder: Path) -> list[Case]:
+    """Find the cases of a raw dataset of nnU-Net: dataset.json, imagesTr/<case>_0000.nii.gz ... _0003, labelsTr."""
+    described = _description(folder, "channel_names", "nnU-Net")
+    if not described:
+        return []
+    facts, channels = described
+    numbers = {frozenset([group] if isinstance(group, int) else group) for group in facts.get("labels", {}).values()}
+    known = {key: {frozenset(group) for group in each.regions.values()} for key, each in CONVENTIONS.items()}
+    labels = next((key for key in ("nnunet", *known) if known[key] == numbers - {frozenset([0])}), "")
+    images: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in _listed(folder):
+        if match := re.fullmatch(r"(.+)_(\d{4})\.nii(\.gz)?", path.name):
+            images[match[1]][int(match[2])] = path
+    cases = []
+    for name, files in images.items():
+        found = {modality: Source(files[channel]) for modality, channel in channels.items() if channel in files}
+        label = next(folder.glob(f"labelsTr/{glob.escape(name)}.nii*"), None)
+        cases.append(Case(name, name, "nnunet", found, label, labels))
+    return cases
+
+
+def _find_bids(folder: Path) -> list[Case]:
+    """Find the cases of a BIDS dataset: sub-*/ses-*/anat; references with a table of their labels in derivatives."""
+    if not (folder / "dataset_description.json").is_file():
+        return []
+    own = {}  # the name that a session had before it was converted
+    for table in folder.glob("sub-*/sub-*_sessions.tsv"):
+        own |= {f"{table.parent.name}_{row['session_id']}": row.get("case") for row in rows_of(table, "\t")}
+    cases = []
+    for case in (case for subject in sorted(folder.glob("sub-*/")) for case in _find_named(subject)):
+        case = replace(case, identifier=own.get(case.identifier) or case.identifier, format="bids", label=None)
+        name = role_of(next(iter(case.channels)).name)[0]
+        for label in folder.glob(f"derivatives/*/sub-*/**/{name}_dseg.nii*"):
+            table = label.with_name(f"{name}_dseg.tsv")
+            found = {int(row["index"]): row["name"] for row in rows_of(table, "\t")} if table.is_file() else {}
+            keys = (labels_by_name(case.identifier, "bids", "brats2021"), *CONVENTIONS)
+            if key := next((key for key in keys if CONVENTIONS[key].meanings == found), None):
+                case = replace(case, label=label, labels=key)
+        cases.append(case)
+    return cases
+
+
+def _volumes_of(path: Path) -> int:
+    """How many volumes a NIfTI file holds, 0 if it cannot be read."""
+    try:
+        shape = open_volume(path).shape
+    except DataError:
+        return 0
+    return shape[3] if len(shape) > 3 else 1
+
+
+def nothing_found(folder: Path, wanted: str | None) -> DataError:
+    """Say what is in a folder without a case, and which name was nearest."""
+    paths = list(_walk(folder))
+    problem = f"{folder} holds no case in {FORMATS[wanted].name if wanted else 'any known dataset format'}"
+    remedy = "name the files <case>_t1.nii.gz, _t1ce, _t2, _flair and _seg (see the README, your own data)"
+    images = [path for path in paths if path.name.lower().endswith(ENDINGS)]
+    if not paths:
+        return DataError(f"{problem}: it is empty", "give the folder that holds the cases")
+    if not images:
+        endings = Counter(path.suffix.lower() or path.name for path in paths)
+        found = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(4))
+        other = next((path for path in paths if conversion(path) != conversion(Path("x"))), None)
+        return DataError(f"{problem}: no NIfTI file, but {found}", conversion(other) if other else remedy)
+    name = images[0].name
+    stacked = [path.name for path in images if _volumes_of(path) == len(MODALITIES)]
+    if stacked and not wanted:
+        problem = f"{problem}: {stacked[0]} holds four volumes, and no dataset.json says which is which"
+        return DataError(problem, "write each to a file of its own, or add the dataset.json of MSD Task01")
+    if wanted and (other := _find_named(folder)):
+        return DataError(problem, f"its files, such as {other[0].files[0].name}, are in the format {other[0].format}")
+    token = re.split(r"[-_. ]", re.split(r"\.nii", name, flags=re.IGNORECASE)[0])[-1].lower()
+    near = difflib.get_close_matches(token, _ROLES, 1, 0.5)
+    hint = f"; the nearest known ending of {name} is {near[0]}" if near else f", such as {name}"
+    return DataError(f"{problem}: {len(images)} NIfTI files{hint}", remedy)
+
+
+FORMATS: dict[str, Format] = {
+    "bids": Format("BIDS (sub-<patient>/ses-<session>/anat/..._T1w.nii.gz, _ce-gadolinium_T1w, _T2w, _FLAIR)", "", _find_bids),
+    "brats2021": Format("BraTS 2018-2021 (<case>/<case>_t1.nii.gz, _t1ce, _t2, _flair, _seg)", "brats2021", _find("brats2021")),
+    "brats2023": Format(
+        "BraTS 2023 and later (<case>/<case>-t1n.nii.gz, -t1c, -t2w, -t2f, -seg)", "brats2023", _find("brats2023")
+    ),
+    "named": Format("other spellings of one file a modality (t1.nii.gz, <case>-T1Gd.nii.gz)", "brats2021", _find("named")),
+    "nnunet": Format("nnU-Net (dataset.json, imagesTr/<case>_0000.nii.gz to _0003, labelsTr)", "nnunet", _find_nnunet),
+    "msd": Format("MSD Task01 (dataset.json, imagesTr/BRATS_001.nii.gz with four channels, labelsTr)", "msd", _find_msd),
+}
+"""Dataset formats. To read a cohort of your own, rename its files to one of them or add a `Format` here."""
+DESCRIBED = ("bids", "nnunet", "msd")
+"""Formats whose descriptions, not the names of their cases, say whose label numbers they use."""
+ALIASES: dict[str, str] = {
+    **dict.fromkeys(("phantom", "brats2018", "brats2019", "brats2020"), "brats2021"),
+    **dict.fromkeys(("brats2024", "brats-peds", "brats-met", "brats-men", "brats-africa"), "brats2023"),
+    **dict.fromkeys(("ucsf-pdgm", "upenn-gbm"), "named"),
+    "task01": "msd",
+}
+"""Other names of dataset formats."""

@@ -1,0 +1,337 @@
+"""Decide what is brain, and find out what is wrong with the four images of a session before a network sees them.
+
+`read_session` does it for a case, in preparation, prediction and serving alike; `check_session` for arrays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from scipy import ndimage
+
+from brats_cohort.case import ERROR, WARNING, Case, Fault
+from brats_cohort.cases import raise_first, read_modalities
+from brats_cohort.grid import spacing_of
+from brats_cohort.regions import MODALITIES, MODALITY_NAMES
+
+ONE_VALUE = 0.9  # share of the voxels along the edges of a volume that must have one value for it to be background
+MOST_BRAIN_ML = 2500.0  # no brain is larger: the largest of adults measure about 1,900 ml
+LARGER = 1.3  # a modality with signal in so many times the voxels of the others has something around the brain
+BRIGHT_RIM = 1.5  # brightness of the rim on T1 from which it is scalp: ten brains had at most 1.2, a head 3.3
+DARK_SHELL = 0.1  # share of dark voxels 8 to 14 mm below the surface from which they are bone: brains had at most 0.003
+NEGATIVE = 0.05  # share of voxels below 0 from which an image was normalised before, or rings after a spline
+RINGING = 0.05  # share of the brightest value within which ringing lies
+NEARLY_BLANK = 0.01  # a modality with signal in less than this share of the brain is blank but for a few voxels
+MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that has more would flatten them
+LARGEST_VALUE = 1e30  # a voxel that exceeds it was not measured
+SCALE = 1e-15, 1e15  # of the brightest values: beyond, the squares of 32-bit numbers become 0 or infinite
+SAMPLE, FEWEST = 200_000, 10_000  # brain voxels whose contrast is compared, and below which nothing can be said
+
+
+@dataclass(frozen=True)
+class Session:
+    """Four images of one session that passed the checks.
+
+    `image` holds four arrays (X, Y, Z) in the order of `MODALITIES`, 0 outside the brain; `affine` leads to millimetres in
+    RAS+; `warnings` say what is odd but usable.
+    """
+
+    identifier: str
+    image: tuple[np.ndarray, ...]
+    affine: np.ndarray
+    warnings: tuple[str, ...]
+
+
+def read_session(case: Case, *, threads: int = 1) -> Session:
+    """Read the four images of a case, `threads` files at a time, and check them as a set.
+
+    Raises `DataError` if a modality is missing or unreadable, the grids differ, two files hold the same image, values are not
+    finite or damaged, or it is not certain what is brain.
+    """
+    volumes, affine, faults = read_modalities(case, threads=threads)
+    raise_first(case.identifier, faults)
+    names = {modality: case.images[modality].path.name for modality in MODALITIES}
+    return check_session([volumes[m] for m in MODALITIES], affine, case.identifier, names=names, faults=faults)
+
+
+def check_session(
+    image: Sequence[np.ndarray],
+    affine: np.ndarray,
+    identifier: str = "",
+    *,
+    names: Mapping[str, str] | None = None,
+    faults: Sequence[Fault] = (),
+) -> Session:
+    """Check four images that are in memory, in the order of `MODALITIES` and in one grid; otherwise as `read_session`."""
+    affine = np.asarray(affine, dtype=np.float64)
+    volumes, _, found = examine(dict(zip(MODALITIES, image, strict=True)), affine, identifier, names or {})
+    raise_first(identifier, found)
+    return Session(identifier, tuple(volumes[m] for m in MODALITIES), affine, tuple(map(str, [*faults, *found])))
+
+
+def examine(
+    volumes: Mapping[str, np.ndarray], affine: np.ndarray, identifier: str, names: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
+    """Check images (X, Y, Z) in one grid, of as many modalities as there are; `names` are those of their files.
+
+    Returns the volumes by modality, 0 outside the brain, without those that hold no numbers or one value only; a bool array
+    (X, Y, Z) of the voxels in which any of them is not 0, if it is certain; and the faults.
+    """
+
+    def fault(modality: str, problem: str, remedy: str) -> Fault:
+        called = f"{names[modality]} ({MODALITY_NAMES[modality]})" if modality in names else MODALITY_NAMES[modality]
+        return Fault(identifier, names.get(modality, ""), f"{called} {problem}", remedy)
+
+    faults, good = [], {}
+    for modality, volume in volumes.items():
+        if volume.dtype.kind not in "iuf":
+            faults.append(fault(modality, f"holds {volume.dtype}, not plain numbers", "export it as one grey value a voxel"))
+        elif volume.min() == volume.max():
+            faults.append(fault(modality, f"is blank: every voxel is {volume.flat[0]}", "export the image again"))
+        elif _swapped(volume):
+            problem = f"was read in the wrong byte order: its values go from {volume.min()} to {volume.max()} in steps of 256"
+            faults.append(fault(modality, problem, "export the image again"))
+        else:
+            good[modality] = volume
+    good, brain, found = settle_background(good, affine, identifier)
+    faults += found
+    signal = np.count_nonzero(brain) if brain is not None else 0
+    for modality, volume in good.items():
+        wrong = int(np.count_nonzero(~np.isfinite(volume))) if volume.dtype.kind == "f" else 0
+        count = np.count_nonzero(volume)
+        if wrong:
+            faults.append(fault(modality, f"has {wrong} voxels that are not numbers", "export the image again"))
+        elif count < NEARLY_BLANK * signal:
+            problem = f"is nearly blank: signal in {100 * count / signal:.2g} % of the brain"
+            faults.append(fault(modality, problem, "export the image again"))
+        elif len(np.unique(volume[_every(volume.shape)])) <= 2:
+            faults.append(fault(modality, "holds two different values, as a mask does", "give the image itself"))
+        elif extreme := _extreme(volume, count):
+            faults.append(fault(modality, extreme, "correct these voxels, or clip the image"))
+        elif not SCALE[0] < max(float(volume.max()), -float(volume.min())) < SCALE[1]:
+            problem = f"has values up to {float(volume.max()):.3g}, which 32-bit numbers cannot be computed with"
+            faults.append(fault(modality, problem, "scale it to usual grey values"))
+    for first, second in itertools.combinations(good, 2):
+        if _same(good[first], good[second]):
+            problem = f"{MODALITY_NAMES[first]} and {MODALITY_NAMES[second]} hold the same image"
+            faults.append(Fault(identifier, names.get(second, ""), problem, "find the right file for one of them"))
+    if len(good) == len(MODALITIES) and all(fault.severity != ERROR for fault in faults):
+        for sentence in suspicions([good[modality] for modality in MODALITIES]):
+            faults.append(Fault(identifier, "", sentence, "look at the four images and rename the files", WARNING))
+    return good, brain, faults
+
+
+def settle_background(
+    volumes: Mapping[str, np.ndarray], affine: np.ndarray, identifier: str
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
+    """Decide once what is brain, and set everything else to 0; takes and returns what `examine` does.
+
+    The background of a modality is certain if the edges of its volume have one value. If that is not 0, it is subtracted. An
+    image that was normalised within the brain is shifted above 0 again, as the bias field scales intensities, and ringing is
+    removed. A modality with noise around the brain, or with signal in a much larger part of the volume than the others, is set
+    to 0 outside the brain of the others. The rest is refused: nothing certain, or a head in place of a brain.
+    """
+    settled, faults = dict(volumes), []
+
+    def note(problem: str, remedy: str, severity: str = WARNING) -> None:
+        faults.append(Fault(identifier, "", problem, remedy, severity))
+
+    values = {modality: _edge_value(volume) for modality, volume in volumes.items()}
+    certain = [modality for modality in volumes if values[modality] is not None]
+    if not certain and volumes:
+        ranges = ", ".join(f"{MODALITY_NAMES[m]} {v.min():.3g} to {v.max():.3g}" for m, v in volumes.items())
+        problem = f"what surrounds the brain has no single value, so brain and background cannot be told apart ({ranges})"
+        note(problem, _STRIP, ERROR)
+        return settled, None, faults
+    for modality in certain:
+        if any(values[modality]):
+            settled[modality] = _subtract(volumes[modality], *values[modality])
+    odd = [modality for modality in certain if values[modality][0] != 0]
+    if odd:
+        named = ", ".join(f"{MODALITY_NAMES[modality]} {values[modality][0]:.4g}" for modality in odd)
+        problem = f"the background is not 0 ({named}) and was set to 0 by subtracting it"
+        note(problem, "make sure that these values fill the air around the brain")
+    mended = defaultdict(list)
+    for modality in certain:
+        settled[modality], kind = _without_negatives(settled[modality])
+        mended[kind].append(MODALITY_NAMES[modality])
+    for kind, (problem, remedy) in _NEGATIVE_KINDS.items():
+        if kind in mended:
+            note(f"on {', '.join(mended[kind])}, {problem}", remedy)
+    counts = {modality: np.count_nonzero(settled[modality]) for modality in certain}
+    usual = float(np.median([*counts.values()])) if counts else 0.0
+    others = [m for m in certain if not (len(certain) > 2 and counts[m] > LARGER * usual > 0)]
+    brain = reduce(np.logical_or, (settled[modality] for modality in others[1:]), settled[others[0]] != 0) if others else None
+    unclear = [modality for modality in volumes if modality not in others]
+    for modality in unclear:
+        settled[modality] = np.where(brain, settled[modality], 0).astype(settled[modality].dtype)
+    if unclear:
+        named = " and ".join(MODALITY_NAMES[modality] for modality in unclear)
+        problem = f"{named} has signal around the brain and was set to 0 where the other modalities are"
+        note(problem, "make sure that the others show the whole brain")
+    if brain is not None and (problem := _head(settled, brain, spacing_of(affine))):
+        note(problem, _STRIP, ERROR)
+    return settled, brain, faults
+
+
+_STRIP = "remove skull and background from all four, for example with HD-BET or SynthStrip, and set them to 0"
+_NEGATIVE_KINDS = {
+    "normalised": (
+        "many values in the brain are below 0, as after normalisation, and were shifted above it",
+        "give the images as they were scanned, if you have them",
+    ),
+    "ringing": (
+        "values ring around the brain, as after resampling with a spline, and were set to 0 there",
+        "resample with linear interpolation, or clip at 0",
+    ),
+}
+_EDGES = [
+    tuple(slice(None) if axis == along else ends[axis - (axis > along)] for axis in range(3))
+    for along in range(3)
+    for ends in itertools.product((0, -1), repeat=2)
+]
+"""Indices of the twelve edges of a volume."""
+
+
+def _edge_value(volume: np.ndarray) -> tuple[float, float] | None:
+    """The one value that a volume has along its edges, and how far others of the background lie from it; else None."""
+    edges = np.concatenate([volume[index] for index in _EDGES])
+    found, counts = np.unique(edges, return_counts=True)
+    value = float(found[counts.argmax()])
+    if volume.dtype.kind != "f" or np.isnan(value):
+        same, apart = (edges == value) | (edges != edges), 0.0
+    else:
+        highest = float(volume.max())
+        tolerance = max(1e-4 * abs(value), 1e-5 * highest if np.isfinite(highest) else 0)
+        apart = np.abs(edges.astype(np.float64) - value)
+        same = apart <= tolerance
+        apart = tolerance if apart[same].any() else 1e-4 * abs(value)
+    return (value, apart) if same.mean() >= ONE_VALUE else None
+
+
+def _subtract(volume: np.ndarray, background: float, apart: float) -> np.ndarray:
+    """A volume whose background is exactly 0, float32; the brain keeps its contrast, as normalisation is free of offsets."""
+    if np.isnan(background):
+        return np.nan_to_num(volume, nan=0.0, posinf=np.inf, neginf=-np.inf).astype(np.float32)
+    shifted = volume.astype(np.float64) - background
+    shifted[np.abs(shifted) <= apart] = 0
+    return shifted.astype(np.float32)
+
+
+def _without_negatives(volume: np.ndarray) -> tuple[np.ndarray, str]:
+    """A volume without values below 0 if it has many of them, and the key of `_NEGATIVE_KINDS`, else the volume and ""."""
+    lowest = volume.min() if volume.dtype.kind in "if" else 0
+    if not (np.isfinite(lowest) and lowest < 0):
+        return volume, ""
+    values = volume[volume != 0].astype(np.float32)
+    below = -values[values < 0]
+    if len(below) <= NEGATIVE * len(values):
+        return volume, ""
+    brightest = np.percentile(values, 99)
+    if np.median(below) < RINGING / 2 * brightest:
+        return np.where(np.abs(volume) <= RINGING * brightest, 0, volume).astype(volume.dtype), "ringing"
+    step = 1e-3 * values.std()  # so that the darkest voxel of the brain does not become background
+    return np.where(volume != 0, volume.astype(np.float32) - lowest + step, 0).astype(np.float32), "normalised"
+
+
+def _head(volumes: Mapping[str, np.ndarray], brain: np.ndarray, spacing: np.ndarray) -> str:
+    """Words for what shows that `brain` is a head with its skull; empty for a brain.
+
+    Scalp is bright on T1: the outermost 8 mm (90th percentile) are compared with the median of what lies deeper than 20 mm.
+    Where fat was suppressed it is not, but bone is dark on T1 and T2 alike, as no layer of a brain is.
+    """
+    measured = np.count_nonzero(brain) * float(np.prod(spacing)) / 1000
+    if measured > MOST_BRAIN_ML:
+        return f"{measured:,.0f} ml would be brain, more than any head holds"
+    steps = [max(1, round(4 / edge)) for edge in spacing]
+    coarse = tuple(slice(None, None, step) for step in steps)
+    inside = np.pad(ndimage.binary_fill_holes(brain[coarse]), 1)
+    depth = ndimage.distance_transform_edt(inside, sampling=spacing * steps)[1:-1, 1:-1, 1:-1]
+    rim, shell, deep = (depth > 0) & (depth <= 8), (depth > 8) & (depth <= 14), depth > 20
+    middle = {m: np.median(volume[coarse][deep]) for m, volume in volumes.items()} if np.count_nonzero(deep) >= 100 else {}
+    if not all(middle.get(modality, 0) > 0 for modality in ("t1", "t2")):
+        return ""
+    relative = {modality: volumes[modality][coarse] / value for modality, value in middle.items() if value > 0}
+    if (bright := np.percentile(relative["t1"][rim], 90)) > BRIGHT_RIM:
+        return f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is"
+    dark = np.mean(reduce(np.maximum, relative.values())[shell] < 0.5)
+    return f"{100 * dark:.0f} % of what lies about 1 cm deep is dark on all images, as bone is" if dark > DARK_SHELL else ""
+
+
+def _extreme(volume: np.ndarray, count: int) -> str:
+    """Words for a value so far from all others that it alone would set the scale of the image; empty if there is none."""
+    low, high = float(volume.min()), float(volume.max())
+    farthest = max(low, high, key=abs)
+    if abs(farthest) < LARGEST_VALUE:
+        values = volume.ravel(order="K")[:: max(1, volume.size // SAMPLE)]
+        values = values[values != 0].astype(np.float64)
+        if len(values) < 100:
+            return ""
+        bottom, middle, top = np.percentile(values, (0.1, 50, 99.9))
+        low = low if low < 0 else bottom  # 0 is background
+        farthest = low if middle - low > high - middle else high
+        if (farthest - middle) ** 2 <= MOST_SPREAD * np.clip(values, bottom, top).var() * count:
+            return ""
+    return f"has a voxel of {farthest:.3g}, far beyond all others, which would flatten the image"
+
+
+def _every(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Indices of some 60 voxels along each axis, which tell as much as all of them."""
+    return tuple(slice(None, None, max(1, count // 60)) for count in shape)
+
+
+def _swapped(volume: np.ndarray) -> bool:
+    """Whether the two bytes of each number are exchanged: of grey values up to 4,095 the higher one is below 16."""
+    if volume.dtype.kind not in "iu" or volume.dtype.itemsize != 2 or int(volume.max()) - int(volume.min()) <= 4095:
+        return False
+    return 0 < int((volume & 255).max()) < 16
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two volumes hold equal values; a coarse grid of them tells most pairs apart at once."""
+    coarse = (slice(None, None, 8),) * 3
+    return np.array_equal(first[coarse], second[coarse]) and np.array_equal(first, second)
+
+
+def moment(values: np.ndarray, power: int) -> float:
+    """Standardised moment: 3 is the skewness. SciPy's takes longer to import than a case to predict."""
+    centred = values - values.mean()
+    return float(np.mean(centred**power) / np.mean(centred**2) ** (power / 2))
+
+
+def suspicions(image: Sequence[np.ndarray]) -> list[str]:
+    """Say which of four modalities (X, Y, Z), 0 outside the brain, seem exchanged; empty if everything looks right.
+
+    What fluid, white matter and contrast agent do to the four intensities is compared over the brain, in standard deviations:
+    T1ce is T1 with brighter vessels and lesions, so T1 resembles T1ce much more than T2; fluid makes T2 more skewed to the
+    bright side than T1; enhancement and vessels make T1ce minus T1 skewed to the bright side; where T2 is brightest there is
+    fluid, some of which is dark on FLAIR.
+
+    The limits were chosen on five complete BraTS 2021 cases and eight phantoms: no right case fails, and every exchange of T1
+    with T1ce, T1 with T2, T2 with T1ce and T2 with FLAIR does. An exchange of FLAIR with T1 or T1ce goes unseen in most cases,
+    and unusual protocols and operated brains can escape or be suspected wrongly; hence a suspicion is only a warning.
+    """
+    flat = [volume.ravel(order="F") for volume in image]  # files lie in memory in this order, so nothing is copied
+    voxels = np.flatnonzero(np.logical_and.reduce(flat))
+    if voxels.size < FEWEST:
+        return []
+    voxels = voxels[:: max(1, voxels.size // SAMPLE)]
+    values = np.stack([volume[voxels] for volume in flat]).astype(np.float32)
+    spread = values.std(axis=1, keepdims=True)
+    if not (spread > 0).all():
+        return []
+    t1, t1ce, t2, flair = (values - values.mean(axis=1, keepdims=True)) / spread
+    if np.mean(t1 * t1ce) < np.mean(t1 * t2) - 0.2:
+        return ["T1ce and T2 seem exchanged: T1 resembles the file named T2 more than the one named T1ce"]
+    if moment(t1, 3) > moment(t2, 3):
+        return ["T1 and T2 seem exchanged: fluid is brighter on the file named T1"]
+    if moment(t1ce - t1, 3) < -0.1:
+        return ["T1 and T1ce seem exchanged: contrast agent shows on the file named T1"]
+    if np.percentile(flair[t2 >= np.percentile(t2, 98)], 10) > -0.5:
+        return ["T2 and FLAIR seem exchanged: nothing that is brightest on T2 is dark on FLAIR"]
+    return []
