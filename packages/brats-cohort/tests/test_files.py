@@ -252,5 +252,7 @@ def test_a_target_that_cannot_be_written_is_named_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         require_writable(tmp_path / "file" / "below")
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        require_writable(tmp_path / "file")
     assert require_writable(tmp_path / "new") == tmp_path / "new"
     assert list((tmp_path / "new").iterdir()) == []

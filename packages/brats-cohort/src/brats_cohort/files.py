@@ -65,6 +65,8 @@ def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 def require_writable(folder: Path) -> Path:
     """Make a folder for results and try to write there, before any work is done; raises `DataError`."""
+    if Path(folder).is_file():
+        raise DataError(f"{folder} is a file, not a folder", "choose a folder")
     with write_atomically(Path(folder) / ".writable") as probe:
         probe.touch()
     (Path(folder) / ".writable").unlink(missing_ok=True)
