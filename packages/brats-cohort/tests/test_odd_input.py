@@ -159,8 +159,7 @@ SWAPPED = nib.Nifti1Image(IMAGE[2].astype(">i2"), LPS, header=nib.Nifti1Header(e
         (PLAIN, "is named .gz but is not gzip-compressed"),
         (b"<!DOCTYPE html><title>Log in</title>", "is no image: it begins with '<!DOCTYPE'"),
         (gzip.compress(gzip.compress(PLAIN)), "is gzip-compressed twice"),
-        (gzip.compress(nib.Nifti1Image(IMAGE[2][:, :, 18], LPS).to_bytes()), "has shape (40, 44), which is no 3-D volume"),
-        (gzip.compress(nib.Nifti1Image(IMAGE[2][:, :, 18:19], LPS).to_bytes()), "which is no 3-D volume"),
+        (gzip.compress(nib.Nifti1Image(IMAGE[2][:, :, 18], LPS).to_bytes()), "has shape (40, 44), one 3-D volume was expected"),
         (
             gzip.compress(nib.Nifti1Image((IMAGE[2] > 0) * np.uint8(9), LPS).to_bytes()),
             "holds two different values, as a mask",
@@ -175,6 +174,11 @@ def test_a_file_that_holds_no_image_is_named_with_what_it_is(tmp_path, content, 
     case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
     case.images["t2"].path.write_bytes(content)
     assert sentence in problems(check_case(case))
+
+
+def test_four_single_slices_are_no_session():
+    with pytest.raises(DataError, match=r"T1 has shape \(40, 44, 1\), a single slice"):
+        check_session(IMAGE[..., 18:19], LPS)
 
 
 def test_a_file_in_the_other_byte_order_is_read_alike(tmp_path):

@@ -58,8 +58,8 @@ def open_volume(path: Path) -> nib.Nifti1Image:
         raise DataError(f"{path} cannot be read as NIfTI ({_one_line(error)})", _AGAIN) from error
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(f"{path} is {type(image).__name__}, not NIfTI", conversion(path))
-    if len(image.shape) < 3 or min(image.shape[:3]) < 2:
-        raise DataError(f"{path} has shape {image.shape}, which is no 3-D volume", "give the whole volume, not one slice of it")
+    if len(image.shape) < 3:
+        raise DataError(f"{path} has shape {image.shape}, one 3-D volume was expected", "give the whole volume")
     affine_in_mm(image, path)
     return image
 

@@ -93,6 +93,8 @@ def examine(
             faults.append(fault(modality, f"holds {volume.dtype}, not plain numbers", "export it as one grey value a voxel"))
         elif volume.min() == volume.max():
             faults.append(fault(modality, f"is blank: every voxel is {volume.flat[0]}", "export the image again"))
+        elif min(volume.shape) < 2:
+            faults.append(fault(modality, f"has shape {volume.shape}, a single slice", "give the whole volume"))
         elif _swapped(volume):
             problem = f"was read in the wrong byte order: its values go from {volume.min()} to {volume.max()} in steps of 256"
             faults.append(fault(modality, problem, "export the image again"))
