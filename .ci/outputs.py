@@ -1,7 +1,7 @@
 """Execute notebooks with their defaults and commit their outputs: ``python .ci/outputs.py [NOTEBOOK ...]``.
 
-``--extras`` also runs those in notebooks/extras, ``--real-cases FOLDER`` gives them real patients, which add figures and change
-no number.
+``--extras`` also runs those in notebooks/extras. ``--real-cases FOLDER`` gives them real patients and ``--real-session FOLDER``
+one real examination as scanned, which add figures and change no number.
 """
 
 from __future__ import annotations
@@ -160,9 +160,11 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", help="start of a name (03) or a path; all numbered ones if none is given")
     parser.add_argument("--extras", action="store_true", help="also run those in notebooks/extras")
     parser.add_argument("--real-cases", help="folder of real cases for the figures that need them")
+    parser.add_argument("--real-session", help="folder of a real session with the skull on, for the notebook your_own_scan")
     chosen = parser.parse_args()
     words = ["run", *chosen.notebooks, *["--extras"] * chosen.extras]
     words += ["-p", f"REAL_CASES={chosen.real_cases}"] if chosen.real_cases else []
+    words += ["-p", f"REAL_SESSION={chosen.real_session}"] if chosen.real_session else []
     if status := helpers(words):
         return status
     folder = open_workspace("phantom").root / "run"
