@@ -57,7 +57,7 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Parameters
     ----------
     cohort : str
-        "phantom", or the name of a dataset format that `brats_cohort.cases` knows.
+        "phantom", or the name of a dataset format that `brats_cohort.formats` knows.
     data, out : str or Path
         The cohort's folder and that for results; empty for ``data/<cohort>`` and ``outputs/<cohort>`` in the repository.
 

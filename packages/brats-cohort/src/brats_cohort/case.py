@@ -46,7 +46,8 @@ class Case:
     identifier, patient : str
         Names of the session, unique in its cohort, and of the patient, whose sessions must stay in one part of a split.
     format, labels : str
-        Keys of `FORMATS` and of `brats_cohort.regions.CONVENTIONS`: how the files are named, whose numbers the reference uses.
+        Keys of `brats_cohort.formats.FORMATS` (how the files are named) and `brats_cohort.regions.CONVENTIONS` (whose numbers
+        the reference uses).
     images : mapping from modality to Source
         Those of `brats_cohort.regions.MODALITIES` that were found.
     label : Path or None

@@ -32,7 +32,7 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     folder : Path
         The cohort, or a single case's own folder. Links are followed.
     format : str
-        Key of `FORMATS` or of `ALIASES`, or "auto" to take whatever is there.
+        Key of `brats_cohort.formats.FORMATS` or `ALIASES`, or "auto" to take whatever is there.
     labels : str
         Key of `brats_cohort.regions.CONVENTIONS`: whose numbers the references use. By default a case's name says it
         (`brats_cohort.regions.CASE_NAMES`), else the dataset format.
