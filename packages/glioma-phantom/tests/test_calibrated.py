@@ -22,7 +22,7 @@ def phantoms():
 
 @pytest.fixture(scope="module")
 def finer_phantoms():
-    return [make_phantom(index, MEDIUM) for index in range(6)]
+    return [make_phantom(index, MEDIUM) for index in range(10)]
 
 
 @pytest.fixture(scope="module")
