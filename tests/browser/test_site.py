@@ -20,12 +20,11 @@ from helpers.workspace import REPOSITORY
 PAGES = (
     "README",
     "notebooks/01_explore_data",
-    "notebooks/viewers/01_explore_data/1",
     "docs/data",
     "docs/glossary",
     "docs/reference/helpers/helpers.data",
 )
-"""One of each kind: the front, a notebook, a viewer, wide tables, a text, a reference."""
+"""One of each kind: the front, a notebook, wide tables, a text, a reference."""
 LARGEST = 3_000_000
 """Bytes of a viewer's page."""
 
