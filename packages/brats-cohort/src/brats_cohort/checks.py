@@ -190,8 +190,13 @@ def _fingerprint(volume: np.ndarray) -> str:
 
     It stays the same if the image is cropped, padded, turned or mirrored, written as another number type, or scaled.
     """
-    values = volume[volume != 0].astype(np.float64)
-    if len(values) < 2 or not (np.abs(values) < LARGEST_VALUE).all() or np.ptp(values) <= 1e-6 * np.abs(values).max():
+    values = volume[volume != 0]
+    if len(values) < 2:
+        return ""
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    largest = max(-low, high)
+    if not largest < LARGEST_VALUE or high - low <= 1e-6 * largest:  # "not" as NaN is smaller than nothing
         return ""
     facts = f"{len(values)} {moment(values, 3):.4g} {moment(values, 4):.4g} {moment(values, 5):.4g}"
     return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()

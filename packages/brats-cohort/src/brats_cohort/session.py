@@ -303,7 +303,10 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
 def moment(values: np.ndarray, power: int) -> float:
     """Standardised moment: 3 is the skewness. SciPy's takes longer to import than a case to predict."""
     centred = values - values.mean()
-    return float(np.mean(centred**power) / np.mean(centred**2) ** (power / 2))
+    raised = square = centred * centred
+    for _ in range(power - 2):
+        raised = raised * centred  # NumPy's power takes ten times as long
+    return float(np.mean(raised) / np.mean(square) ** (power / 2))
 
 
 def suspicions(image: Sequence[np.ndarray]) -> list[str]:
