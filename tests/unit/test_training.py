@@ -539,7 +539,7 @@ def test_the_variables_of_slurm_do_not_end_a_training(prepared, tmp_path, monkey
 
 def test_a_device_that_is_not_there_is_a_sentence(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DataError, match="no NVIDIA GPU"):
+    with pytest.raises(DataError, match="no CUDA GPU"):
         run(prepared, tmp_path, device="cuda")
     with pytest.raises(DataError, match="16-mixed needs a GPU"):
         run(prepared, tmp_path, precision="16-mixed")
