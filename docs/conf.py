@@ -25,7 +25,7 @@ project = "Brain-tumour segmentation"
 author = "The brain-tumour-segmentation contributors"
 copyright = f"{author}, Apache-2.0. For research and teaching only, not for clinical use"
 version = release = PROJECT["version"]
-language = "en_GB"
+language = "en"  # the British catalogue of Sphinx 9 lacks a plural, on which the search stops
 suppress_warnings = ["ref.python"]  # a type that several packages have, such as Session, links to the first
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.napoleon"]
