@@ -23,7 +23,7 @@ def test_it_runs_and_leaves_its_numbers(tmp_path, cohort):
         (bad, *_) = write_phantom_slices(folder, 1 if REAL.is_dir() else 4, PhantomSettings(spacing=4.0))
         next(bad.glob("*_2.tif")).write_bytes(b"no picture")
         for patient in REAL.glob("TCGA*"):
-            (folder / patient.name).symlink_to(patient)
+            (bad.parent / patient.name).symlink_to(patient)
         parameters |= {"COHORT": "lgg", "DATA": str(folder)}
     workspace = open_workspace(cohort, data=folder if cohort == "lgg" else "", out=tmp_path / "out")
     (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))
