@@ -33,6 +33,8 @@ def run(
     raw: Path | None = None,
     to: tuple[Literal["t1", "t1ce", "t2", "flair"], ...] = (),
     dicom_seg: bool = False,
+    mask: Path | None = None,
+    study: int | None = None,
     checkpoint: tuple[Path, ...] = (),
     format: str = "auto",
     labels: Literal["auto", *CONVENTIONS] = "auto",
@@ -61,6 +63,10 @@ def run(
         Series of --raw whose grids get the label map; the finest of T1ce and T1 if left out.
     dicom_seg
         Write DICOM SEG for those series of --raw as well; it carries the patient's name, as they do.
+    mask
+        Brain mask of your own for --raw, drawn on the finest of T1ce and T1.
+    study
+        Which of several sessions in the folder of --raw, counted from the oldest: 1, 2, ...
     checkpoint
         Weights (.safetensors) with their card (.json) beside them, several for their ensemble; else the released model.
     format
@@ -73,10 +79,13 @@ def run(
         auto takes a GPU if there is one; cpu, cuda, cuda:1.
     """
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    if raw:
-        return _segment_raw(raw, out, files, to, dicom_seg, checkpoint, pick_device(device), tta)
-    if any(files.values()) == bool(case):
-        raise DataError("there are both or neither of CASE and files", "give CASE, or --t1 --t1ce --t2 --flair, or --raw")
+    if not raw and (to or dicom_seg or mask or study):
+        raise DataError("--to, --dicom-seg, --mask and --study belong to --raw", "give --raw FOLDER, or leave them out")
+    if raw and not case:
+        options = {modality: str(file) if file else None for modality, file in files.items()} | {"mask": mask, "study": study}
+        return _segment_raw(raw, out, options, to, dicom_seg, checkpoint, pick_device(device), tta)
+    if raw or any(files.values()) == bool(case):
+        raise DataError("one of CASE, files and a raw session is needed", "give CASE, or --t1 --t1ce --t2 --flair, or --raw")
     if case:
         cases = discover(case, format, labels=labels)
     else:
@@ -108,7 +117,7 @@ def run(
 def _segment_raw(
     raw: Path,
     out: Path,
-    files: Mapping[str, Path | None],
+    options: Mapping[str, object],
     to: Sequence[str],
     dicom_seg: bool,
     checkpoint: Sequence[Path],
@@ -120,7 +129,7 @@ def _segment_raw(
         raise DataError(f"{out} is a file, and --raw gives several", "give a folder to --out")
     from scan_session import SessionError, prepare_session, to_native, volumes, write_dicom_seg, write_native
 
-    session = prepare_session(raw, out, **{modality: str(file) if file else None for modality, file in files.items()})
+    session = prepare_session(raw, out, **options)
     targets = to or (session.reference,)
     if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
         raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")

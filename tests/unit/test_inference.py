@@ -158,7 +158,7 @@ def test_command_with_a_raw_session_takes_the_label_map_back_to_its_series(tmp_p
 
     def prepare(folder, target, **numbers):
         """What scan_session does, in its own tests: here the four images are a case already."""
-        assert folder == tmp_path and numbers == {"t1": "3", "t1ce": None, "t2": None, "flair": None}
+        assert folder == tmp_path and numbers == {"t1": "3", "t1ce": None, "t2": None, "flair": None, "mask": None, "study": 2}
         grids = dict.fromkeys(MODALITIES, (reference.shape, reference.affine))
         session = scan_session.Session(target, "t1ce", dict.fromkeys(MODALITIES, np.eye(4)), grids, {})
         for modality, path in session.images.items():
@@ -166,7 +166,8 @@ def test_command_with_a_raw_session_takes_the_label_map_back_to_its_series(tmp_p
         return session
 
     monkeypatch.setattr(scan_session, "prepare_session", prepare)
-    words = ["predict", "--raw", str(tmp_path), "--t1", "3", "--checkpoint", checkpoint(tmp_path), "--to", "flair", "--out"]
+    words = ["predict", "--raw", str(tmp_path), "--t1", "3", "--study", "2", "--to", "flair"]
+    words += ["--checkpoint", checkpoint(tmp_path), "--out"]
     assert main([*words, str(out)]) == 0
     np.testing.assert_array_equal(nib.load(out / "label_map_on_flair_grid.nii.gz").get_fdata(), reference.get_fdata())
     assert re.search(r"TC [\d.]+ ml, WT .* ET .*for research, not for diagnosis", capsys.readouterr().out)
@@ -205,6 +206,10 @@ def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
         assert words in capsys.readouterr().err
     assert main(["predict", *options]) == 1
     assert "give CASE, or --t1" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "cohort"), "--study", "2", *options]) == 1
+    assert "--study belong to --raw" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "cohort"), "--raw", str(tmp_path), *options]) == 1
+    assert "one of CASE, files and a raw session" in capsys.readouterr().err
     assert not (tmp_path / "seg.nii.gz").exists()
 
 

@@ -11,9 +11,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from scan_session import SessionError, find_series, to_native, volumes, write_dicom_seg
+from scan_session import Session, SessionError, find_series, to_native, volumes, write_dicom_seg
 from scan_session.grid import affine_of, array_of, image_of, matrix_of
-from scan_session.prepare import Session
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from scan_session.errors import SessionError
 from scan_session.grid import array_of, empty_grid, read_nifti, transform_of, write_nifti
-from scan_session.prepare import Session
+from scan_session.session import Session
 
 REGIONS = {"TC": (1, 3, 4), "WT": (1, 2, 3, 4), "ET": (3, 4)}
 """Labels of BraTS in each region: 1 necrotic and non-enhancing core, 2 oedema, 3 (or, before 2023, 4) enhancing tumour."""

@@ -7,7 +7,6 @@ import html
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,9 +14,7 @@ from matplotlib.figure import Figure
 
 from scan_session.grid import array_of
 from scan_session.recognise import NAMES
-
-if TYPE_CHECKING:
-    from scan_session.prepare import Session
+from scan_session.session import Session
 
 CONTENTS = (
     "Slices of the head, the numbers and descriptions of its series, and what was decided. No names, dates or identifiers "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ import SimpleITK as sitk
 
 from scan_session import brain, page
 from scan_session.errors import SessionError
+from scan_session.find import find_series
 from scan_session.grid import affine_of, array_of, matrix_of, write_nifti
 from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, which_enhances
 from scan_session.registration import Registration, information, register
-from scan_session.series import MODALITIES, Series, find_series
+from scan_session.series import MODALITIES, Series
+from scan_session.session import Session
 
 EDGE = 1.0
 """Voxel edge of the case in mm, as in BraTS."""
@@ -25,58 +27,6 @@ MARGIN_MM = 8.0
 LEAST_OVERLAP, LEAST_COVERAGE, STILL_MM = 0.85, 0.93, 1.0
 """A registration has failed if the two brains overlap (Dice) less; a series is too short if it shows less of the brain; images
 on one grid that would move less are registered already."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """A prepared session: `load_session` reads it again.
-
-    Attributes
-    ----------
-    folder : Path
-        The case. ``<folder name>_<modality>.nii.gz`` are the four images.
-    reference : str
-        Modality whose grid, made 1 mm wide, is the case's.
-    matrices : mapping from modality to array (4, 4)
-        From millimetres (RAS) of the case to millimetres of the series.
-    grids : mapping from modality to (shape, affine)
-        The grid of the series as it came.
-    measures : mapping from modality to mapping
-        How well it was registered.
-    series : mapping from modality to Series
-        What was taken; empty files if the session was loaded without its source.
-    left_out : tuple of Series
-    notes : tuple of str
-        What has to be said aloud.
-    """
-
-    folder: Path
-    reference: str
-    matrices: Mapping[str, np.ndarray]
-    grids: Mapping[str, tuple[tuple[int, ...], np.ndarray]]
-    measures: Mapping[str, Mapping[str, float | str]]
-    series: Mapping[str, Series] = field(default_factory=dict)
-    left_out: tuple[Series, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> dict[str, Path]:
-        """Files of the case by modality: 1 mm, registered, 0 outside the brain."""
-        return {modality: self.folder / f"{self.folder.name}_{modality}.nii.gz" for modality in self.grids}
-
-    @property
-    def mask(self) -> Path:
-        """The brain mask."""
-        return self.folder / "brain_mask.nii.gz"
-
-    @property
-    def page(self) -> Path:
-        """The page that shows what was done."""
-        return self.folder / "session.html"
-
-    def native(self, modality: str) -> Path:
-        """One series as it came, skull on, in its own grid."""
-        return self.folder / "series" / f"{modality}_native.nii.gz"
 
 
 def prepare_session(
@@ -147,29 +97,6 @@ def prepare_session(
     )  # fmt: skip
     _write(session, images, transforms, inside)
     return session
-
-
-def load_session(folder: Path, source: Path | None = None, *, study: int | None = None) -> Session:
-    """Read a prepared session again.
-
-    `source` is the folder that it was made from: paths and identifiers are not kept in the case, and a DICOM SEG needs the
-    original files.
-    """
-    folder = Path(folder)
-    try:
-        record = json.loads((folder / "session.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SessionError(f"{folder} is no prepared session ({error})", "make it with prepare-session") from error
-    used = record["series"]
-    found = {one.fingerprint: one for one in find_series(source, study=study) if one.files and one.shape} if source else {}
-    series = {key: found[one["fingerprint"]] for key, one in used.items() if one["fingerprint"] in found}
-    if source and len(series) < len(used):
-        raise SessionError(f"{source} is not the folder that {folder} was made from", "give that folder")
-    return Session(
-        folder, record["reference"], {key: np.array(one["matrix"]) for key, one in used.items()},
-        {key: (tuple(one["shape"]), np.array(one["affine"])) for key, one in used.items()},
-        {key: one["measures"] for key, one in used.items()}, series, notes=tuple(record["notes"]),
-    )  # fmt: skip
 
 
 def _resolve(found: list[Series], overrides: Mapping[str, str | None], say: Callable[[str], None]) -> list[Series]:

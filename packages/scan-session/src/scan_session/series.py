@@ -1,45 +1,26 @@
-"""Find the series in a folder from a scanner: DICOM of any nesting and order, or NIfTI files of any names.
+"""One series of a session: its files, what its headers say, and its voxels.
 
-Only headers are read here. `Series.read` brings one series into a `SimpleITK` image, by dcm2niix if it is DICOM.
+Only headers are read before `Series.read` brings it into a `SimpleITK` image, by dcm2niix if it is DICOM.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import re
 import shutil
 import subprocess
 import tempfile
-import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 
 from scan_session.errors import SessionError
 from scan_session.grid import array_of, read_nifti
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
-LEAST_SLICES, LEAST_MM = 10, 80.0
-"""A series of a head has at least this many slices and covers at least this much along every axis."""
-FACTS = ("ScanningSequence", "EchoTime", "EffectiveEchoTime", "RepetitionTime", "InversionTime", "InversionTimes",
-         "ContrastBolusAgent", "ImageType", "Modality", "BodyPartExamined", "DiffusionBValue", "AngioFlag", "SamplesPerPixel",
-         "BurnedInAnnotation", "PixelSpacing", "ImageOrientationPatient")  # fmt: skip
-"""What recognition looks at; nothing of it says who the patient is."""
-
-
-PERSONAL = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
-            "PerformingPhysicianName", "OperatorsName", "StudyDate", "InstitutionName")  # fmt: skip
-"""Whose words no description may repeat."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +38,7 @@ class Series:
     shape, spacing : tuple
         Columns, rows, slices and their distances in mm.
     facts : mapping
-        Those of `FACTS` that its header has, and Description.
+        Those of `scan_session.find.FACTS` that its header has, and Description.
     modality : str or None
         One of `MODALITIES`, or None for a series that is left out.
     reason : str
@@ -98,118 +79,6 @@ class Series:
         return _convert(self) if self.is_dicom else read_nifti(self.files[0])
 
 
-def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
-    """Find every series in a folder, good ones and those with a fault, and say what each is.
-
-    `study` chooses one of several sessions, counted from the oldest, 1. Raises `SessionError` if there is no image, or there
-    are images of several patients or sessions.
-    """
-    from scan_session.recognise import recognise
-
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SessionError(f"{folder} is not a folder", "give the folder that the scanner's files are in")
-    paths = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in sorted(names)]
-    paths = sorted(path for path in paths if not path.name.startswith(".") and path.name.upper() != "DICOMDIR")
-    niftis = [path for path in paths if path.name.lower().endswith((".nii", ".nii.gz"))]
-    with _without_remarks():
-        headers, odd = _headers(path for path in paths if path not in niftis)
-    if not headers and not niftis:
-        if odd:
-            problem = f"{folder.name} has no image in it ({odd[0].files[0].name} {odd[0].fault})"
-            raise SessionError(problem, "export the series again")
-        raise SessionError(f"{folder.name} has no DICOM or NIfTI file in it", "give the folder that the scanner's files are in")
-    found = _dicom_series(_one_session(headers, study)) if headers else _nifti_series(niftis, folder)
-    return recognise([*found, *odd])
-
-
-def printable(text: str, header: pydicom.Dataset | None = None) -> str:
-    """A description without control characters, long numbers, dates, and words of the patient's name and identifiers."""
-    known = [] if header is None else [str(header.get(keyword, "")).lower() for keyword in PERSONAL]
-    words = set(re.findall(r"\w{3,}", " ".join(known)))
-    parts = re.split(r"(\W+|_)", "".join(sign for sign in text if sign.isprintable()))
-    return "".join("..." if part.lower() in words or re.search(r"\d{5,}", part) else part for part in parts).strip()[:60]
-
-
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Keep pydicom from warning of values that it finds odd: it quotes them, and one may be a name."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _headers(paths: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]], list[Series]]:
-    """Headers of the images among files, each object once, and what else is DICOM but of no use."""
-    images, others, seen = [], [], set()
-    for path in paths:
-        header = _header(path)
-        if isinstance(header, str):
-            others.append(Series("", "a file", (path,), fault=header))
-        elif header is not None and header.get("SOPInstanceUID") not in seen:
-            seen.add(header.get("SOPInstanceUID"))
-            if "Rows" in header and "SeriesInstanceUID" in header:
-                images.append((path, header))
-                continue
-            name = pydicom.uid.UID(str(header.get("SOPClassUID", ""))).name
-            fault = "does not say to which series it belongs" if "Rows" in header else "is no image" + f" ({name})" * bool(name)
-            others.append(Series("", "a file", (path,), fault=fault))
-    return images, others
-
-
-def _header(path: Path) -> pydicom.Dataset | str | None:
-    """A DICOM file's header; half a sentence if the file is damaged, None if it is no DICOM."""
-    try:
-        with path.open("rb") as stream:
-            marked = stream.read(132)[128:] == b"DICM"
-        bare = not marked and path.suffix.lower() in ("", ".dcm", ".ima")
-        if not marked and not bare:
-            return None
-        with path.open("rb") as stream:
-            header = pydicom.dcmread(stream, stop_before_pixels=True, force=bare)
-            rest = path.stat().st_size - stream.tell()
-        if bare and "SOPClassUID" not in header:
-            return "is damaged: it has no DICOM header" if path.suffix.lower() in (".dcm", ".ima") else None
-        syntax = header.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
-        grey = "Rows" in header and header.get("SamplesPerPixel", 1) == 1
-        if grey and not syntax.is_compressed and not syntax.is_deflated:
-            bits = int(header.get("BitsAllocated", 16))
-            size = header.Rows * header.Columns * int(header.get("NumberOfFrames", 1)) * bits // 8
-            if rest < size:
-                return f"is damaged: it ends before the last of its image's {size} bytes"
-    except (InvalidDicomError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        return f"is damaged ({type(error).__name__})"
-    return header
-
-
-def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None) -> list[tuple[Path, pydicom.Dataset]]:
-    """The images of the one patient and session, or of the study that was asked for."""
-    patients = {str(header.get("PatientID") or header.get("PatientName", "")) for _, header in headers}
-    if len(patients) > 1:
-        problem = f"the folder holds images of {len(patients)} patients"
-        raise SessionError(problem, "give a folder with one patient's images")
-    studies: dict[str, list] = defaultdict(list)
-    for path, header in headers:
-        studies[str(header.get("StudyInstanceUID", ""))].append((path, header))
-    ordered = sorted(
-        studies.values(),
-        key=lambda files: min(str(header.get("StudyDate", "")) + str(header.get("StudyTime", "")) for _, header in files),
-    )
-    if study is None and len(ordered) > 1:
-        counts = ", ".join(str(len({header.SeriesInstanceUID for _, header in files})) for files in ordered)
-        problem = f"the folder holds {len(ordered)} sessions of one patient (with {counts} series, the oldest first)"
-        raise SessionError(problem, "choose one with --study 1, 2 ...")
-    if not 1 <= (study or 1) <= len(ordered):
-        raise SessionError(f"there is no session {study}", f"choose --study 1 to {len(ordered)}")
-    return ordered[(study or 1) - 1]
-
-
 def fact(header: pydicom.Dataset, keyword: str) -> object:
     """A value of a header; of an enhanced multi-frame object, from the groups that hold it for all frames or for the first."""
     if keyword in header:
@@ -229,100 +98,6 @@ def positions(header: pydicom.Dataset) -> list[np.ndarray]:
     else:
         found = [header.ImagePositionPatient] if header.get("ImagePositionPatient") else []
     return [np.array(position, dtype=float) for position in found]
-
-
-def _dicom_series(headers: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
-    groups: dict[tuple, list] = defaultdict(list)
-    for path, header in headers:
-        orientation = tuple(np.round([float(value) for value in fact(header, "ImageOrientationPatient") or ()], 1) + 0.0)
-        echo = fact(header, "EchoTime") or fact(header, "EffectiveEchoTime")
-        key = (header.SeriesInstanceUID, header.Rows, header.Columns, orientation, round(float(echo or 0)))
-        groups[key].append((path, header))
-    numbers: dict[str, int] = defaultdict(int)
-    found = []
-    for files in sorted(groups.values(), key=lambda files: int(files[0][1].get("SeriesNumber") or 0)):
-        number = str(files[0][1].get("SeriesNumber") or len(found) + 1)
-        numbers[number] += 1
-        found.append(_series_of(files, number if numbers[number] == 1 else f"{number}.{numbers[number]}"))
-    return found
-
-
-def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series:
-    """Put the slices of one series in order and look for what is wrong with them."""
-    header = files[0][1]
-    facts = {keyword: value for keyword in FACTS if (value := fact(header, keyword)) not in (None, "")}
-    facts["Description"] = description = printable(
-        str(header.get("SeriesDescription") or header.get("ProtocolName") or ""), header
-    )
-    label = f"series {number}" + (f" ({description})" if description else "")
-    warnings = []
-    if str(facts.get("BurnedInAnnotation", "")).upper() == "YES":
-        warnings.append("its images carry burnt-in text, which may be the patient's name")
-
-    def series(fault: str = "", ordered: Iterable = files, shape: tuple = (), spacing: tuple = ()) -> Series:
-        paths = tuple(dict.fromkeys(path for path, _ in ordered))
-        return Series(number, label, paths, shape, spacing, facts, warnings=tuple(warnings), fault=fault)
-
-    orientation, pixel = facts.get("ImageOrientationPatient"), facts.get("PixelSpacing")
-    if int(facts.get("SamplesPerPixel", 1)) != 1:
-        return series("is a colour image, such as a derived map or a screen capture")
-    if facts.get("Modality") != "MR":
-        return series(f"is {facts.get('Modality', 'of no modality')}, not MR")
-    places = [(place, item) for item in files for place in positions(item[1])]
-    if len(files) == 1 and len(places) <= 1:
-        return series("has one slice")
-    if not pixel or len(pixel) != 2:
-        return series("has no pixel spacing")
-    if not orientation or len(places) < len(files):
-        return series("does not say where its slices lie")
-    across, down = np.reshape(np.array(orientation, dtype=float), (2, 3))
-    normal = np.cross(across, down)
-    places.sort(key=lambda each: float(each[0] @ normal))
-    heights = np.array([place @ normal for place, _ in places])
-    steps = np.diff(heights)
-    if (steps < 1e-3).any():
-        return series(f"has {len(places)} images at {1 + int((steps >= 1e-3).sum())} places, as perfusion and diffusion have")
-    slope = (places[-1][0] - places[0][0]) / (heights[-1] - heights[0])
-    tilt = float(np.rad2deg(np.arccos(np.clip(slope @ normal / np.linalg.norm(slope), -1, 1))))
-    if tilt > 1:
-        return series(f"is tilted by {tilt:.0f} degrees against its stack (gantry tilt)")
-    usual = float(np.median(steps))
-    gaps = round(float((steps / usual - 1)[steps > 1.5 * usual].sum()))
-    if gaps and np.allclose(steps / usual, np.round(steps / usual), atol=0.1):
-        return series(f"lacks {gaps} of its {len(places) + gaps} slices")
-    if not np.allclose(steps, usual, rtol=0.02, atol=0.02):
-        if steps.max() > 3 * steps.min():
-            return series(f"has slices {steps.min():.1f} to {steps.max():.1f} mm apart")
-        warnings.append(f"its slices are {steps.min():.1f} to {steps.max():.1f} mm apart and were brought to equal distances")
-    shape = (int(header.Columns), int(header.Rows), len(places))
-    spacing = (float(pixel[1]), float(pixel[0]), usual)
-    return series(_too_small(shape, spacing), [item for _, item in places], shape, spacing)
-
-
-def _too_small(shape: Iterable[int], spacing: Iterable[float]) -> str:
-    extent = np.multiply(shape, spacing)
-    if min(shape) < LEAST_SLICES:
-        return f"has {min(shape)} slice{'s' * (min(shape) > 1)}"
-    return f"covers {extent.min():.0f} mm, less than a brain" if extent.min() < LEAST_MM else ""
-
-
-def _nifti_series(paths: list[Path], folder: Path) -> list[Series]:
-    """Series of NIfTI files; the deeper folders are for later, since what others computed lies there."""
-    found = []
-    for number, path in enumerate(sorted(paths, key=lambda path: (len(path.parts), path)), 1):
-        series = Series(str(number), f"file {number}", (path,))
-        try:
-            header = nib.load(path)
-            shape = header.shape[:3] if set(header.shape[3:]) <= {1} else header.shape
-            spacing = tuple(float(edge) for edge in header.header.get_zooms()[:3])
-            depth = len(path.relative_to(folder).parts)
-            name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-            fault = _too_small(shape, spacing) if len(shape) == 3 else f"has shape {header.shape}, not three dimensions"
-            series = replace(series, shape=shape, spacing=spacing, facts={"Name": name, "Depth": depth}, fault=fault)
-        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
-            series = replace(series, fault="is damaged or no NIfTI")
-        found.append(series)
-    return found
 
 
 def _convert(series: Series) -> sitk.Image:
