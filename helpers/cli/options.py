@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-REGISTRY = ConstructorRegistry()
+from brats_cohort.command import REGISTRY
 
 
 def call(run: Callable[..., int], words: Sequence[str], *, prog: str) -> int:

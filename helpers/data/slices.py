@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import binary_fill_holes, binary_opening
 
+from brats_cohort.case import fault_of
 from brats_cohort.files import DataError
 
 CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
@@ -79,13 +80,18 @@ def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_slices(patients: Mapping[str, Sequence[SliceFile]]) -> tuple[dict[str, SliceFacts], list[str]]:
-    """Read every slice: facts of the patients that can be used, and one sentence for each that cannot."""
+    """Read every slice: facts of the patients that can be used, and one sentence for each that cannot.
+
+    Raises `DataError` if no patient can be used.
+    """
     facts, faults = {}, []
     for patient, slices in patients.items():
         try:
             facts[patient] = _check_patient(slices)
-        except DataError as error:
-            faults.append(str(error))
+        except Exception as error:  # of whatever kind: one bad patient stops no other
+            faults.append(str(fault_of(patient, error)))
+    if faults and not facts:
+        raise DataError(f"none of {len(faults)} patients can be used, for example {faults[0]}", "correct their files")
     return facts, faults
 
 
@@ -115,20 +121,20 @@ def _check_patient(slices: Sequence[SliceFile]) -> SliceFacts:
     missing = tuple(name for name in CHANNELS if name != "flair" and np.array_equal(channels[name], channels["flair"]))
     inside = int(find_tissue(images, find_air(images)).sum())
     if not inside:
-        raise DataError(f"patient {slices[0].patient}: no slice shows anything but background", "copy it again")
+        raise DataError(f"case {slices[0].patient}: no slice shows anything but background", "copy it again")
     return SliceFacts(len(slices), int(masks.any((1, 2)).sum()), int(masks.sum()) / inside, missing)
 
 
 def _read(path: Path, patient: str, shape: tuple[int, ...]) -> np.ndarray:
     if not path.is_file():
-        raise DataError(f"patient {patient}: {path.name} does not exist", "copy the patient again")
+        raise DataError(f"case {patient}: {path.name} does not exist", "copy the patient again")
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"patient {patient}: {path.name} cannot be read ({error})", "copy it again") from error
+        raise DataError(f"case {patient}: {path.name} cannot be read ({error})", "copy it again") from error
     if pixels.shape != shape or pixels.dtype not in (np.uint8, bool):
         kind = f"{' x '.join(map(str, pixels.shape))} pixels of {pixels.dtype}"
-        problem = f"patient {patient}: {path.name} holds {kind}, not {' x '.join(map(str, shape))} of uint8"
+        problem = f"case {patient}: {path.name} holds {kind}, not {' x '.join(map(str, shape))} of uint8"
         raise DataError(problem, "copy it again")
     return pixels

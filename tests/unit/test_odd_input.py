@@ -89,6 +89,17 @@ def test_no_command_writes_onto_what_it_reads_or_under_an_image_s_name(tmp_path,
     assert table.read_text().endswith("Ann\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["check X", "check . --patients X", "check . --csv X", "predict . --out X", "serve --model-dir X", "phantom --out X"],
+)
+def test_an_empty_path_is_not_the_current_folder(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["" if word == "X" else word for word in words.split()]) == 1
+    assert capsys.readouterr().err.endswith(": a path is empty; give it, or leave the option out; a variable may not be set\n")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_prepared_file_that_is_empty_or_damaged_is_made_again(tmp_path):
     write_case(tmp_path / "cohort", image=IMAGE, classes=CLASSES)
     cases = discover(tmp_path / "cohort")

@@ -100,6 +100,16 @@ def test_a_bad_file_excludes_its_patient_with_one_sentence_and_keeps_the_others(
     assert said in faults[0]
 
 
+def test_a_cohort_of_bad_patients_only_is_one_sentence(tmp_path):
+    for patient in ("TCGA_AA_1", "TCGA_AA_2"):
+        write_patient(tmp_path, patient)
+        damage(tmp_path / patient / f"{patient}_2.tif")
+    with pytest.raises(
+        DataError, match=r"none of 2 patients can be used, for example TCGA_AA_1: TCGA_AA_1_2\.tif cannot be read"
+    ):
+        check_slices(find_slices(tmp_path))
+
+
 @pytest.mark.parametrize(("name", "said"), [("none", "no slice"), ("absent", "does not exist")])
 def test_a_folder_without_slices_is_named(tmp_path, name, said):
     (tmp_path / "none").mkdir()

@@ -46,7 +46,7 @@ def test_noise_in_one_modality_is_set_to_0_where_the_others_show_no_brain():
 
 def test_a_skull_in_one_modality_is_set_to_0_where_the_others_show_no_brain():
     image = IMAGE.copy()
-    image[0, 2:-2, 2:-2, 2:-2] += (500 * ~BRAIN).astype(np.int16)[2:-2, 2:-2, 2:-2]
+    image[0, 2:-2, 2:-2, 2:-2] += np.where(BRAIN, 0, RANDOM.integers(400, 600, BRAIN.shape))[2:-2, 2:-2, 2:-2]
     session = check_session(image, LPS, "A")
     assert np.array_equal(session.image[0], IMAGE[0])
     assert "T1 has signal around the brain" in session.warnings[0]
@@ -76,6 +76,21 @@ def test_ringing_of_a_spline_around_the_brain_is_removed():
     assert "values ring around the brain, as after resampling with a spline" in session.warnings[0]
     assert np.count_nonzero(session.image[0]) == pytest.approx(np.count_nonzero(IMAGE[0]), rel=0.2)
     assert np.count_nonzero(ringing[0]) > 1.5 * np.count_nonzero(IMAGE[0])
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(-1024, 0), (0, -7), (0, 7), (np.nan, 0), (np.nan, -7), (5, 0)])
+@pytest.mark.parametrize("sides", ["all", "one", "corners", "corner"])
+def test_a_background_of_two_values_is_set_to_0(outer, inner, sides):
+    """As after padding, or after resampling into a larger or a turned field of view."""
+    image = np.where(BRAIN, IMAGE, inner).astype(np.float32 if np.isnan(outer) else np.int16)
+    widths = {"all": [(0, 0), (3, 4), (2, 2), (5, 1)], "one": [(0, 0), (0, 0), (0, 0), (0, 6)]}.get(sides, [(0, 0)] * 4)
+    padded = np.pad(image, widths, constant_values=outer)
+    if "corner" in sides:
+        x, y, _ = np.indices(BRAIN.shape)
+        padded[:, (x - y > 28) if sides == "corners" else (x + y < 5)] = outer
+    session = check_session(padded, LPS)
+    assert np.array_equal(session.image, np.pad(np.where(BRAIN, IMAGE - inner, 0), widths))
+    assert ("the background is not 0 (T1" in " ".join(session.warnings)) or (np.isnan(outer) and not inner)
 
 
 def test_a_head_whose_scalp_is_dim_is_refused_for_its_bone():
@@ -203,6 +218,15 @@ def test_a_label_map_without_a_number_outside_the_head_says_what_to_do(tmp_path)
     assert check_case(case).faults[-1].remedy == "set what is not a number to 0, if it is background"
 
 
+def test_a_header_that_is_repaired_in_passing_prints_nothing_beside_the_answer(tmp_path, capfd):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    raw = bytearray(PLAIN)
+    raw[80:84] = np.float32(-1).tobytes()  # pixdim[1]
+    case.images["t2"].path.write_bytes(gzip.compress(raw))
+    assert check_case(case).usable
+    assert capfd.readouterr().err == ""
+
+
 # Names
 
 
@@ -238,6 +262,50 @@ def test_folders_named_like_files_hold_the_file(tmp_path):
         (path / f"0000{number}_brain.nii.gz").write_bytes(content)
     (found,) = discover(tmp_path)
     assert np.array_equal(read_image(found)[0], IMAGE) and np.array_equal(read_classes(found)[0], CLASSES)
+
+
+NAMELESS = {
+    "T1/image.nii.gz": "P",  # one image in a folder that is named for it
+    "T1/T1.nii.gz": "P",
+    "x_T1/image.nii.gz": "x",
+    "T1s/y.nii.gz T1s/z.nii.gz": "y z",
+    "T1/y.b_t1.nii.gz": "y.b",
+}
+
+
+@pytest.mark.parametrize("names", NAMELESS)
+def test_a_folder_named_for_a_modality_says_what_its_images_are(tmp_path, names):
+    for role, values in zip((*MODALITIES, "seg"), [*IMAGE, np.choose(CLASSES, [0, 1, 2, 4]).astype(np.uint8)], strict=True):
+        for name in names.split():
+            spelt = name.replace("T1", role.upper()).replace("t1", role)
+            write_volume(tmp_path / "P" / spelt, values, LPS)
+    cases = discover(tmp_path)
+    assert " ".join(case.identifier for case in cases) == NAMELESS[names]
+    for case in cases:
+        assert np.array_equal(read_image(case)[0], IMAGE) and np.array_equal(read_classes(case)[0], CLASSES)
+        assert not case.faults
+
+
+def test_a_folder_of_intermediate_images_is_no_case(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    write_volume(case.label.parent / "t1" / "brain.nii.gz", IMAGE[0], LPS)
+    write_volume(case.label.parent / "seg" / "brain.nii.gz", IMAGE[0], LPS)
+    assert discover(tmp_path) == [case]
+
+
+def test_two_images_in_a_folder_named_for_a_case_and_a_modality_are_said(tmp_path):
+    for modality in MODALITIES:
+        write_volume(tmp_path / f"P_{modality}" / "image.nii.gz", IMAGE[0], LPS)
+    write_volume(tmp_path / "P_t2" / "other.nii.gz", IMAGE[0], LPS)
+    assert "image.nii.gz and other.nii.gz are both its t2" in problems(check_case(discover(tmp_path)[0]))
+
+
+def test_a_line_break_or_a_colour_in_a_name_is_read_and_printed_as_its_byte(tmp_path, capsys):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    for path in case.files:
+        path.rename(path.with_name(path.name.replace("Case_", "Case\n\x1b[31m")))
+    assert main(["check", str(tmp_path)]) == 0
+    assert "\nCase%0a%1b[31m001 " in capsys.readouterr().out
 
 
 def test_links_to_case_folders_are_followed_but_not_in_circles(tmp_path):
@@ -277,12 +345,15 @@ def test_a_reference_is_what_is_named_so_and_others_are_said(tmp_path):
         ("x_t1.mha", b"ObjectType = Image", "1 .mha; convert it: python -c"),
         ("x.dcm", b"", "1 .dcm; convert the DICOM series: dcm2niix"),
         ("x_t1cee.nii.gz", b"", "the nearest known ending of x_t1cee.nii.gz is t1ce"),
+        ("T1_MPR/a.nii.gz", b"", "the nearest known ending of T1_MPR is t1"),
+        ("a/b.nii.gz", b"", "1 NIfTI files, such as b.nii.gz"),
         ("x.txt", b"", "no NIfTI file, but 1 .txt; name the files"),
         ("dataset.json", b"", "dataset.json does not describe the channels"),
         ("dataset.json", b"{}", "does not describe the channels of MSD"),
     ],
 )
 def test_a_folder_without_a_case_says_what_it_holds(tmp_path, name, content, sentence):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=sentence):
         discover(tmp_path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from brats_cohort.case import ERROR, WARNING, Case, Fault, Source, fault_of
-from brats_cohort.files import DataError
+from brats_cohort.files import DataError, printable
 from brats_cohort.formats import DESCRIBED, FORMATS, format_key, labels_by_name, nothing_found, role_of, rows_of
 from brats_cohort.grid import turn_to_grid
 from brats_cohort.nifti import affine_in_mm, forms_apart, open_volume, read_label_values, read_volumes
@@ -54,6 +54,7 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     cases = next(filter(None, (FORMATS[key].find(folder) for key in ([wanted] if wanted else FORMATS))), None)
     if cases is None:
         raise nothing_found(folder, wanted)
+    cases = [replace(case, identifier=printable(case.identifier)) for case in cases]
     default = format.lower() if format.lower() in CONVENTIONS else ""  # brats2024 names files as brats2023 does
     names = patients_of([case.identifier for case in cases], patients)
 
@@ -80,7 +81,7 @@ def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Ca
     first = images[MODALITIES[0]].path
     role = role_of(first.name)
     name = (role[0] or first.resolve().parent.name or "case") if role else first.name.split(".nii")[0]
-    return Case(name, name, "named", images, None, labels)
+    return Case(printable(name), name, "named", images, None, labels)
 
 
 def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[str, str]:

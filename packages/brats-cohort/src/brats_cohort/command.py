@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from brats_cohort.case import ERROR
 from brats_cohort.cases import discover, refuse_to_overwrite
@@ -21,9 +21,22 @@ LEAST_FREE = 2**20
 """Bytes that must be free where a command writes: less than any result takes."""
 
 
+class OptionError(Exception):
+    """What is wrong with an option in one sentence; a `ValueError` would be printed by tyro, with much around it."""
+
+    exit_status = 1
+
+
+def path_of(text: str) -> Path:
+    """Read a path; a variable of the shell that is not set would otherwise mean the current folder."""
+    if not text.strip():
+        raise DataError("a path is empty", "give it, or leave the option out; a variable may not be set")
+    return Path(text).expanduser()
+
+
 def target(text: str) -> Path:
     """Read the path of something to write, and try to write there before the work begins."""
-    path = Path(text).expanduser()
+    path = path_of(text)
     folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
     require_writable(folder)
     if shutil.disk_usage(folder).free < LEAST_FREE:
@@ -33,17 +46,33 @@ def target(text: str) -> Path:
     return path
 
 
-Target = Annotated[
-    Path,
-    PrimitiveConstructorSpec(
+def _spec(read: Callable[[str], Path]) -> PrimitiveConstructorSpec:
+    """How tyro reads a path."""
+
+    def instance(words: list[str]) -> Path:
+        try:
+            return read(words[0])
+        except DataError as error:
+            raise OptionError(str(error)) from error
+
+    return PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda words: target(words[0]),
-        is_instance=lambda value: True,
+        instance_from_str=instance,
+        is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda value: [str(value)],
-    ),
-]
+    )
+
+
+Target = Annotated[Path, _spec(target)]
 """Type of an option that names what is written."""
+REGISTRY = ConstructorRegistry()
+"""How the options of every command are read."""
+
+
+@REGISTRY.primitive_rule
+def _paths(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    return _spec(path_of) if info.type is Path else None
 
 
 def check(
@@ -163,7 +192,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; wrong input is one sentence on standard error, and status 1."""
     prog = "python -m brats_cohort"
     try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,))
-    except (DataError, OSError) as error:
+        config = (tyro.conf.OmitArgPrefixes,)
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog=prog, args=words, config=config, registry=REGISTRY)
+    except (DataError, OptionError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1

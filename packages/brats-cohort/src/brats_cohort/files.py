@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ class DataError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Replace what came from a file name that is not UTF-8 by its bytes as %e4, so that the text can be printed and saved."""
-    return "".join(f"%{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else sign for sign in text)
+    """Replace what is not UTF-8 in a file's name, and line breaks, by their bytes as %e4, so that the text is one line."""
+    return re.sub("[\udc80-\udcff\x00-\x1f\x7f]", lambda match: f"%{ord(match[0]) & 0xFF:02x}", text)
 
 
 @contextmanager
@@ -67,7 +68,11 @@ def require_writable(folder: Path) -> Path:
     """Make a folder for results and try to write there, before any work is done; raises `DataError`."""
     if Path(folder).is_file():
         raise DataError(f"{folder} is a file, not a folder", "choose a folder")
-    with write_atomically(Path(folder) / ".writable") as probe:
-        probe.touch()
-    (Path(folder) / ".writable").unlink(missing_ok=True)
+    target = Path(folder) / ".writable"
+    try:
+        with write_atomically(target) as probe:
+            probe.touch()
+    except DataError as error:
+        raise DataError(error.problem.replace(str(target), str(folder)), error.remedy) from error
+    target.unlink(missing_ok=True)
     return Path(folder)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brats_cohort.case import WARNING, Case, Fault, Source
-from brats_cohort.files import DataError, printable
+from brats_cohort.files import DataError
 from brats_cohort.nifti import ENDINGS, conversion, open_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, convention_by_name
 
@@ -30,8 +30,8 @@ _ROLES = {spelling: role for role, spellings in SPELLINGS.items() for spelling i
 _ENDINGS = "|".join(re.sub("^(t[12])(?=.)", "\\1[-_ ]?", ending) for ending in sorted(_ROLES, key=len, reverse=True))
 """Some tools write t1_gd or T2-FLAIR."""
 _NAME = re.compile(
-    rf"^(?:(?P<stem>.+?)(?P<separator>[-_. ]))?(?P<ending>{_ENDINGS})\.nii(\.gz)?$",
-    re.IGNORECASE,
+    rf"^(?:(?P<stem>.+?)(?P<separator>[-_. ]))?(?P<ending>{_ENDINGS})\.nii(\.gz)?\Z",
+    re.IGNORECASE | re.DOTALL,
 )
 _OWN = {"brats2021": ("_", {*MODALITIES, "seg"}), "brats2023": ("-", {"t1n", "t1c", "t2w", "t2f", "seg"})}
 _MISNAMED = {"W39_1998.09.19": "BraTS20_Training_355"}
@@ -89,15 +89,29 @@ def role_of(name: str) -> tuple[str, str, str] | None:
     return match["stem"] or "", _ROLES[ending], next(own, "named")
 
 
+def _base(name: str) -> str:
+    """A file's name without .nii or .nii.gz."""
+    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+
+
 def _find_named(folder: Path) -> list[Case]:
     """Cases of one file a modality, whose names end in one of `SPELLINGS`."""
     groups: dict[tuple[Path, str], dict[str, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
-    for path in _walk(folder):
+    nameless: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in (path for path in _walk(folder) if path.name.lower().endswith(ENDINGS)):
         # On Kaggle, a file is often a folder of its own name with one file of another name in it.
-        outer = path.parent if all(each.name.lower().endswith(ENDINGS) for each in (path, path.parent)) else path
-        role = role_of(outer.name)
-        if role:
+        outer = path.parent if path.parent.name.lower().endswith(ENDINGS) else path
+        role, above = role_of(outer.name), _role_of_folder(outer.parent)
+        if above and not (role and role[0]):  # T1/image.nii.gz, T1/T1.nii.gz
+            nameless[outer.parent.parent, above[0]][role[1] if role else above[1]].append(path)
+        elif role:
             groups[outer.parent, role[0]][role[1]].append((path, role[2]))
+    for (parent, stem), roles in nameless.items():
+        if len(set(roles) & set(MODALITIES)) < 2:
+            continue
+        alone = max(map(len, roles.values())) == 1  # else the file is called as its case: T1/Case_001.nii.gz
+        for role, path in ((role, path) for role, paths in roles.items() for path in paths):
+            groups[parent, stem if alone or stem else _base(path.name)][role].append((path, "named"))
     found: dict[str, list[Case]] = defaultdict(list)
     strays: dict[Path, list[tuple[str, Path]]] = defaultdict(list)  # references that no image has the name of
     for (parent, stem), roles in sorted(groups.items()):
@@ -105,15 +119,26 @@ def _find_named(folder: Path) -> list[Case]:
             strays[parent].append((stem, roles["seg"][0][0]))
     imaged = {place: roles for place, roles in groups.items() if set(roles) & set(MODALITIES)}
     beside = Counter(parent for parent, _ in imaged)
-    apart = {stem: path for others in strays.values() for stem, path in others if "_segm." in path.name.lower()}
+    apart = {stem: path for others in strays.values() for stem, path in others if _is_apart(path)}
     for (parent, stem), roles in imaged.items():
-        case = _named_case(printable(stem or parent.resolve().name or "case"), roles)
+        case = _named_case(stem or parent.resolve().name or "case", roles)
         if case.label is None:  # of UPENN-GBM's two, this is the expert's: images_segm comes after automated_segm
             case = replace(case, label=apart.get(stem))
         if case.label is None:
             case = _with_misnamed_label(case, strays[parent], alone=beside[parent] == 1)
         found[case.identifier].append(case)
     return [_one_of(cases) for cases in found.values()]
+
+
+def _is_apart(label: Path) -> bool:
+    """Whether a reference may lie in another folder than the images of its name: that of a prediction may not."""
+    above = _role_of_folder(label.parent)
+    return "_segm." in label.name.lower() or (above is not None and above[1] == "seg")
+
+
+def _role_of_folder(folder: Path) -> tuple[str, str, str] | None:
+    """What `role_of` says of a folder that is named for what its images are, such as T1 or labels."""
+    return role_of(f"{folder.name.removesuffix('s')}.nii")
 
 
 def _named_case(identifier: str, roles: Mapping[str, list[tuple[Path, str]]]) -> Case:
@@ -148,7 +173,7 @@ def _one_of(cases: Sequence[Case]) -> Case:
     if len(cases) == 1:
         return first
     images = {modality: source for case in cases for modality, source in case.images.items()}
-    labels = [case.label for case in cases if case.label]
+    labels = list(dict.fromkeys(case.label for case in cases if case.label))
     if len(images) == sum(len(case.images) for case in cases) and len(labels) < 2:
         faults = tuple(fault for case in cases for fault in case.faults)
         return replace(first, images=images, label=labels[0] if labels else None, faults=faults)
@@ -215,7 +240,7 @@ def _find_nnunet(folder: Path) -> list[Case]:
     labels = next((key for key in ("nnunet", *known) if known[key] == numbers - {frozenset([0])}), "")
     images: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in _listed(folder):
-        if match := re.fullmatch(r"(.+)_(\d{4})\.nii(\.gz)?", path.name):
+        if match := re.fullmatch(r"(.+)_(\d{4})\.nii(\.gz)?", path.name, re.DOTALL):
             images[match[1]][int(match[2])] = path
     cases = []
     for name, files in images.items():
@@ -275,9 +300,11 @@ def nothing_found(folder: Path, wanted: str | None) -> DataError:
         return DataError(problem, "write each to a file of its own, or add the dataset.json of MSD Task01")
     if wanted and (other := _find_named(folder)):
         return DataError(problem, f"its files, such as {other[0].files[0].name}, are in the format {other[0].format}")
-    token = re.split(r"[-_. ]", re.split(r"\.nii", name, flags=re.IGNORECASE)[0])[-1].lower()
-    near = difflib.get_close_matches(token, _ROLES, 1, 0.5)
-    hint = f"; the nearest known ending of {name} is {near[0]}" if near else f", such as {name}"
+    words = ((called, word) for called in (name, images[0].parent.name) for word in re.split("[-_. ]", _base(called))[::-1])
+    near = ((called, difflib.get_close_matches(word.lower(), _ROLES, 1, 0.6)) for called, word in words if len(word) > 1)
+    hint = next(
+        (f"; the nearest known ending of {called} is {found[0]}" for called, found in near if found), f", such as {name}"
+    )
     return DataError(f"{problem}: {len(images)} NIfTI files{hint}", remedy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ with without("pydicom"):  # a tenth of what `predict` imports, for DICOM in the 
 
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+
+logging.getLogger("nibabel.global").setLevel(logging.ERROR)  # it repairs headers in passing, and says so beside our answer
 
 ENDINGS = (".nii.gz", ".nii")
 

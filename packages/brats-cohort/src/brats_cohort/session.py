@@ -20,6 +20,7 @@ from brats_cohort.grid import spacing_of
 from brats_cohort.regions import MODALITIES, MODALITY_NAMES
 
 ONE_VALUE = 0.9  # share of the voxels along the edges of a volume that must have one value for it to be background
+MOST_PIECES = 60  # into which two values of background divide the edges: noise changes from voxel to voxel
 MOST_BRAIN_ML = 2500.0  # no brain is larger: the largest of adults measure about 1,900 ml
 LARGER = 1.3  # a modality with signal in so many times the voxels of the others has something around the brain
 BRIGHT_RIM = 1.5  # brightness of the rim on T1 from which it is scalp: ten brains had at most 1.2, a head 3.3
@@ -133,29 +134,33 @@ def settle_background(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[Fault]]:
     """Decide once what is brain, and set everything else to 0; takes and returns what `examine` does.
 
-    The background of a modality is certain if the edges of its volume have one value. If that is not 0, it is subtracted. An
-    image that was normalised within the brain is shifted above 0 again, as the bias field scales intensities, and ringing is
-    removed. A modality with noise around the brain, or with signal in a much larger part of the volume than the others, is set
-    to 0 outside the brain of the others. The rest is refused: nothing certain, or a head in place of a brain.
+    The background of a modality is certain if the edges of its volume have one value. A second value that encloses all the rest
+    is background too, as after padding. If the value around the brain is not 0, it is subtracted. An image that was normalised
+    within the brain is shifted above 0 again, as the bias field scales intensities, and ringing is removed. A modality with
+    noise around the brain, or with signal in a much larger part of the volume than the others, is set to 0 outside the brain of
+    the others. The rest is refused: nothing certain, or a head in place of a brain.
     """
     settled, faults = dict(volumes), []
 
     def note(problem: str, remedy: str, severity: str = WARNING) -> None:
         faults.append(Fault(identifier, "", problem, remedy, severity))
 
-    values = {modality: _edge_value(volume) for modality, volume in volumes.items()}
-    certain = [modality for modality in volumes if values[modality] is not None]
+    values = {}
+    for modality, volume in volumes.items():
+        settled[modality], values[modality] = _without_padding(volume)
+    certain = [modality for modality in volumes if values[modality]]
     if not certain and volumes:
         ranges = ", ".join(f"{MODALITY_NAMES[m]} {v.min():.3g} to {v.max():.3g}" for m, v in volumes.items())
         problem = f"what surrounds the brain has no single value, so brain and background cannot be told apart ({ranges})"
         note(problem, _STRIP, ERROR)
         return settled, None, faults
     for modality in certain:
-        if any(values[modality]):
-            settled[modality] = _subtract(volumes[modality], *values[modality])
-    odd = [modality for modality in certain if values[modality][0] != 0]
+        if any(values[modality][-1]):
+            settled[modality] = _subtract(settled[modality], *values[modality][-1])
+    odd = [modality for modality in certain if len(values[modality]) > 1 or values[modality][0][0] != 0]
     if odd:
-        named = ", ".join(f"{MODALITY_NAMES[modality]} {values[modality][0]:.4g}" for modality in odd)
+        every = {modality: " and ".join(f"{value:.4g}" for value, _ in values[modality]) for modality in odd}
+        named = ", ".join(f"{MODALITY_NAMES[modality]} {text}" for modality, text in every.items())
         problem = f"the background is not 0 ({named}) and was set to 0 by subtracting it"
         note(problem, "make sure that these values fill the air around the brain")
     mended = defaultdict(list)
@@ -200,9 +205,37 @@ _EDGES = [
 """Indices of the twelve edges of a volume."""
 
 
+def _without_padding(volume: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """A volume with one value around the brain, and the values that were there as `_edge_value`, from outside; none if unclear.
+
+    Padding and resampling leave a second value around the first, or wedges of it along some edges.
+    """
+    edges = _edges(volume)
+    numbers = edges[edges == edges]
+    found = []
+    if 0 < len(numbers) < len(edges):  # not a number in some corners
+        values, counts = np.unique(numbers, return_counts=True)
+        found, volume = [(np.nan, 0.0)], _fill(volume, np.nan, 0, values[counts.argmax()])
+    if pair := _edge_pair(volume):
+        found, volume = [*found, *pair], _fill(volume, *pair[0], pair[1][0])
+    elif edge := _edge_value(volume):
+        found.append(edge)
+    else:
+        return volume, []
+    while inner := _enclosing_value(volume, found[-1]):
+        volume = _fill(volume, *found[-1], inner[0])
+        found.append(inner)
+    return volume, found
+
+
+def _edges(volume: np.ndarray) -> np.ndarray:
+    """Voxels along the twelve edges of a volume, one edge after the other."""
+    return np.concatenate([volume[index] for index in _EDGES])
+
+
 def _edge_value(volume: np.ndarray) -> tuple[float, float] | None:
     """The one value that a volume has along its edges, and how far others of the background lie from it; else None."""
-    edges = np.concatenate([volume[index] for index in _EDGES])
+    edges = _edges(volume)
     found, counts = np.unique(edges, return_counts=True)
     value = float(found[counts.argmax()])
     if volume.dtype.kind != "f" or np.isnan(value):
@@ -214,6 +247,56 @@ def _edge_value(volume: np.ndarray) -> tuple[float, float] | None:
         same = apart <= tolerance
         apart = tolerance if apart[same].any() else 1e-4 * abs(value)
     return (value, apart) if same.mean() >= ONE_VALUE else None
+
+
+def _edge_pair(volume: np.ndarray) -> list[tuple[float, float]]:
+    """Two values that take turns along the edges of a volume in few pieces, that around the brain last; else none."""
+    edges = _edges(volume)
+    found, counts = np.unique(edges, return_counts=True)
+    rarer, common = np.sort(counts)[-2:] / len(edges) if len(found) > 1 else (0, 1)
+    pieces = np.count_nonzero(edges[1:] != edges[:-1])
+    if rarer < (1 - ONE_VALUE) / 10 or rarer + common < ONE_VALUE or pieces > MOST_PIECES:
+        return []
+    pair = [(float(value), 0.0) for value in found[counts.argsort()[-2:]]]
+    last, _ = _surface(volume, pair)
+    return sorted(pair, key=lambda each: np.count_nonzero(last == each[0]))
+
+
+def _enclosing_value(volume: np.ndarray, background: tuple[float, float]) -> tuple[float, float] | None:
+    """The one value that encloses all that is no background, as `_edge_value`; None for a brain, whose surface has many."""
+    _, first = _surface(volume, [background])
+    values, counts = np.unique(first, return_counts=True)
+    if not len(first):
+        return None
+    value = float(values[counts.argmax()])
+    found = (value, 1e-4 * abs(value) if volume.dtype.kind == "f" else 0.0)
+    alone = np.mean(_is(first, *found)) >= ONE_VALUE and not (_is(volume, *background) | _is(volume, *found)).all()
+    return found if alone else None
+
+
+def _surface(volume: np.ndarray, background: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The last voxels of the background and the first of something else on ways into a volume from its six sides."""
+    last, first = [], []
+    for axis in range(3):
+        coarse = tuple(slice(None) if other == axis else steps for other, steps in enumerate(_every(volume.shape)))
+        lines = np.moveaxis(volume[coarse], axis, 0)
+        for way in (lines, lines[::-1]):
+            inside = ~np.logical_or.reduce([_is(way, *value) for value in background])
+            depth = inside.argmax(0)[None]
+            first.append(np.take_along_axis(way, depth, 0)[0][inside.any(0)])
+            last.append(np.take_along_axis(way, np.maximum(depth - 1, 0), 0)[0][depth[0] > 0])
+    return np.concatenate(last), np.concatenate(first)
+
+
+def _is(volume: np.ndarray, value: float, apart: float) -> np.ndarray:
+    """Where a volume has a value."""
+    return np.isnan(volume) if np.isnan(value) else volume == value if not apart else np.abs(volume - value) <= apart
+
+
+def _fill(volume: np.ndarray, outer: float, apart: float, inner: float) -> np.ndarray:
+    """A volume with another value in place of the one that surrounds it; where the brain has that value, it is kept."""
+    labelled, _ = ndimage.label(np.pad(_is(volume, outer, apart), 1, constant_values=True))
+    return np.where(labelled[1:-1, 1:-1, 1:-1] == labelled[0, 0, 0], np.asarray(inner, volume.dtype), volume)
 
 
 def _subtract(volume: np.ndarray, background: float, apart: float) -> np.ndarray:
