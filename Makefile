@@ -50,7 +50,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab notebooks
 
 site: $(READY) ## build the site from the committed outputs into outputs/site; nothing is executed
-	@$(BIN)/python -m sphinx -q -W --keep-going -c docs . outputs/site
+	@$(BIN)/python -m sphinx -q -W --keep-going -j 2 -c docs . outputs/site
 	@echo "outputs/site/index.html"
 
 test: lint all browser ## everything that CI runs: lint, unit tests, notebooks on a tiny cohort, the viewer in a browser

@@ -1,17 +1,18 @@
 """Networks and checkpoints.
 
 `import monai` imports all of its subpackages with everything optional that it finds: seconds, mostly for what this package
-never asks of MONAI. Everywhere it does without a grammar for international addresses, which jsonschema builds, and the MLflow
-client; in a command (``python -m helpers``), where MONAI neither plots nor reads tables and slides, without all of `OPTIONAL`.
+never asks of MONAI. Everywhere it does without a grammar for international addresses, which jsonschema builds, the MLflow
+client, Ignite, and Optuna; in a command (``python -m helpers``), where MONAI neither plots nor reads tables and slides, without
+all of `OPTIONAL`.
 """
 
 import sys
 
 from brats_cohort.files import without
 
-NEVER = ("rfc3987_syntax", "mlflow")
+NEVER = ("ignite", "mlflow", "optuna", "rfc3987_syntax")
 OPTIONAL = (
-    *("PIL", "bs4", "ignite", "jsonschema", "matplotlib", "optuna", "pandas", "pydicom"),
+    *("PIL", "bs4", "jsonschema", "matplotlib", "pandas", "pydicom"),
     *("scipy.signal", "skimage", "sklearn", "tensorboard", "tifffile"),
 )
 

@@ -143,9 +143,7 @@ def test_the_slurm_script_trains_on_two_nodes_like_one_process(tmp_path):
         write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
     tools = tmp_path / "bin"
     tools.mkdir()
-    srun = '#!/bin/bash\\nshift\\n"$@" & first=$!\\n"$@" > /dev/null & second=$!\\nwait $first && wait $second\\n'.replace(
-        "\\n", "\n"
-    )
+    srun = '#!/bin/bash\nshift\n"$@" & first=$!\n"$@" & second=$!\nwait $first && wait $second\n'
     python = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
     for name, text in (("srun", srun), ("scontrol", "#!/bin/bash\necho 127.0.0.1\n"), ("python", python)):
         (tools / name).write_text(text)
@@ -157,6 +155,7 @@ def test_the_slurm_script_trains_on_two_nodes_like_one_process(tmp_path):
     command = ["bash", str(REPOSITORY / "cloud" / "slurm" / "train.sbatch"), *words, "--out", str(tmp_path / "two")]
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("step     4 of 4") == 1 and ended.stdout.count("4 steps in") == 1
     assert main(["train", *words, "--out", str(tmp_path / "one")]) == 0
     one, two = (pd.read_csv(tmp_path / name / "models" / "unet" / "history.csv") for name in ("one", "two"))
     np.testing.assert_allclose(two["train_loss"], one["train_loss"], rtol=TOLERANCE)
