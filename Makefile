@@ -84,7 +84,7 @@ notebooks: $(READY) ## execute the notebooks on a tiny cohort
 	@$(BIN)/python -m pytest tests/notebooks
 
 browser: $(READY) chromium ## notebooks and viewer in a real JupyterLab and chromium, which is installed where that is allowed
-	@$(BIN)/python -m pytest tests/browser
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
 # Without a browser the tests skip with the reason, in CI they fail.
 chromium:

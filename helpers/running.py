@@ -32,11 +32,12 @@ VIEWERS = "viewers"
 """Folder beside a notebook with the pages of its viewers: viewers/NOTEBOOK/1.html and so on."""
 LAUNCH = """import sys
 sys.path.remove("")
-sys.modules["rfc3987_syntax"] = None
+sys.modules |= dict.fromkeys(("ignite", "rfc3987_syntax"))
 from ipykernel.kernelapp import launch_new_instance
 launch_new_instance()
 """
-"""As ipykernel_launcher, but without a grammar that jsonschema would build, for seconds, as soon as a cell imports MONAI."""
+"""As ipykernel_launcher, but without what MONAI would import, for seconds, and no notebook uses: Ignite, and a grammar that
+jsonschema builds."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 NUMBER = r"-?\d+(?:\.\d+)?"
 RANGE = re.compile(rf"(?<![\w.-])({NUMBER})(?: \([^)]*\))?(?: to (\w+(?:\.\d+)?)| or more)")
