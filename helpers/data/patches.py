@@ -6,17 +6,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrastd,
-    RandFlipd,
-    RandGaussianNoised,
-    RandRotate90d,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
 
 from brats_cohort.regions import REGIONS, classes_to_regions
+from helpers.data.monai_first import transforms as mt
 from helpers.data.prepared import Prepared, PreparedFile
 
 
@@ -81,7 +73,7 @@ def pad_patch(array: np.ndarray, patch: Sequence[int]) -> np.ndarray:
 KEYS = ("image", "label")
 
 
-class InsideBrain(Compose):
+class InsideBrain(mt.Compose):
     """Apply transforms to ``image`` and set every voxel back to 0 that was 0 before, channel by channel."""
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], *arguments, **options) -> dict:
@@ -90,20 +82,20 @@ class InsideBrain(Compose):
         return {**changed, "image": changed["image"].masked_fill(background, 0)}
 
 
-def training_transforms(patch: Sequence[int], *, flip_axes: Sequence[int] = (0, 1, 2)) -> Compose:
+def training_transforms(patch: Sequence[int], *, flip_axes: Sequence[int] = (0, 1, 2)) -> mt.Compose:
     """Compose the random changes of training; seed them with ``set_random_state``.
 
     Gains, offsets and noise are in units of a z-scored image. Patches are flipped along `flip_axes` and rotated within the
     axial plane, unless the first two edges of `patch` differ, or there are no flips along the first two axes: a network that
     is to rely on how the patient lies must not be turned.
     """
-    movements = [RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes]
+    movements = [mt.RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in flip_axes]
     if patch[0] == patch[1] and {0, 1} <= set(flip_axes):
-        movements.append(RandRotate90d(KEYS, prob=0.3, max_k=3, spatial_axes=(0, 1)))
+        movements.append(mt.RandRotate90d(KEYS, prob=0.3, max_k=3, spatial_axes=(0, 1)))
     intensities = [
-        RandGaussianNoised("image", prob=0.15, std=0.15),
-        RandScaleIntensityd("image", factors=0.1, prob=0.5, channel_wise=True),
-        RandShiftIntensityd("image", offsets=0.1, prob=0.5, channel_wise=True),
-        RandAdjustContrastd("image", prob=0.15, gamma=(0.7, 1.5)),
+        mt.RandGaussianNoised("image", prob=0.15, std=0.15),
+        mt.RandScaleIntensityd("image", factors=0.1, prob=0.5, channel_wise=True),
+        mt.RandShiftIntensityd("image", offsets=0.1, prob=0.5, channel_wise=True),
+        mt.RandAdjustContrastd("image", prob=0.15, gamma=(0.7, 1.5)),
     ]
-    return Compose([*movements, InsideBrain(intensities)])
+    return mt.Compose([*movements, InsideBrain(intensities)])
