@@ -13,8 +13,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from brats_cohort.case import fault_of
-from brats_cohort.cases import discover, patients_of, refuse_to_overwrite
-from brats_cohort.command import Target
+from brats_cohort.cases import discover, patients_of
+from brats_cohort.command import Target, check_tables
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.regions import CONVENTIONS, REGIONS
 from helpers.evaluation.cohort import LabelFile, score_files
@@ -76,14 +76,14 @@ def run(
             raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
     if prediction.is_dir() != reference.is_dir():
         raise DataError(f"{prediction} and {reference} are a file and a folder", "give two of a kind")
-    for table in filter(None, (csv, json)):
-        refuse_to_overwrite(table, (prediction, reference))
     if prediction.is_dir():
         found = list_label_maps(prediction, "auto", prediction_labels)
-        evaluation = pair_label_maps(found, list_label_maps(reference, format, reference_labels))
+        expected = list_label_maps(reference, format, reference_labels)
+        evaluation, maps = pair_label_maps(found, expected), [*found.values(), *expected.values()]
     else:
         pair = LabelFile(prediction, prediction_labels), LabelFile(reference, reference_labels)
-        evaluation = Evaluation({prediction.name.split(".nii")[0]: pair})
+        evaluation, maps = Evaluation({prediction.name.split(".nii")[0]: pair}), pair
+    check_tables([csv, json], [label.path for label in maps])
     score_pairs(evaluation, stop=prediction.is_file())
     scores, summary = evaluation.scores, summarise(evaluation.scores)
     _print(evaluation, summary)

@@ -74,14 +74,18 @@ def test_no_command_writes_onto_what_it_reads_or_under_an_image_s_name(tmp_path,
     before = {path: path.read_bytes() for path in case.files}
     t1, label = case.images["t1"].path, case.label
     files = [word for modality, source in case.images.items() for word in (f"--{modality}", str(source.path))]
-    table = tmp_path / "patients.csv"
+    table, cohort, new = tmp_path / "patients.csv", tmp_path / "cohort", tmp_path / "new.csv"
     table.write_text("case,patient\nCase_001,Ann\n")
     for words, sentence in (
         (["predict", *files, "--out", str(t1)], "one of the files that are read"),
         (["predict", *files, "--out", str(tmp_path / "new_flair.nii.gz")], "has the name of a flair image"),
         (["predict", *files, "--out", str(tmp_path / "new.mha")], "neither a .nii.gz file nor a folder"),
         (["evaluate", str(label), str(label), "--json", str(label)], "one of the files that are read"),
+        (["evaluate", str(cohort), str(cohort), "--csv", str(label)], "one of the files that are read"),
+        (["evaluate", str(label), str(label), "--csv", str(new), "--json", str(new)], "would hold two tables"),
         (["check", str(tmp_path), "--patients", str(table), "--csv", str(table)], "one of the files that are read"),
+        (["check", str(tmp_path), "--csv", str(label)], "one of the files that are read"),
+        (["check", str(tmp_path), "--csv", str(tmp_path)], "is a folder; give the name of a file"),
     ):
         assert main(words) == 1
         assert sentence in capsys.readouterr().err

@@ -232,3 +232,34 @@ def test_upenn_gbm_has_its_references_in_folders_of_their_own_and_the_experts_co
     assert read_classes(automated)[0].max() == 2
     assert follow_up.label is None and follow_up.patient == automated.patient == "UPENN-GBM-00002"
     assert not any(case.faults for case in (both, automated, follow_up))
+
+
+@pytest.mark.parametrize("format", ["msd", "nnunet"])
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_a_listed_file_that_is_there_twice_is_never_chosen_silently(tmp_path, format, part):
+    case = write_case(tmp_path, "BRATS_001", format)
+    path = min((tmp_path / part).iterdir())
+    write_volume(path.with_suffix(""), case_arrays()[1], LPS)
+    (found,) = discover(tmp_path)
+    assert f"{path.with_suffix('').name} and {path.name} are both its" in found.faults[0].problem
+    path.unlink()  # the other one is read, whatever the ending of the rest
+    assert discover(tmp_path)[0].faults == () and case.label
+
+
+def test_one_case_in_the_training_and_the_test_images_is_left_out(tmp_path):
+    case = write_case(tmp_path, "BRATS_001", "msd")
+    (tmp_path / "imagesTs").mkdir()
+    shutil.copy(case.images["t1"].path, tmp_path / "imagesTs")
+    (found,) = discover(tmp_path)
+    assert "imagesTs/BRATS_001.nii.gz are both its image" in found.faults[0].problem
+
+
+def test_the_references_of_two_raters_in_bids_are_not_chosen_from_and_an_undescribed_one_is_said(tmp_path):
+    write_case(tmp_path, "Case-001", "bids")
+    shutil.copytree(tmp_path / "derivatives" / "raters", tmp_path / "derivatives" / "second")
+    assert "are both its reference" in discover(tmp_path)[0].faults[0].problem
+    for table in tmp_path.rglob("second/**/*_dseg.tsv"):
+        table.unlink()
+    (found,) = discover(tmp_path)
+    assert found.label.is_relative_to(tmp_path / "derivatives" / "raters")
+    assert "_dseg.nii.gz was left out, for no sub-Case001_ses-1_dseg.tsv beside it gives numbers" in found.faults[0].problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +44,18 @@ def target(text: str) -> Path:
     if not path.exists() and path.parent.is_file():
         raise DataError(f"{path} cannot be made, for {path.parent} is a file", "choose another folder")
     return path
+
+
+def check_tables(tables: Iterable[Path | None], reading: Iterable[Path]) -> None:
+    """Raise `DataError` if a table would replace a folder, a file that is read or another table."""
+    paths = [*reading]
+    for table in filter(None, tables):
+        if table.is_dir():
+            raise DataError(f"{table} is a folder", "give the name of a file")
+        refuse_to_overwrite(table, paths)
+        if table in paths:
+            raise DataError(f"{table} would hold two tables", "give each a name of its own")
+        paths.append(table)
 
 
 def _spec(read: Callable[[str], Path]) -> PrimitiveConstructorSpec:
@@ -103,8 +115,7 @@ def check(
         Threads; one for each core by default.
     """
     cases = discover(cohort, format, labels=labels, patients=patients)
-    if csv:
-        refuse_to_overwrite(csv, [patients] if patients else [])
+    check_tables([csv], [*filter(None, [patients]), *(path for case in cases for path in case.files)])
     report = check_cohort(cases, workers=workers)
     table = report.table()
     print(table.drop(columns=["first fault"]).to_string())

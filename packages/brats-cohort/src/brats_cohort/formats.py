@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import glob
 import json
 import os
 import re
@@ -142,17 +141,24 @@ def _role_of_folder(folder: Path) -> tuple[str, str, str] | None:
 
 
 def _named_case(identifier: str, roles: Mapping[str, list[tuple[Path, str]]]) -> Case:
-    faults = []
-    for role, files in roles.items():
-        if len(files) > 1:
-            names = " and ".join(path.name for path, _ in files)
-            problem = f"{names} are both its {'reference' if role == 'seg' else role}"
-            faults.append(Fault(identifier, files[0][0].name, problem, "remove or rename all but one"))
+    faults = _doubled(identifier, {role: [path for path, _ in files] for role, files in roles.items()})
     formats = {name for files in roles.values() for _, name in files}
     images = {modality: Source(roles[modality][0][0]) for modality in MODALITIES if modality in roles}
     label = roles["seg"][0][0] if "seg" in roles else None
     key = formats.pop() if len(formats) == 1 else "named"
-    return Case(identifier, identifier, key, images, label, faults=tuple(faults))
+    return Case(identifier, identifier, key, images, label, faults=faults)
+
+
+def _doubled(identifier: str, roles: Mapping[str, Sequence[Path]]) -> tuple[Fault, ...]:
+    """A fault for each role that several files of a case have."""
+    faults = []
+    for role, paths in roles.items():
+        if len(paths) > 1:
+            apart = len({path.name for path in paths}) == len(paths)
+            names = " and ".join(path.name if apart else str(path) for path in paths)
+            problem = f"{names} are both its {'reference' if role == 'seg' else role}"
+            faults.append(Fault(identifier, paths[0].name, problem, "remove or rename all but one"))
+    return tuple(faults)
 
 
 def _with_misnamed_label(case: Case, others: Sequence[tuple[str, Path]], *, alone: bool) -> Case:
@@ -212,20 +218,23 @@ def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int
     return facts, channels
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Images of the training and the test part; macOS leaves ._BRATS_001.nii.gz beside the real files in an archive."""
-    paths = sorted([*folder.glob("imagesTr/*.nii*"), *folder.glob("imagesTs/*.nii*")])
-    return [path for path in paths if not path.name.startswith(".")]
+def _listed(folder: Path, *parts: str) -> dict[str, list[Path]]:
+    """NIfTI files of some folders by name; macOS leaves ._BRATS_001.nii.gz beside the real files in an archive."""
+    found = defaultdict(list)
+    for path in (path for part in parts for path in sorted((folder / part).glob("*"))):
+        if path.name.lower().endswith(ENDINGS) and not path.name.startswith("."):
+            found[_base(path.name)].append(path)
+    return found
 
 
 def _find_msd(folder: Path) -> list[Case]:
     """Find the cases of MSD Task01: dataset.json, 4-D imagesTr (and imagesTs, without labels), labelsTr."""
     described = _description(folder, "modality", "MSD Task01")
-    cases = []
-    for path in _listed(folder) if described else ():
-        name, label = path.name.split(".nii")[0], folder / "labelsTr" / path.name
-        images = {modality: Source(path, channel) for modality, channel in described[1].items()}
-        cases.append(Case(name, name, "msd", images, label if label.is_file() else None, "msd"))
+    cases, labels = [], _listed(folder, "labelsTr")
+    for name, paths in _listed(folder, "imagesTr", "imagesTs").items() if described else ():
+        images = {modality: Source(paths[0], channel) for modality, channel in described[1].items()}
+        faults = _doubled(name, {"image": paths, "seg": labels[name]})
+        cases.append(Case(name, name, "msd", images, next(iter(labels[name]), None), "msd", faults))
     return cases
 
 
@@ -238,15 +247,16 @@ def _find_nnunet(folder: Path) -> list[Case]:
     numbers = {frozenset([group] if isinstance(group, int) else group) for group in facts.get("labels", {}).values()}
     known = {key: {frozenset(group) for group in each.regions.values()} for key, each in CONVENTIONS.items()}
     labels = next((key for key in ("nnunet", *known) if known[key] == numbers - {frozenset([0])}), "")
-    images: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in _listed(folder):
-        if match := re.fullmatch(r"(.+)_(\d{4})\.nii(\.gz)?", path.name, re.DOTALL):
-            images[match[1]][int(match[2])] = path
-    cases = []
+    images: dict[str, dict[int, list[Path]]] = defaultdict(dict)
+    for name, paths in _listed(folder, "imagesTr", "imagesTs").items():
+        if match := re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL):
+            images[match[1]][int(match[2])] = paths
+    cases, references = [], _listed(folder, "labelsTr")
     for name, files in images.items():
-        found = {modality: Source(files[channel]) for modality, channel in channels.items() if channel in files}
-        label = next(folder.glob(f"labelsTr/{glob.escape(name)}.nii*"), None)
-        cases.append(Case(name, name, "nnunet", found, label, labels))
+        found = {modality: files[channel] for modality, channel in channels.items() if channel in files}
+        faults = _doubled(name, {**found, "seg": references[name]})
+        sources = {modality: Source(paths[0]) for modality, paths in found.items()}
+        cases.append(Case(name, name, "nnunet", sources, next(iter(references[name]), None), labels, faults))
     return cases
 
 
@@ -261,12 +271,21 @@ def _find_bids(folder: Path) -> list[Case]:
     for case in (case for subject in sorted(folder.glob("sub-*/")) for case in _find_named(subject)):
         case = replace(case, identifier=own.get(case.identifier) or case.identifier, format="bids", label=None)
         name = role_of(next(iter(case.channels)).name)[0]
-        for label in folder.glob(f"derivatives/*/sub-*/**/{name}_dseg.nii*"):
+        references = {}
+        for label in sorted(folder.glob(f"derivatives/*/sub-*/**/{name}_dseg.nii*")):
             table = label.with_name(f"{name}_dseg.tsv")
             found = {int(row["index"]): row["name"] for row in rows_of(table, "\t")} if table.is_file() else {}
             keys = (labels_by_name(case.identifier, "bids", "brats2021"), *CONVENTIONS)
             if key := next((key for key in keys if CONVENTIONS[key].meanings == found), None):
-                case = replace(case, label=label, labels=key)
+                references[label] = key
+            else:
+                problem = f"{label.name} was left out, for no {table.name} beside it gives numbers that are known"
+                fault = Fault(case.identifier, label.name, problem, "write it with the columns index and name", WARNING)
+                case = replace(case, faults=(*case.faults, fault))
+        if references:
+            label, key = next(iter(references.items()))
+            faults = _doubled(case.identifier, {"seg": [*references]})
+            case = replace(case, label=label, labels=key, faults=(*case.faults, *faults))
         cases.append(case)
     return cases
 
