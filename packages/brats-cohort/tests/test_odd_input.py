@@ -93,6 +93,24 @@ def test_a_background_of_two_values_is_set_to_0(outer, inner, sides):
     assert ("the background is not 0 (T1" in " ".join(session.warnings)) or (np.isnan(outer) and not inner)
 
 
+def test_a_background_whose_two_values_were_mixed_by_interpolation_is_set_to_0():
+    padded = np.pad(IMAGE.astype(np.float32), [(0, 0), *[(5, 5)] * 3])
+    brain = (padded != 0).any(0)
+    padded = np.pad(padded, [(0, 0), *[(4, 4)] * 3], constant_values=-1024)
+    moved = [ndimage.shift(volume, (0.4, 0.3, 0.2), order=1, mode="nearest") for volume in padded]
+    session = check_session(moved, LPS)
+    assert np.count_nonzero(session.image[0]) == pytest.approx(np.count_nonzero(brain), rel=0.15)
+    assert "the background is not 0 (T1 -1024 and 0" in session.warnings[0]
+
+
+def test_infinite_values_around_the_brain_are_background_and_in_it_are_refused():
+    image = np.where(BRAIN, IMAGE, -np.inf).astype(np.float32)
+    assert np.array_equal(check_session(image, LPS).image, IMAGE)
+    image[2, 20, 22, 18] = np.inf
+    with pytest.raises(DataError, match="T2 has 1 voxels that are not numbers"):
+        check_session(image, LPS)
+
+
 def test_a_head_whose_scalp_is_dim_is_refused_for_its_bone():
     affine = LPS * np.array([4.0, 4.0, 4.0, 1.0])[:, None]
     check_session(IMAGE, affine)
@@ -134,6 +152,20 @@ def test_voxels_of_no_possible_size_are_refused(tmp_path, edge):
     nib.Nifti1Image(IMAGE[0], np.diag([edge, edge, edge, 1])).to_filename(tmp_path / "a.nii.gz")
     with pytest.raises(DataError, match="which no scan of a head has; set the spacing in millimetres"):
         read_volume(tmp_path / "a.nii.gz")
+
+
+def test_a_spacing_in_centimetres_is_refused():
+    with pytest.raises(DataError, match=r"the brain would be 16 mm long at voxels of 0\.4 mm; set the spacing in millimetres"):
+        check_session(IMAGE, LPS * np.array([0.4, 0.4, 0.4, 1])[:, None])
+
+
+def test_images_that_lie_apart_are_said():
+    image = IMAGE.copy()
+    image[3] = np.roll(IMAGE[3], 5, axis=0)
+    assert "the images show the brain in different places (signal in T1 83 %, T1ce" in check_session(image, LPS).warnings[0]
+    image[3] = IMAGE[3]
+    image[3, :, :, 20:] = 0
+    assert "different places (signal in T1 100 %, T1ce 100 %, T2 100 %, FLAIR 5" in check_session(image, LPS).warnings[0]
 
 
 def test_affines_that_differ_by_little_are_one_grid_and_by_more_are_not(tmp_path):

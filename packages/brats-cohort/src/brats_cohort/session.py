@@ -21,7 +21,10 @@ from brats_cohort.regions import MODALITIES, MODALITY_NAMES
 
 ONE_VALUE = 0.9  # share of the voxels along the edges of a volume that must have one value for it to be background
 MOST_PIECES = 60  # into which two values of background divide the edges: noise changes from voxel to voxel
+MIXED = 2  # voxels between two values of background in which interpolation mixes them
 MOST_BRAIN_ML = 2500.0  # no brain is larger: the largest of adults measure about 1,900 ml
+APART = 0.9  # share of the brain with signal below which a modality shows it elsewhere: five sessions had at least 0.998
+LEAST_BRAIN_MM, FINE_MM = 80.0, 0.5  # a newborn's is 100 mm long; scans of a part of it do not have finer voxels
 LARGER = 1.3  # a modality with signal in so many times the voxels of the others has something around the brain
 BRIGHT_RIM = 1.5  # brightness of the rim on T1 from which it is scalp: ten brains had at most 1.2, a head 3.3
 DARK_SHELL = 0.1  # share of dark voxels 8 to 14 mm below the surface from which they are bone: brains had at most 0.003
@@ -170,7 +173,7 @@ def settle_background(
     for kind, (problem, remedy) in _NEGATIVE_KINDS.items():
         if kind in mended:
             note(f"on {', '.join(mended[kind])}, {problem}", remedy)
-    counts = {modality: np.count_nonzero(settled[modality]) for modality in certain}
+    counts = {modality: int(np.count_nonzero(settled[modality])) for modality in certain}
     usual = float(np.median([*counts.values()])) if counts else 0.0
     others = [m for m in certain if not (len(certain) > 2 and counts[m] > LARGER * usual > 0)]
     brain = reduce(np.logical_or, (settled[modality] for modality in others[1:]), settled[others[0]] != 0) if others else None
@@ -181,12 +184,18 @@ def settle_background(
         named = " and ".join(MODALITY_NAMES[modality] for modality in unclear)
         problem = f"{named} has signal around the brain and was set to 0 where the other modalities are"
         note(problem, "make sure that the others show the whole brain")
-    if brain is not None and (problem := _head(settled, brain, spacing_of(affine))):
-        note(problem, _STRIP, ERROR)
+    signal = max(1, int(np.count_nonzero(brain))) if others else 1
+    shares = {modality: counts[modality] / signal for modality in others}
+    if any(NEARLY_BLANK < share < APART for share in shares.values()):
+        named = ", ".join(f"{MODALITY_NAMES[modality]} {100 * share:.0f} %" for modality, share in shares.items())
+        note(f"the images show the brain in different places (signal in {named} of it)", _REGISTER)
+    if brain is not None and (wrong := _head(settled, brain, spacing_of(affine))):
+        note(*wrong, ERROR)
     return settled, brain, faults
 
 
 _STRIP = "remove skull and background from all four, for example with HD-BET or SynthStrip, and set them to 0"
+_REGISTER = "make sure that they are of one session, complete and registered"
 _NEGATIVE_KINDS = {
     "normalised": (
         "many values in the brain are below 0, as after normalisation, and were shifted above it",
@@ -211,8 +220,9 @@ def _without_padding(volume: np.ndarray) -> tuple[np.ndarray, list[tuple[float, 
     Padding and resampling leave a second value around the first, or wedges of it along some edges.
     """
     edges = _edges(volume)
-    numbers = edges[edges == edges]
-    found = []
+    if np.isinf(edges).any():
+        volume = np.where(np.isin(volume, edges[np.isinf(edges)]), np.nan, volume)
+    numbers, found = edges[np.isfinite(edges)], []
     if 0 < len(numbers) < len(edges):  # not a number in some corners
         values, counts = np.unique(numbers, return_counts=True)
         found, volume = [(np.nan, 0.0)], _fill(volume, np.nan, 0, values[counts.argmax()])
@@ -223,8 +233,9 @@ def _without_padding(volume: np.ndarray) -> tuple[np.ndarray, list[tuple[float, 
     else:
         return volume, []
     while inner := _enclosing_value(volume, found[-1]):
-        volume = _fill(volume, *found[-1], inner[0])
-        found.append(inner)
+        value, depth = inner
+        volume = _fill(volume, *found[-1], value[0], depth)
+        found.append(value)
     return volume, found
 
 
@@ -258,34 +269,40 @@ def _edge_pair(volume: np.ndarray) -> list[tuple[float, float]]:
     if rarer < (1 - ONE_VALUE) / 10 or rarer + common < ONE_VALUE or pieces > MOST_PIECES:
         return []
     pair = [(float(value), 0.0) for value in found[counts.argsort()[-2:]]]
-    last, _ = _surface(volume, pair)
+    last = _surface(volume, pair)[0]
     return sorted(pair, key=lambda each: np.count_nonzero(last == each[0]))
 
 
-def _enclosing_value(volume: np.ndarray, background: tuple[float, float]) -> tuple[float, float] | None:
-    """The one value that encloses all that is no background, as `_edge_value`; None for a brain, whose surface has many."""
-    _, first = _surface(volume, [background])
-    values, counts = np.unique(first, return_counts=True)
-    if not len(first):
-        return None
-    value = float(values[counts.argmax()])
-    found = (value, 1e-4 * abs(value) if volume.dtype.kind == "f" else 0.0)
-    alone = np.mean(_is(first, *found)) >= ONE_VALUE and not (_is(volume, *background) | _is(volume, *found)).all()
-    return found if alone else None
+def _enclosing_value(volume: np.ndarray, background: tuple[float, float]) -> tuple[tuple[float, float], int] | None:
+    """The one value that encloses all that is no background, as `_edge_value`, and behind how many voxels; None for a brain.
+
+    Interpolation mixes two values in up to `MIXED` voxels between them; the surface of a brain has many values in any depth.
+    """
+    for depth, met in enumerate(_surface(volume, [background])[1:]):
+        values, counts = np.unique(met, return_counts=True)
+        if not len(met):
+            return None
+        value = float(values[counts.argmax()])
+        found = (value, 1e-4 * abs(value) if volume.dtype.kind == "f" else 0.0)
+        if np.mean(_is(met, *found)) >= ONE_VALUE:
+            alone = (_is(volume, *background) | _is(volume, *found)).all()
+            return None if alone else (found, depth)
+    return None
 
 
-def _surface(volume: np.ndarray, background: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """The last voxels of the background and the first of something else on ways into a volume from its six sides."""
-    last, first = [], []
+def _surface(volume: np.ndarray, background: Sequence[tuple[float, float]]) -> list[np.ndarray]:
+    """Voxels on ways into a volume from its six sides: the last of the background, and those 0 to `MIXED` voxels below it."""
+    found = [[] for _ in range(MIXED + 2)]
     for axis in range(3):
         coarse = tuple(slice(None) if other == axis else steps for other, steps in enumerate(_every(volume.shape)))
         lines = np.moveaxis(volume[coarse], axis, 0)
-        for way in (lines, lines[::-1]):
-            inside = ~np.logical_or.reduce([_is(way, *value) for value in background])
-            depth = inside.argmax(0)[None]
-            first.append(np.take_along_axis(way, depth, 0)[0][inside.any(0)])
-            last.append(np.take_along_axis(way, np.maximum(depth - 1, 0), 0)[0][depth[0] > 0])
-    return np.concatenate(last), np.concatenate(first)
+        outside = np.logical_or.reduce([_is(lines, *value) for value in background])
+        for way, passed in ((lines, outside), (lines[::-1], outside[::-1])):
+            start = passed.argmin(0)[None]  # 0 too if all is background
+            for depth, voxels in enumerate(found, start=-1):
+                here = (start[0] > 0) & (start[0] + depth < len(way))
+                voxels.append(np.take_along_axis(way, np.minimum(start + depth, len(way) - 1), 0)[0][here])
+    return [np.concatenate(voxels) for voxels in found]
 
 
 def _is(volume: np.ndarray, value: float, apart: float) -> np.ndarray:
@@ -293,10 +310,16 @@ def _is(volume: np.ndarray, value: float, apart: float) -> np.ndarray:
     return np.isnan(volume) if np.isnan(value) else volume == value if not apart else np.abs(volume - value) <= apart
 
 
-def _fill(volume: np.ndarray, outer: float, apart: float, inner: float) -> np.ndarray:
-    """A volume with another value in place of the one that surrounds it; where the brain has that value, it is kept."""
+def _fill(volume: np.ndarray, outer: float, apart: float, inner: float, mixed: int = 0) -> np.ndarray:
+    """A volume with another value in place of the one that surrounds it and of `mixed` voxels below it.
+
+    Where the brain has the value that surrounds it, it is kept.
+    """
     labelled, _ = ndimage.label(np.pad(_is(volume, outer, apart), 1, constant_values=True))
-    return np.where(labelled[1:-1, 1:-1, 1:-1] == labelled[0, 0, 0], np.asarray(inner, volume.dtype), volume)
+    padding = labelled == labelled[0, 0, 0]
+    if mixed:
+        padding = ndimage.binary_dilation(padding, np.ones((3, 3, 3)), iterations=mixed)
+    return np.where(padding[1:-1, 1:-1, 1:-1], np.asarray(inner, volume.dtype), volume)
 
 
 def _subtract(volume: np.ndarray, background: float, apart: float) -> np.ndarray:
@@ -324,15 +347,20 @@ def _without_negatives(volume: np.ndarray) -> tuple[np.ndarray, str]:
     return np.where(volume != 0, volume.astype(np.float32) - lowest + step, 0).astype(np.float32), "normalised"
 
 
-def _head(volumes: Mapping[str, np.ndarray], brain: np.ndarray, spacing: np.ndarray) -> str:
-    """Words for what shows that `brain` is a head with its skull; empty for a brain.
+def _head(volumes: Mapping[str, np.ndarray], brain: np.ndarray, spacing: np.ndarray) -> tuple[str, str] | None:
+    """What shows that `brain` is a head with its skull or has another size than brains, with the remedy; None for a brain.
 
     Scalp is bright on T1: the outermost 8 mm (90th percentile) are compared with the median of what lies deeper than 20 mm.
     Where fat was suppressed it is not, but bone is dark on T1 and T2 alike, as no layer of a brain is.
     """
     measured = np.count_nonzero(brain) * float(np.prod(spacing)) / 1000
     if measured > MOST_BRAIN_ML:
-        return f"{measured:,.0f} ml would be brain, more than any head holds"
+        return f"{measured:,.0f} ml would be brain, more than any head holds", _STRIP
+    if spacing.min() < FINE_MM:
+        lengths = [np.ptp(np.flatnonzero(brain.any(tuple({0, 1, 2} - {axis})))) * spacing[axis] for axis in range(3)]
+        if max(lengths) < LEAST_BRAIN_MM:
+            problem = f"the brain would be {max(lengths):.0f} mm long at voxels of {spacing.min():.2g} mm"
+            return problem, "set the spacing in millimetres; it may be in centimetres"
     steps = [max(1, round(4 / edge)) for edge in spacing]
     coarse = tuple(slice(None, None, step) for step in steps)
     inside = np.pad(ndimage.binary_fill_holes(brain[coarse]), 1)
@@ -340,12 +368,13 @@ def _head(volumes: Mapping[str, np.ndarray], brain: np.ndarray, spacing: np.ndar
     rim, shell, deep = (depth > 0) & (depth <= 8), (depth > 8) & (depth <= 14), depth > 20
     middle = {m: np.median(volume[coarse][deep]) for m, volume in volumes.items()} if np.count_nonzero(deep) >= 100 else {}
     if not all(middle.get(modality, 0) > 0 for modality in ("t1", "t2")):
-        return ""
+        return None
     relative = {modality: volumes[modality][coarse] / value for modality, value in middle.items() if value > 0}
     if (bright := np.percentile(relative["t1"][rim], 90)) > BRIGHT_RIM:
-        return f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is"
+        return f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is", _STRIP
     dark = np.mean(reduce(np.maximum, relative.values())[shell] < 0.5)
-    return f"{100 * dark:.0f} % of what lies about 1 cm deep is dark on all images, as bone is" if dark > DARK_SHELL else ""
+    words = f"{100 * dark:.0f} % of what lies about 1 cm deep is dark on all images, as bone is"
+    return (words, _STRIP) if dark > DARK_SHELL else None
 
 
 def _extreme(volume: np.ndarray, count: int) -> str:
