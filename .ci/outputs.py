@@ -22,7 +22,7 @@ from nbstripout import strip_output
 
 from brats_cohort.files import DataError, write_atomically
 from helpers.cli import main as helpers
-from helpers.running import VIEWERS, find_notebooks, read_parameters
+from helpers.running import VIEWERS, find_notebooks
 from helpers.workspace import REPOSITORY, open_workspace
 from slice_viewer.slices import to_palette
 
@@ -35,6 +35,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 METADATA = ("papermill", "widgets", "toc", "vscode", "colab")
 CELL_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "vscode", "id")
 EXTRA_KEYS = [f"metadata.{key}" for key in METADATA] + [f"cell.metadata.{key}" for key in CELL_METADATA]
+TITLE = re.compile(r"<title>(.*?)</title>")
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|[A-Za-z]:\\Users\\)[^\s'\"<>)]*")
 
@@ -82,10 +83,10 @@ def normalise(notebook: NotebookNode, root: Path, *, name: str = "notebook") -> 
     return result
 
 
-def update_notebook(executed: Path, target: Path, root: Path, *, patients: bool = False) -> None:
+def update_notebook(executed: Path, target: Path, root: Path) -> None:
     """Take the outputs of an executed copy into the notebook itself, and the pages of its viewers into a folder beside it.
 
-    A page holds whole volumes, so none is taken if the notebook may have read images of `patients`; its still pictures are.
+    A page holds whole volumes, so it is taken only if its title says that it shows a phantom.
 
     Raises
     ------
@@ -104,9 +105,15 @@ def update_notebook(executed: Path, target: Path, root: Path, *, patients: bool 
         file.write_text(nbformat.writes(result).rstrip("\n") + "\n", encoding="utf-8")
     viewers = target.parent / VIEWERS / target.stem
     shutil.rmtree(viewers, ignore_errors=True)
-    pages = executed.parent / VIEWERS / executed.stem
-    if pages.is_dir() and not patients:
-        shutil.copytree(pages, viewers)
+    for page in (executed.parent / VIEWERS / executed.stem).glob("*.html"):
+        if shows_phantom(page):
+            viewers.mkdir(parents=True, exist_ok=True)
+            shutil.copy(page, viewers)
+
+
+def shows_phantom(page: Path) -> bool:
+    """Whether the page of a viewer says in its title that it shows a phantom."""
+    return "phantom" in TITLE.search(page.read_text(encoding="utf-8"))[1].lower()
 
 
 def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -170,8 +177,7 @@ def main() -> int:
     folder = open_workspace("phantom").root / "run"
     paths = find_notebooks(chosen.notebooks, REPOSITORY / "notebooks", extras=chosen.extras)
     for path in paths:
-        patients = bool(chosen.real_cases) and "REAL_CASES" in read_parameters(path)
-        update_notebook(folder / path.name, path, REPOSITORY, patients=patients)
+        update_notebook(folder / path.name, path, REPOSITORY)
     print(f"{len(paths)} notebooks carry these outputs now")
     return 0
 

@@ -27,7 +27,7 @@ from helpers.running import (
     read_parameters,
     show_number,
 )
-from helpers.workspace import REPOSITORY, Workspace
+from helpers.workspace import REPOSITORY
 
 OUTPUTS = runpy.run_path(str(REPOSITORY / ".ci" / "outputs.py"))
 normalise, update_notebook, WIDGET_VIEW = (OUTPUTS[name] for name in ("normalise", "update_notebook", "WIDGET_VIEW"))
@@ -371,7 +371,7 @@ def test_a_notebook_edited_meanwhile_is_not_overwritten(tmp_path):
     assert target.read_bytes() == before
 
 
-def test_pages_of_viewers_are_committed_unless_they_may_show_patients(tmp_path):
+def test_pages_of_viewers_are_committed_if_they_say_that_they_show_a_phantom(tmp_path):
     target = write_notebook(tmp_path / "01_tiny.ipynb", "f()")
     notebook = nbformat.read(target, as_version=4)
     for count, cell in enumerate(notebook.cells[1:], start=1):
@@ -379,23 +379,13 @@ def test_pages_of_viewers_are_committed_unless_they_may_show_patients(tmp_path):
     executed, pages = tmp_path / "run" / "01_tiny.ipynb", tmp_path / "run" / "viewers" / "01_tiny"
     pages.mkdir(parents=True)
     nbformat.write(notebook, executed)
-    (pages / "1.html").write_text("<title>BraTS2021_01480</title>")
+    for number, title in enumerate(("BraTS2021_01480", "Phantom_00003", "Slices"), start=1):
+        (pages / f"{number}.html").write_text(f"<title>{title}</title>")
     update_notebook(executed, target, tmp_path)
-    assert [path.name for path in tmp_path.glob("viewers/01_tiny/*")] == ["1.html"]
-    update_notebook(executed, target, tmp_path, patients=True)
+    assert [path.name for path in tmp_path.glob("viewers/01_tiny/*")] == ["2.html"]
+    (pages / "2.html").unlink()
+    update_notebook(executed, target, tmp_path)
     assert not [*tmp_path.glob("viewers/01_tiny/*")], "those of an earlier run go, too"
-
-
-@pytest.mark.parametrize(("given", "patients"), [([], False), (["--real-cases", "/patients"], True)])
-def test_a_run_that_was_given_patients_publishes_no_volume(tmp_path, monkeypatch, given, patients):
-    path = write_notebook(tmp_path / "01_tiny.ipynb", "f()", parameters='OUT = ""  # results\nREAL_CASES = ""  # any')
-    asked, module = [], OUTPUTS["main"].__globals__
-    monkeypatch.setitem(module, "helpers", lambda words: 0)
-    monkeypatch.setitem(module, "open_workspace", lambda cohort: Workspace(tmp_path, cohort, tmp_path))
-    monkeypatch.setitem(module, "update_notebook", lambda *arguments, patients: asked.append(patients))
-    monkeypatch.setattr(sys, "argv", ["outputs.py", str(path), *given])
-    assert OUTPUTS["main"]() == 0
-    assert asked == [patients]
 
 
 def test_key_figure_is_the_first_picture_of_the_tagged_cell(tmp_path):
