@@ -110,6 +110,16 @@ def test_a_failed_registration_is_an_error_with_a_picture_and_no_case(tmp_path):
     assert caught.value.exit_status == 1 and caught.value.picture.stat().st_size > 5000
 
 
+def test_a_series_without_a_brain_is_named(tmp_path, monkeypatch):
+    """Such as a knee whose header does not say so: neither network finds a voxel of a brain."""
+    for number, kind in enumerate(TIMING, 1):
+        save(slices(kind, number=number), tmp_path / "raw")
+    monkeypatch.setattr(brain, "rough_brain", lambda image: image > 1e9)
+    monkeypatch.setattr(brain, "_deepbet", lambda image: array_of(image) > 1e9)
+    with pytest.raises(SessionError, match=r"series 2: what looks like the brain has 0.00 litres.*give a mask with --mask"):
+        prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
+
+
 def test_a_stripped_image_is_recognised_by_its_background():
     x, y, z = np.indices((40, 40, 40)) - 19.5
     radius = np.sqrt(x**2 + y**2 + z**2)

@@ -215,6 +215,16 @@ def test_compressed_series_are_read(tmp_path, syntax):
     assert np.sort(found.ravel()) == pytest.approx(np.sort(expected.ravel()), abs=12 if syntax == JPEGBaseline8Bit else 0)
 
 
+def test_a_series_that_no_program_decodes_is_named(tmp_path):
+    headers = slices("t1", number=1)
+    for header in headers:
+        header.PixelData = encapsulate([b"no picture at all "])
+        header["PixelData"].is_undefined_length = True
+        header.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    with pytest.raises(SessionError, match=r"series 1 .*export the series again"):
+        only(save(headers, tmp_path)).read()
+
+
 def test_an_enhanced_multi_frame_series_is_read(tmp_path):
     headers = slices("t1", number=1)
     frames = hd.legacy.LegacyConvertedEnhancedMRImage(
@@ -225,6 +235,15 @@ def test_an_enhanced_multi_frame_series_is_read(tmp_path):
     series = only(tmp_path)
     assert series.shape == (40, 32, SLICES) and series.modality == "t1"
     assert array_of(series.read()).max() == max(header.pixel_array.max() for header in headers)
+
+
+def test_nifti_files_beside_dicom_are_left_out_and_said(session):
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), session / "t1.nii.gz")
+    found = find_series(session)
+    assert [one.fault for one in found if one.fault] == [
+        "is NIfTI beside DICOM files, which are taken; give it a folder of its own"
+    ]
+    assert len([one for one in found if one.modality]) == 4
 
 
 def test_names_dates_and_numbers_do_not_reach_a_label(tmp_path):

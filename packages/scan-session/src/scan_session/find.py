@@ -54,7 +54,11 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
             problem = f"{folder.name} has no image in it ({odd[0].files[0].name} {odd[0].fault})"
             raise SessionError(problem, "export the series again")
         raise SessionError(f"{folder.name} has no DICOM or NIfTI file in it", "give the folder that the scanner's files are in")
-    found = _dicom_series(_one_session(headers, study)) if headers else _nifti_series(niftis, folder)
+    found = _nifti_series(niftis, folder)
+    if headers:
+        beside = "is NIfTI beside DICOM files, which are taken; give it a folder of its own"
+        odd += [replace(one, number="", fault=beside) for one in found]
+        found = _dicom_series(_one_session(headers, study))
     return recognise([*found, *odd])
 
 

@@ -80,7 +80,7 @@ def prepare_session(
     images = {modality: series.read() for modality, series in taken.items()}
     reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: max(images[key].GetSpacing()))
     fixed = images[reference]
-    inside, how = _brain(fixed, mask, brain_method)
+    inside, how = _brain(fixed, taken[reference].label, mask, brain_method)
     notes.append(f"brain: {how}")
     transforms, measures = {reference: sitk.Euler3DTransform()}, {reference: {"role": "reference"}}
     for modality, image in images.items():
@@ -135,13 +135,16 @@ def _require(taken: Mapping[str, Series], left: Sequence[Series], require: Seque
         )
 
 
-def _brain(fixed: sitk.Image, mask: Path | None, method: str) -> tuple[sitk.Image, str]:
+def _brain(fixed: sitk.Image, label: str, mask: Path | None, method: str) -> tuple[sitk.Image, str]:
     if mask:
         return brain.read_mask(Path(mask), fixed), "the mask that you gave"
     stripped = brain.stripped_mask(fixed, brain.rough_brain(fixed))
     if stripped is not None:
         return stripped, "the reference is skull-stripped already and was left so"
-    return brain.extract_brain(fixed, method), f"found by {method}"
+    try:
+        return brain.extract_brain(fixed, method), f"found by {method}"
+    except SessionError as error:
+        raise SessionError(f"{label}: {error.problem}", error.remedy) from error
 
 
 def _judge(
