@@ -102,10 +102,10 @@ def test_what_is_missing_is_said_with_what_was_found(tmp_path):
 
 
 def test_a_failed_registration_is_an_error_with_a_picture_and_no_case(tmp_path):
-    for number, kind in enumerate(TIMING, 1):
-        save(slices(kind, number=number, **({"PixelSpacing": [2.6, 2.6]} if kind == "t2" else {})), tmp_path / "raw")
+    save(slices("t1ce", number=1), tmp_path / "raw")
+    save(slices("t2", number=2, PixelSpacing=[2.6, 2.6]), tmp_path / "raw")
     with pytest.raises(SessionError, match=r"the T2 .*registration_of_t2.png.*same head") as caught:
-        prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
+        prepare_session(tmp_path / "raw", tmp_path / "case", require=("t1ce", "t2"), say=lambda text: None)
     assert [path.name for path in (tmp_path / "case").iterdir()] == ["registration_of_t2.png"]
     assert caught.value.exit_status == 1 and caught.value.picture.stat().st_size > 5000
 

@@ -8,11 +8,12 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
 
-from scan_session.grid import array_of
+from scan_session.grid import affine_of
 from scan_session.recognise import NAMES
 from scan_session.session import Session
 
@@ -71,44 +72,70 @@ def failure(path: Path, fixed: sitk.Image, moving: sitk.Image, transform: sitk.T
 
 
 def _checkerboards(fixed: sitk.Image, before: sitk.Image, after: sitk.Image, mask: sitk.Image) -> Figure:
-    figure = Figure(figsize=(10, 5.4), layout="constrained", facecolor="black")
-    axes = figure.subplots(2, 3)
+    figure, axes = _canvas(2)
+    view = _View(mask)
     for row, (moving, title) in zip(axes, ((before, "before"), (after, "after")), strict=True):
-        for axis, one, other, step in zip(row, _planes(fixed, mask), _planes(moving, mask), _steps(fixed), strict=True):
+        for axis, one, other, step in zip(row, view.planes(fixed), view.planes(moving), view.steps, strict=True):
             down, across = np.indices(one.shape)
             odd = (down * step[0] // SQUARE_MM + across * step[1] // SQUARE_MM) % 2 == 1
             axis.imshow(np.where(odd, other, one), cmap="gray", vmin=0, vmax=1, aspect=step[0] / step[1])
             axis.set_title(title, color="white", fontsize=9)
-            axis.axis("off")
     return figure
 
 
 def _outline(images: Mapping[str, sitk.Image], mask: sitk.Image) -> Figure:
-    figure = Figure(figsize=(10, 3.1 * len(images)), layout="constrained", facecolor="black")
-    axes = figure.subplots(len(images), 3, squeeze=False)
+    figure, axes = _canvas(len(images))
+    view = _View(mask)
     for row, (modality, image) in zip(axes, images.items(), strict=True):
-        for axis, plane, inside, step in zip(row, _planes(image, mask), _planes(mask, mask), _steps(mask), strict=True):
+        for axis, plane, inside, step in zip(row, view.planes(image), view.cut(mask), view.steps, strict=True):
             axis.imshow(plane, cmap="gray", vmin=0, vmax=1, aspect=step[0] / step[1])
             axis.contour(inside > 0.5, levels=[0.5], colors="#ffb000", linewidths=1)
             axis.set_title(NAMES[modality], color="white", fontsize=9)
-            axis.axis("off")
     return figure
 
 
-def _planes(image: sitk.Image, mask: sitk.Image) -> list[np.ndarray]:
-    """Axial, coronal and sagittal slices through the middle of the brain, 0 to 1, head up, patient's right on the left."""
-    volume, inside = (array_of(sitk.DICOMOrient(each, "LPS")) for each in (image, mask))
-    middle = np.argwhere(inside).mean(0).round().astype(int) if inside.any() else np.array(volume.shape) // 2
-    values = volume[inside > 0] if inside.any() else volume
-    low, high = np.percentile(values, (0, 99.5))
-    volume = np.clip((volume - min(low, 0)) / max(high - min(low, 0), 1e-6), 0, 1)
-    x, y, z = middle
-    return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
+def _canvas(rows: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(10, 3.1 * rows), facecolor="black")
+    axes = figure.subplots(rows, 3, squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.25 / (3.1 * rows), wspace=0.03, hspace=0.1)
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes
 
 
-def _steps(image: sitk.Image) -> list[tuple[float, float]]:
-    x, y, z = sitk.DICOMOrient(image, "LPS").GetSpacing()
-    return [(y, x), (z, x), (z, y)]
+class _View:
+    """Axial, coronal and sagittal slices through the middle of a brain, head up, patient's right on the left.
+
+    All images lie on the grid of the brain's mask.
+    """
+
+    def __init__(self, mask: sitk.Image) -> None:
+        to_lps = nib.orientations.axcodes2ornt(("L", "P", "S"))
+        self.turn = nib.orientations.ornt_transform(nib.io_orientation(affine_of(mask)), to_lps)
+        self.inside = self._turned(mask) > 0
+        x, y, z = np.take(mask.GetSpacing(), np.argsort(self.turn[:, 0]))
+        self.steps = [(y, x), (z, x), (z, y)]
+        shape = self.inside.shape
+        sums = [self.inside.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+        self.middle = [
+            round(float(np.average(range(length), weights=each))) if each.any() else length // 2
+            for length, each in zip(shape, sums, strict=True)
+        ]
+
+    def _turned(self, image: sitk.Image) -> np.ndarray:
+        return nib.apply_orientation(sitk.GetArrayViewFromImage(image).T, self.turn)
+
+    def cut(self, image: sitk.Image) -> list[np.ndarray]:
+        """The three slices of an image."""
+        volume, (x, y, z) = self._turned(image), self.middle
+        return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
+
+    def planes(self, image: sitk.Image) -> list[np.ndarray]:
+        """The three slices, 0 to 1 between percentiles of the brain."""
+        volume = self._turned(image)
+        low, high = np.percentile(volume[self.inside] if self.inside.any() else volume, (0, 99.5))
+        low = min(low, 0)
+        return [np.clip((plane - low) / max(high - low, 1e-6), 0, 1) for plane in self.cut(image)]
 
 
 def _numbers(measures: Mapping[str, float | str]) -> str:

@@ -60,8 +60,8 @@ def register(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image | None = No
         The brain in the fixed image: the last search looks only there and around it (`NEAR_MM`).
     """
     fixed, moving = sitk.Cast(fixed, sitk.sitkFloat32), sitk.Cast(moving, sitk.sitkFloat32)
-    start = _coarse(_reduced(fixed, COARSE_MM), _reduced(moving, COARSE_MM))
     fine_fixed, fine_moving = _reduced(fixed, FINE_MM), _reduced(moving, 1)
+    start = _coarse(_reduced(fine_fixed, COARSE_MM), _reduced(moving, COARSE_MM))
     method = _method(fine_fixed, None if mask is None else _near(_like(mask, fine_fixed)), SAMPLES)
     method.SetOptimizerAsRegularStepGradientDescent(0.5, 1e-3, 150, relaxationFactor=0.6)
     method.SetShrinkFactorsPerLevel([2, 1])
@@ -69,8 +69,8 @@ def register(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image | None = No
     method.SetInitialTransform(start, inPlace=False)
     found = sitk.Euler3DTransform(method.Execute(fine_fixed, fine_moving).GetBackTransform())
     shift, rotation = movement(found, mask if mask is not None else fixed > 0)
-    still = information(fixed, moving, sitk.Euler3DTransform(), mask)
-    return Registration(found, still, information(fixed, moving, found, mask), shift, rotation)
+    before, after = (information(fine_fixed, moving, each, mask) for each in (sitk.Euler3DTransform(), found))
+    return Registration(found, before, after, shift, rotation)
 
 
 def information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, mask: sitk.Image | None = None) -> float:
@@ -148,19 +148,18 @@ def _method(fixed: sitk.Image, mask: sitk.Image | None, samples: int) -> sitk.Im
 
 
 def _reduced(image: sitk.Image, edge: float) -> sitk.Image:
-    """An image smoothed and resampled to voxels of at least `edge` mm; axes with larger voxels stay as they are."""
-    spacing = np.asarray(image.GetSpacing())
-    if (spacing >= edge * 0.99).all():
-        return image
-    wanted = np.maximum(spacing, edge)
-    size = np.maximum(np.round(np.multiply(image.GetSize(), spacing) / wanted), 1).astype(int)
-    smooth = image
-    for axis in np.flatnonzero(wanted > spacing * 1.01).tolist():
-        smooth = sitk.RecursiveGaussian(smooth, sigma=wanted[axis] / 2.5, direction=axis)
-    origin = image.TransformContinuousIndexToPhysicalPoint(((wanted / spacing - 1) / 2).tolist())
-    return sitk.Resample(
-        smooth, size.tolist(), sitk.Transform(), sitk.sitkLinear, origin, wanted.tolist(), image.GetDirection(), 0.0
-    )
+    """An image smoothed and resampled, axis by axis, to voxels of at least `edge` mm; larger ones stay as they are."""
+    for axis, spacing in enumerate(image.GetSpacing()):
+        if spacing >= edge * 0.99:
+            continue
+        smooth = sitk.RecursiveGaussian(image, sigma=edge / 2.5, direction=axis) if edge > spacing * 1.01 else image
+        size, edges, first = list(image.GetSize()), list(image.GetSpacing()), [0.0, 0.0, 0.0]
+        size[axis] = max(1, round(size[axis] * spacing / edge))
+        edges[axis] = edge
+        first[axis] = (edge / spacing - 1) / 2
+        origin = image.TransformContinuousIndexToPhysicalPoint(first)
+        image = sitk.Resample(smooth, size, sitk.Transform(), sitk.sitkLinear, origin, edges, image.GetDirection(), 0.0)
+    return image
 
 
 def _like(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
