@@ -115,6 +115,8 @@ def list_label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFi
     if not cases:
         paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]
         maps = {_ROLE.sub("", path.name.split(".nii")[0]): LabelFile(path, labels) for path in paths}
+        if len(maps) < len(paths):  # the folders may be named for the cases, and all files alike
+            maps = {str(path.relative_to(folder)).split(".nii")[0]: LabelFile(path, labels) for path in paths}
         if len(maps) < len(paths):
             problem = f"{folder} holds {len(paths)} label maps but only {len(maps)} different names"
             raise DataError(problem, "keep one for each case")

@@ -101,6 +101,9 @@ def _refuse_other_numbers(path: Path, values: np.ndarray, expected: np.ndarray, 
         gain = found - scores[labels]
         best = int(gain.argmax())
         if gain.min() > -1e-6 and gain[best] > UNLIKELY:
+            if np.count_nonzero(present) == 1:
+                problem = f"{path} holds one number only, {present.max()}, as a plain tumour mask does"
+                raise DataError(problem, f"predict TC, WT and ET, or give --prediction-labels {labels} to score it as it is")
             problem = f"{path} reaches a Dice of {found[best]:.3f} for {REGIONS[best]} in the numbers of {key}"
             remedy = f"say whose numbers they are: --prediction-labels {key} or {labels}"
             raise DataError(f"{problem}, and {scores[labels][best]:.3f} in those of {labels}", remedy)

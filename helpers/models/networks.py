@@ -263,7 +263,10 @@ def input_multiple(name: str, **arguments) -> int:
     """Number of voxels of which every edge of an input to this network must be a multiple."""
     if name == ENSEMBLE:
         return math.lcm(*(input_multiple(kind, **settings) for kind, settings in _members(**arguments)))
-    return NETWORKS[name].multiple(**arguments)
+    try:
+        return NETWORKS[name].multiple(**arguments)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} cannot be built with {arguments}: {error}", "change the arguments") from error
 
 
 def check_patch(patch: Sequence[int], name: str, **arguments) -> None:

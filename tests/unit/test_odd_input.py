@@ -1,6 +1,7 @@
 """Odd input through preparation and the commands: it is read right, or refused with a sentence, and never silently wrong."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,26 @@ def test_a_map_in_numbers_that_nobody_named_is_not_scored_wrongly(tmp_path, caps
     assert main(["evaluate", str(prediction), str(case.label), "--prediction-labels", "nnunet"]) == 0
     out = capsys.readouterr().out
     assert "1.0000" in out and "Predictions are read with the numbers of nnU-Net: 1 oedema" in out
+    write_volume(prediction, (CLASSES > 0).astype(np.uint8), LPS)
+    assert main(["evaluate", str(prediction), str(case.label)]) == 1
+    assert "holds one number only, 1, as a plain tumour mask does; predict TC, WT and ET" in capsys.readouterr().err
+
+
+def test_predictions_called_alike_in_folders_of_their_cases_are_paired(tmp_path, capsys):
+    for number in range(2):
+        case = write_case(tmp_path / "cohort", f"Case_{number}", seed=number)
+        (tmp_path / "out" / case.identifier).mkdir(parents=True)
+        shutil.copy(case.label, tmp_path / "out" / case.identifier / "pred.nii.gz")
+    assert main(["evaluate", str(tmp_path / "out"), str(tmp_path / "cohort")]) == 0
+    assert "Over 2 cases" in capsys.readouterr().out
+
+
+def test_arguments_that_no_network_takes_are_one_sentence(tmp_path, capsys):
+    words = ["train", "--cohort", str(tmp_path), "--out", str(tmp_path)]
+    for more, sentence in ((["--arguments", '{"channels": 3}'], "change the arguments"), (["--steps", "0"], "steps is 0; ")):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert sentence in capsys.readouterr().err
 
 
 def test_no_command_writes_onto_what_it_reads_or_under_an_image_s_name(tmp_path, capsys):

@@ -15,11 +15,11 @@ class DataError(ValueError):
     """An input is wrong: `problem` says what, with the case and the file, `remedy` what to do about it."""
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem, remedy)
         self.problem, self.remedy = printable(problem), printable(remedy)
+        super().__init__(f"{self.problem}; {self.remedy}")  # who prints only the first argument prints all
 
-    def __str__(self) -> str:
-        return f"{self.problem}; {self.remedy}"
+    def __reduce__(self) -> tuple[type[DataError], tuple[str, str]]:
+        return type(self), (self.problem, self.remedy)
 
 
 def printable(text: str) -> str:
