@@ -8,17 +8,18 @@ import signal
 import sys
 from pathlib import Path
 
+from brats_cohort.files import DataError
 from helpers.models.checkpoints import load_card
 from helpers.serve import app
 from helpers.serve.handler import weights_of
 
 MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model"))
-PORT = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
+PORT = os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080")
 HOST = os.environ.get("SERVE_HOST", "127.0.0.1")
 """What SageMaker tells a container; the image of ``cloud/docker`` alone listens on more than loopback."""
 
 
-def run(*, model_dir: Path = MODEL_DIR, port: int = PORT, host: str = HOST) -> int:
+def run(*, model_dir: Path = MODEL_DIR, port: str = PORT, host: str = HOST) -> int:
     """Serve until interrupted; the first line of output names the address.
 
     Parameters
@@ -30,11 +31,13 @@ def run(*, model_dir: Path = MODEL_DIR, port: int = PORT, host: str = HOST) -> i
     host
         Address to listen on; any other than loopback is open to the network.
     """
+    if not port.isdecimal():
+        raise DataError(f"the port is {port!r}", "give a whole number to --port or SAGEMAKER_BIND_TO_PORT")
     if "SAGEMAKER_PROGRAM" not in os.environ:
         load_card(weights_of(model_dir))  # a folder without a model is refused at once
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = app.listen(host, port)
+    listener = app.listen(host, int(port))
     print(f"http://{host}:{listener.getsockname()[1]}/invocations; stop with Ctrl-C", flush=True)
     app.serve(model_dir, listener)
     return 0

@@ -147,8 +147,9 @@ def listen(host: str, port: int) -> socket.socket:
     """Bind an address, and so own it, before the model is loaded; port 0 takes a free one."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise DataError(f"{host}:{port} cannot be listened on ({error.strerror})", "choose another --port") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{host}:{port} cannot be listened on ({reason})", "choose another --port") from error
 
 
 def serve(model_dir: Path, listener: socket.socket) -> None:

@@ -30,8 +30,9 @@ import numpy as np
 
 from brats_cohort.cases import discover
 from brats_cohort.files import DataError
+from brats_cohort.formats import role_of
 from brats_cohort.grid import spacing_of
-from brats_cohort.nifti import LARGEST_MM, SMALLEST_MM, open_volume
+from brats_cohort.nifti import HEADERS, LARGEST_MM, SMALLEST_MM, open_volume
 from brats_cohort.regions import MODALITIES
 from brats_cohort.session import Session, check_session, read_session
 
@@ -235,6 +236,9 @@ def unpack(stream: BinaryIO, folder: Path, limits: Limits, *, endings: tuple[str
         with gzip.open(stream) as packed:
             tar = _Budget(limits.unpacked_mb).copy(packed, folder.with_name("archive.tar"))
         with tar.open("rb") as plain:
+            if plain.read(4) in HEADERS:
+                raise BadRequest(422, "the request is one NIfTI file; send an archive of the four")
+            plain.seek(0)
             _place_all(_tar_members(plain), folder, limits, endings)
     else:
         _place_all(_zip_members(stream) if start in ZIP else _tar_members(stream), folder, limits, endings)
@@ -292,7 +296,14 @@ def _place_all(members: Iterable[Member], folder: Path, limits: Limits, endings:
             raise BadRequest(400, f"{_short(name)} is a link, a device or a sparse file; pack the files themselves")
         if parts[-1].lower().endswith(endings) and not parts[-1].startswith("."):
             with opened() as source:
-                _place(parts[-1], source, folder, budget)
+                _place(_telling(parts), source, folder, budget)
+
+
+def _telling(parts: Sequence[str]) -> str:
+    """The last part of a name, or that before it if only that says the modality: T1/image.nii.gz, P_t1.nii/00001.nii."""
+    ending = ".nii.gz" if parts[-1].lower().endswith(".gz") else parts[-1][-4:]
+    above = re.sub(r"\.nii(\.gz)?$", "", parts[-2], flags=re.IGNORECASE) + ending if len(parts) > 1 else ""
+    return above if role_of(above) and not role_of(parts[-1]) else parts[-1]
 
 
 def _place(name: str, source: BinaryIO, folder: Path, budget: _Budget) -> None:

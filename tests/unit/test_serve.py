@@ -158,14 +158,16 @@ def zip_in(files, encoding):
         ("Müller, Jörg (2) [neu]_{}.nii.gz", "utf-8"),
         ("scans\\Müller\\Müller_{}.nii.gz", "cp1252"),
         ("Bär_{}.nii.gz", "cp437"),
+        ("all/Bär_{}/image.nii.gz", "utf-8"),
+        ("Bär_{}.nii/00001.nii.gz", "utf-8"),
     ],
 )
 def test_names_as_windows_and_people_write_them(client, case, expected, pattern, encoding):
-    """Backslashes, spaces, brackets, and umlauts in a code page that the archive does not name."""
+    """Backslashes, spaces, brackets, umlauts in a code page that the archive does not name, and folders named as files are."""
     answer = ask(client, zip_in(renamed(case, pattern), encoding), ZIP)
     assert answer.status_code == 200, answer.text
     same_labels(answer.content, expected)
-    name = re.split(r"[\\/]", pattern)[-1].removesuffix("_{}.nii.gz")
+    name = re.search(r"[^\\/]+(?=_\{\})", pattern)[0]
     assert ask(client, zip_in(renamed(case, pattern), encoding), ZIP, accept=JSON).json()["case"] == name
     assert ask(client, tar_of(renamed(case, pattern)), GZIP, accept=JSON).json()["case"] == name
 
@@ -264,6 +266,7 @@ def test_bad_archives_are_refused(client, case, tmp_path, monkeypatch):
     refused(ask(client, zip_of({**files, "x/" + first: files[first]}), ZIP), 400, "twice")
     refused(ask(client, zip_of({"readme.txt": b"x"}), ZIP), 422, "no NIfTI file")
     refused(ask(client, tar_of(files)[:500], GZIP), 400, "cannot be read")
+    refused(ask(client, gzip.compress(image), GZIP), 422, "is one NIfTI file; send an archive of the four")
     for name in (
         "../escaped_t1.nii.gz",
         "/escaped_t1.nii.gz",
@@ -394,6 +397,13 @@ def test_a_model_may_bring_functions_of_its_own_if_the_process_is_told(tmp_path,
 def test_a_port_is_owned_before_the_model_is_loaded():
     with app.listen("127.0.0.1", 0) as listener, pytest.raises(DataError, match="choose another --port"):
         app.listen("127.0.0.1", listener.getsockname()[1])
+    with pytest.raises(DataError, match="choose another --port"):
+        app.listen("127.0.0.1", 99_999)
+
+
+def test_a_port_that_is_no_number_is_one_sentence(capsys):
+    assert main(["serve", "--port", "http"]) == 1
+    assert "the port is 'http'; give a whole number to --port or SAGEMAKER_BIND_TO_PORT" in capsys.readouterr().err
 
 
 def test_limits_come_from_the_environment():

@@ -318,6 +318,32 @@ def test_a_folder_named_for_a_modality_says_what_its_images_are(tmp_path, names)
         assert not case.faults
 
 
+@pytest.mark.parametrize(
+    ("names", "identifier"),
+    [
+        ("T1_to_SRI_brain T1CE_to_SRI_brain T2_to_SRI_brain FL_to_SRI_brain seg_to_SRI_brain", "to_SRI_brain"),
+        ("P7_t1_bet P7_t1c_bet P7_t2_bet P7_flair_bet P7_seg_bet", "P7_bet"),
+        ("t1-P7 t1ce-P7 t2-P7 flair-P7 seg-P7", "P7"),
+        ("P7_T1_reg P7_T1_Gd_reg P7_T2_reg P7_T2_FLAIR_reg P7_label_reg", "P7_reg"),
+    ],
+)
+def test_names_with_the_modality_within_are_read_and_that_is_said(tmp_path, names, identifier):
+    for name, values in zip(names.split(), [*IMAGE, np.choose(CLASSES, [0, 1, 2, 4]).astype(np.uint8)], strict=True):
+        write_volume(tmp_path / f"{name}.nii.gz", values, LPS)
+    write_volume(tmp_path / "P7_mask.nii.gz", IMAGE[0], LPS)
+    (case,) = discover(tmp_path)
+    assert np.array_equal(read_image(case)[0], IMAGE) and np.array_equal(read_classes(case)[0], CLASSES)
+    assert case.identifier == identifier
+    assert "told by a word within their names, such as" in case.faults[0].problem
+
+
+def test_names_alike_in_the_folders_of_their_cases_are_told_by_the_folder(tmp_path):
+    for number in range(2):
+        for modality, volume in zip(MODALITIES, case_arrays(seed=number)[0], strict=True):
+            write_volume(tmp_path / f"P{number}" / f"{modality}_brain.nii.gz", volume, LPS)
+    assert [case.identifier for case in discover(tmp_path)] == ["P0", "P1"]
+
+
 def test_a_folder_of_intermediate_images_is_no_case(tmp_path):
     case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
     write_volume(case.label.parent / "t1" / "brain.nii.gz", IMAGE[0], LPS)

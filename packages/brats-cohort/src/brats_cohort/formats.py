@@ -21,7 +21,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "t1": ("t1", "t1n", "t1w", "t1pre", "t1native", "t1wn"),
     "t1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1km", "t1wce", "t1contrast", "t1gado", "ce-gadolinium_t1w"),
     "t2": ("t2", "t2w", "t2wi"),
-    "flair": ("flair", "t2f", "fla", "flr", "t2flair", "t2wflair"),
+    "flair": ("flair", "t2f", "fl", "fla", "flr", "t2flair", "t2wflair"),
     "seg": ("seg", "segm", "segmentation", "label", "tumor_segmentation", "tumour_segmentation", "automated_approx_segm"),
 }
 """How public data sets end a file's name for each modality and the reference, in lower case. A "mask" may be the brain's."""
@@ -32,6 +32,7 @@ _NAME = re.compile(
     rf"^(?:(?P<stem>.+?)(?P<separator>[-_. ]))?(?P<ending>{_ENDINGS})\.nii(\.gz)?\Z",
     re.IGNORECASE | re.DOTALL,
 )
+_WITHIN = re.compile(rf"(?:^|[-_. ]+)(?P<ending>{_ENDINGS})(?=$|[-_. ])", re.IGNORECASE)
 _OWN = {"brats2021": ("_", {*MODALITIES, "seg"}), "brats2023": ("-", {"t1n", "t1c", "t2w", "t2f", "seg"})}
 _MISNAMED = {"W39_1998.09.19": "BraTS20_Training_355"}
 """References that were published under the name that they had before the release."""
@@ -83,9 +84,14 @@ def role_of(name: str) -> tuple[str, str, str] | None:
     match = _NAME.match(name)
     if not match:
         return None
-    ending = re.sub("^(t[12])[-_ ]", r"\1", match["ending"].lower())
+    ending = _plain(match["ending"])
     own = (key for key, (separator, endings) in _OWN.items() if match["separator"] == separator and ending in endings)
     return match["stem"] or "", _ROLES[ending], next(own, "named")
+
+
+def _plain(ending: str) -> str:
+    """One of `SPELLINGS`, however it is written in a name."""
+    return re.sub("^(t[12])[-_ ]", r"\1", ending.lower())
 
 
 def _base(name: str) -> str:
@@ -198,6 +204,26 @@ def _one_of(cases: Sequence[Case]) -> Case:
 def _find(key: str) -> Callable[[Path], list[Case]]:
     """Finder for the named cases of one dataset format."""
     return lambda folder: [case for case in _find_named(folder) if case.format == key]
+
+
+def _find_spelt(folder: Path) -> list[Case]:
+    """Find cases in other spellings; if no name ends in one, those whose names differ in one word: T1_to_SRI_brain.nii.gz."""
+    if _find_named(folder):
+        return _find("named")(folder)
+    groups: dict[tuple[Path, str], dict[str, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
+    for path in (path for path in _walk(folder) if path.name.lower().endswith(ENDINGS)):
+        for match in _WITHIN.finditer(_base(path.name)):
+            rest = re.sub("^[-_. ]+", "", match.string[: match.start()] + match.string[match.end() :])
+            groups[path.parent, rest][_ROLES[_plain(match["ending"])]].append((path, "named"))
+    complete = {place: roles for place, roles in groups.items() if set(MODALITIES) <= set(roles)}
+    rests = Counter(rest for _, rest in complete)
+    cases = []
+    for (parent, rest), roles in complete.items():
+        case = _named_case(rest if rest and rests[rest] == 1 else parent.resolve().name, roles)
+        problem = f"its images are told by a word within their names, such as {next(iter(case.channels)).name}"
+        fault = Fault(case.identifier, "", problem, "name them <case>_t1.nii.gz and so on, if that is wrong", WARNING)
+        cases.append(replace(case, faults=(*case.faults, fault)))
+    return cases
 
 
 def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int]] | None:
@@ -333,7 +359,7 @@ FORMATS: dict[str, Format] = {
     "brats2023": Format(
         "BraTS 2023 and later (<case>/<case>-t1n.nii.gz, -t1c, -t2w, -t2f, -seg)", "brats2023", _find("brats2023")
     ),
-    "named": Format("other spellings of one file a modality (t1.nii.gz, <case>-T1Gd.nii.gz)", "brats2021", _find("named")),
+    "named": Format("other spellings of one file a modality (t1.nii.gz, <case>-T1Gd.nii.gz)", "brats2021", _find_spelt),
     "nnunet": Format("nnU-Net (dataset.json, imagesTr/<case>_0000.nii.gz to _0003, labelsTr)", "nnunet", _find_nnunet),
     "msd": Format("MSD Task01 (dataset.json, imagesTr/BRATS_001.nii.gz with four channels, labelsTr)", "msd", _find_msd),
 }

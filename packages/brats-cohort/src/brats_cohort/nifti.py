@@ -29,7 +29,7 @@ SMALLEST_MM, LARGEST_MM, WIDEST_MM = 0.05, 30.0, 1000.0
 """Edges that a voxel may have, and the widest field of view; beyond them the unit of the header is wrong."""
 
 _AGAIN = "copy or download it again"
-_HEADERS = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
+HEADERS = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
 """First bytes of a NIfTI file, versions 1 and 2."""
 _GEOMETRY = ("pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
              "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
@@ -189,7 +189,7 @@ def _reject_what_is_not_nifti(path: Path) -> None:
         raise DataError(f"{path} cannot be read ({error.strerror})", "check the file's permissions") from error
     gzipped, name = start.startswith(b"\x1f\x8b"), path.name.lower()
     lfs = start.startswith(b"version https://git-lfs")
-    unzipped, header = name.endswith(".gz") and not gzipped, start[:4] in _HEADERS
+    unzipped, header = name.endswith(".gz") and not gzipped, start[:4] in HEADERS
     for wrong, problem, remedy in (
         (not start, "is empty", _AGAIN),
         (lfs, "is a Git LFS pointer, not the image", "run `git lfs pull` where it came from"),
