@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nilearn import datasets
 from scipy import ndimage
 
 from glioma_phantom.draws import Box, Draws, Range
@@ -54,6 +53,8 @@ class Template:
 @lru_cache(maxsize=4)
 def load_template(device: str = "cpu") -> Template:
     """Load the maps onto a device; takes about a second, later calls in the same process take none."""
+    from nilearn import datasets  # it imports scikit-learn and pandas: for seconds, also where nothing is drawn
+
     loaders = (
         datasets.load_mni152_gm_template,
         datasets.load_mni152_wm_template,
