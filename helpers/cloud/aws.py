@@ -1,4 +1,4 @@
-"""Move files to S3, and delete everything that a run made.
+"""List and delete everything that a run made.
 
 Every name that a run makes is the run's own, or begins with it and a hyphen; that is how its things are found again. All
 functions take a `boto3.Session`, and so work in a real account and in a rehearsal.
@@ -6,53 +6,17 @@ functions take a `boto3.Session`, and so work in a real account and in a rehears
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import boto3
 import pandas as pd
 
 from brats_cohort.files import DataError
 
-PARALLEL = 8
-"""Files that are sent at a time."""
 JOBS = ("hyper_parameter_tuning_job", "training_job", "processing_job")
-
-
-def upload_changed(session: boto3.Session, files: Mapping[str, Path], uri: str) -> list[str]:
-    """Upload the files whose content is not in S3 yet; returns the names of those that were sent.
-
-    The entity tag of an object is the MD5 of its content if it was sent in one piece and is not encrypted with a KMS key, so
-    that one listing tells what has changed. Where the tag is another number, the file is sent again. `files` are named as below
-    `uri`, ``s3://bucket/prefix``.
-    """
-    s3, (bucket, prefix) = session.client("s3"), split_uri(uri.rstrip("/") + "/")
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    there = {item["Key"].removeprefix(prefix): item["ETag"].strip('"') for page in pages for item in page.get("Contents", [])}
-
-    def send(name: str) -> bool:
-        content = Path(files[name]).read_bytes()
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() == there.get(name):
-            return False
-        s3.put_object(Bucket=bucket, Key=prefix + name, Body=content)
-        return True
-
-    names = sorted(files)
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        return [name for name, sent in zip(names, pool.map(send, names), strict=True) if sent]
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """Split ``s3://bucket/key`` into bucket and key; raises `DataError` if it is no such address."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not bucket:
-        raise DataError(f"{uri!r} is not an S3 location", "write s3://bucket/key")
-    return bucket, key
 
 
 @dataclass(frozen=True)

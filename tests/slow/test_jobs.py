@@ -35,17 +35,6 @@ def session(rehearsal):
     return made
 
 
-def test_only_what_has_changed_travels(session, tmp_path):
-    for name in ("a", "sub/b"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    files = {name: tmp_path / name for name in ("a", "sub/b")}
-    assert aws.upload_changed(session, files, f"s3://{BUCKET}/travels") == ["a", "sub/b"]
-    (tmp_path / "a").write_text("b")  # as long as before
-    assert aws.upload_changed(session, files, f"s3://{BUCKET}/travels") == ["a"]
-    assert session.client("s3").get_object(Bucket=BUCKET, Key="travels/sub/b")["Body"].read() == b"sub/b"
-
-
 def train(session, run, source, cohort):
     """A managed spot job of the staged package; what AWS says of it at the end."""
     name = f"{run}-train"
@@ -73,11 +62,12 @@ def test_an_interrupted_training_goes_on_and_leaves_a_model_and_nothing_is_left(
     """That it ends with the weights of one that nobody interrupted, test_resume.py shows."""
     cases = [write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number) for number in range(5)]
     files = {path.relative_to(tmp_path / "cohort").as_posix(): path for case in cases for path in case.files}
-    aws.upload_changed(session, files, f"s3://{BUCKET}/parted/cohort")
+    for name, path in files.items():
+        session.client("s3").upload_file(str(path), BUCKET, f"parted/cohort/{name}")
     rehearsal.interrupt("parted", after="step +4 of")
     job = train(session, "parted", stage_source(tmp_path / "source"), f"s3://{BUCKET}/parted/cohort")
     assert [stage["Status"] for stage in job["SecondaryStatusTransitions"]].count("Training") == 2
-    bucket, key = aws.split_uri(job["ModelArtifacts"]["S3ModelArtifacts"])
+    bucket, _, key = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix("s3://").partition("/")
     content = session.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         assert load(archive.extractfile("best.safetensors").read())
