@@ -95,7 +95,7 @@ def _outline(images: Mapping[str, sitk.Image], mask: sitk.Image) -> Figure:
 
 
 def _canvas(rows: int) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(10, 3.1 * rows), facecolor="black")
+    figure = Figure(figsize=(10, 3.1 * rows), facecolor="black", layout="none")
     axes = figure.subplots(rows, 3, squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.25 / (3.1 * rows), wspace=0.03, hspace=0.1)
     for axis in axes.flat:
