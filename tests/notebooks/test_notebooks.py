@@ -32,9 +32,16 @@ USABLE = 6
 """Cases that the three bad ones leave."""
 
 OWN: dict[str, dict[str, str]] = {
-    "03_train_unet": {"STEPS": "4", "VALIDATE_EVERY": "4", "SMALL_STEPS": "2", "FOLDS": "1", "CHANNELS": "(8, 16, 32, 64)"},
+    "03_train_unet": {
+        "PATCH": "32",
+        "STEPS": "4",
+        "VALIDATE_EVERY": "4",
+        "SMALL_STEPS": "2",
+        "FOLDS": "1",
+        "CHANNELS": "(8, 16, 32, 64)",
+    },
     "04_train_swin_unetr": {"STEPS": "2", "TRIAL_STEPS": "2", "RATES": "(0.003,)"},
-    "05_deploy_sagemaker": {"DEMO_CASES": "2", "DEMO_STEPS": "6", "TRIALS": "1"},
+    "05_deploy_sagemaker": {"DEMO_CASES": "2", "DEMO_STEPS": "12", "TRIALS": "1", "COMPARED": "('ml.g5.xlarge',)"},
     "06_profile_gpu": {"PATCH": "32", "ROUNDS": "2", "COMPILE": "no"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""
