@@ -44,6 +44,20 @@ def test_noise_in_one_modality_is_set_to_0_where_the_others_show_no_brain():
     assert "FLAIR has signal around the brain" in session.warnings[0]
 
 
+@pytest.mark.parametrize("kind", ["noise", "text"])
+def test_signal_away_from_the_brain_is_set_to_0(kind):
+    marked = np.pad(BRAIN, 6)
+    marks = RANDOM.random(marked.shape) < 0.06 if kind == "noise" else np.zeros_like(marked)
+    if kind == "text":
+        marks[1:4, 2:9, 10:12] = True
+    image = [np.where(marks & ~marked, 50 + number, np.pad(IMAGE[number], 6)) for number in range(4)]
+    session = check_session(image, LPS)
+    assert "signal in the air, away from the brain" in session.warnings[0]
+    left = np.count_nonzero(session.image[0]) - np.count_nonzero(BRAIN)
+    assert 0 <= left < (0.03 * BRAIN.sum() if kind == "noise" else 1)
+    assert np.array_equal(session.image[0][marked], IMAGE[0][BRAIN])
+
+
 def test_a_skull_in_one_modality_is_set_to_0_where_the_others_show_no_brain():
     image = IMAGE.copy()
     image[0, 2:-2, 2:-2, 2:-2] += np.where(BRAIN, 0, RANDOM.integers(400, 600, BRAIN.shape))[2:-2, 2:-2, 2:-2]

@@ -24,6 +24,7 @@ MOST_PIECES = 60  # into which two values of background divide the edges: noise 
 MIXED = 2  # voxels between two values of background in which interpolation mixes them
 MOST_BRAIN_ML = 2500.0  # no brain is larger: the largest of adults measure about 1,900 ml
 APART = 0.9  # share of the brain with signal below which a modality shows it elsewhere: five sessions had at least 0.998
+FEW_SPECKS, SPECK = 0.001, 0.05  # share of the signal away from the brain that is said, and of the brain that is no speck
 LEAST_BRAIN_MM, FINE_MM = 80.0, 0.5  # a newborn's is 100 mm long; scans of a part of it do not have finer voxels
 LARGER = 1.3  # a modality with signal in so many times the voxels of the others has something around the brain
 BRIGHT_RIM = 1.5  # brightness of the rim on T1 from which it is scalp: ten brains had at most 1.2, a head 3.3
@@ -184,6 +185,12 @@ def settle_background(
         named = " and ".join(MODALITY_NAMES[modality] for modality in unclear)
         problem = f"{named} has signal around the brain and was set to 0 where the other modalities are"
         note(problem, "make sure that the others show the whole brain")
+    if others and (alone := _without_specks(brain)) is not None:
+        note("signal in the air, away from the brain, such as noise or text, was set to 0", "look at the images")
+        brain = alone
+        for modality in others:
+            settled[modality] = np.where(brain, settled[modality], 0).astype(settled[modality].dtype)
+            counts[modality] = int(np.count_nonzero(settled[modality]))
     signal = max(1, int(np.count_nonzero(brain))) if others else 1
     shares = {modality: counts[modality] / signal for modality in others}
     if any(NEARLY_BLANK < share < APART for share in shares.values()):
@@ -320,6 +327,23 @@ def _fill(volume: np.ndarray, outer: float, apart: float, inner: float, mixed: i
     if mixed:
         padding = ndimage.binary_dilation(padding, np.ones((3, 3, 3)), iterations=mixed)
     return np.where(padding[1:-1, 1:-1, 1:-1], np.asarray(inner, volume.dtype), volume)
+
+
+def _without_specks(brain: np.ndarray) -> np.ndarray | None:
+    """What is left of `brain` without small parts that do not touch it; None if these are next to nothing."""
+    _, sizes = _parts(brain[::2, ::2, ::2])  # tells as much in a tenth of the time
+    if sizes.sum() - sizes.max(initial=0) <= FEW_SPECKS * sizes.sum():
+        return None
+    labelled, sizes = _parts(brain)
+    return (sizes >= SPECK * sizes.max())[labelled]
+
+
+def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Connected parts of a mask by number, and their voxels, 0 for what is outside."""
+    labelled, count = ndimage.label(mask)
+    sizes = np.bincount(labelled.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return labelled, sizes
 
 
 def _subtract(volume: np.ndarray, background: float, apart: float) -> np.ndarray:
