@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from brats_cohort.cases import onto_grid
-from brats_cohort.files import DataError
+from brats_cohort.files import DataError, named
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import ENDINGS, read_label_values, read_volume
 from glioma_phantom.abdomen import ORGANS
@@ -65,7 +65,7 @@ def find_scans(folder: Path | str) -> tuple[list[Scan], tuple[str, ...]]:
             if isinstance(content, dict) and isinstance(content.get("training"), list):
                 scans, organs = _from_json(folder, content)
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"{path} cannot be read as a list of scans ({error!r})"
+            problem = f"{path} cannot be read as a list of scans ({named(error)})"
             raise DataError(problem, "give image, label and fold as MSD does, or remove it to deal folds anew") from error
     if not scans:
         raise DataError(f"{folder} holds no scan imagesTr/img0001.nii.gz and no dataset JSON", "give the folder that does")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from brats_cohort.files import DataError, named
 from brats_cohort.regions import BACKGROUND, ED, ET, NCR, regions_to_classes
 
 THRESHOLD = 0.5
@@ -97,6 +98,15 @@ class PostProcessing:
             raise ValueError(f"a limit cannot be negative: {self}")
         if not all(0 < limit <= THRESHOLD for limit in (self.core_threshold, self.tumour_threshold, self.enhancing_threshold)):
             raise ValueError(f"the three thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, float]) -> PostProcessing:
+        """Limits as a model card holds them; raises `DataError` if it has others."""
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            problem = f"the model card has a post-processing that is not known here ({named(error)})"
+            raise DataError(problem, "use the version that wrote it, or train the model again") from error
 
 
 def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], settings: PostProcessing) -> np.ndarray:

@@ -131,7 +131,7 @@ def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, 
 
 def segment_prepared(network: nn.Module, card: ModelCard, image: np.ndarray) -> np.ndarray:
     """Predict the classes (X, Y, Z) of a prepared image (4, X, Y, Z) on its own grid, post-processed as the card says."""
-    return label_map(predict_prepared(network, card, image), image, card.spacing, PostProcessing(**card.postprocessing))
+    return label_map(predict_prepared(network, card, image), image, card.spacing, PostProcessing.of(card.postprocessing))
 
 
 def predict_native(
@@ -148,10 +148,11 @@ def predict_native(
 
 def predict_case(network: nn.Module, card: ModelCard, case: Case, *, tta: bool = False) -> Prediction:
     """Segment one case on its own grid, with the post-processing of the model card; errors and warnings of `read_session`."""
+    rules = PostProcessing.of(card.postprocessing)
     session = read_session(case, threads=joblib.cpu_count())
     image, affine = np.stack(session.image), session.affine
     probabilities = predict_native(network, card, image, affine, identifier=case.identifier, tta=tta)
-    classes = label_map(probabilities, image, spacing_of(affine), PostProcessing(**card.postprocessing))
+    classes = label_map(probabilities, image, spacing_of(affine), rules)
     like = case.images[MODALITIES[0]].path
     return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, session.warnings)
 

@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import nn
 
-from brats_cohort.files import DataError, write_atomically
+from brats_cohort.files import DataError, named, write_atomically
 from brats_cohort.regions import MODALITIES, REGIONS
+from helpers.data.prepared import PreprocessSettings
 from helpers.models.networks import ENSEMBLE, Ensemble, build_network, ensemble_weights
 from helpers.workspace import versions
 
@@ -190,8 +191,11 @@ def load_card(path: Path) -> ModelCard:
         content = json.loads(card_path(path).read_text())
         tuples = [item.name for item in fields(ModelCard) if isinstance(item.default, tuple)]
         card = ModelCard(**content | {name: tuple(content[name]) for name in ("patch", *tuples)})
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        problem = f"{card_path(path)} is not a model card of this version ({error!r})"
+        PreprocessSettings(**card.preprocessing)
+        if min(card.patch) < 1:
+            raise ValueError(f"the patch is {card.patch}")
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{card_path(path)} is not a model card of this version ({named(error)})"
         raise DataError(problem, "copy it again, or train the model again") from error
     _check_channels(card, path)
     return card

@@ -91,7 +91,7 @@ def predict_fn(data: Volumes, model: Model) -> Answer:
         native = predict_native(model.network, card, image, session.affine, identifier=session.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    classes = label_map(native, image, spacing_of(session.affine), PostProcessing(**card.postprocessing))
+    classes = label_map(native, image, spacing_of(session.affine), PostProcessing.of(card.postprocessing))
     return Answer(classes, data, card.weights_sha256)
 
 

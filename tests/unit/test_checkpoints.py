@@ -90,6 +90,8 @@ def test_exchanged_weights_are_refused_although_they_would_fit(saved, tmp_path):
         ({"modalities": ["flair", "t1", "t1ce", "t2"]}, "orders its channels"),
         ({"regions": ["WT", "TC", "ET"]}, "orders its regions"),
         ({"network": "vnet"}, "no network 'vnet'"),
+        ({"patch": [0, 16, 16]}, "is not a model card of this version"),
+        ({"preprocessing": {"spacing": "two"}}, "is not a model card of this version"),
         ({"arguments": {"channels": [4, 16], "num_res_units": 1}}, "does not fit unet"),
     ],
 )
@@ -114,6 +116,9 @@ def test_missing_and_damaged_files_are_named(saved):
     path, _, _ = saved
     card_path(path).write_text("{")
     with pytest.raises(DataError, match=r"best\.json is not a model card"):
+        load_checkpoint(path)
+    card_path(path).write_text("{}", encoding="utf-16")
+    with pytest.raises(DataError, match=r"best\.json is not a model card of this version \(UnicodeDecodeError: '.{10,80}\);"):
         load_checkpoint(path)
     card_path(path).unlink()
     with pytest.raises(DataError, match=r"best\.json does not exist"):

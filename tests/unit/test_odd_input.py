@@ -1,5 +1,6 @@
 """Odd input through preparation and the commands: it is read right, or refused with a sentence, and never silently wrong."""
 
+import json
 import os
 import shutil
 
@@ -12,6 +13,7 @@ from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.data.prepared import PreprocessSettings, is_intact
 from helpers.data.preprocess import prepare_cohort, preprocess_case, preprocess_image
+from tests.requests import save_model
 
 IMAGE, CLASSES = case_arrays((40, 44, 36))
 BRAIN = (IMAGE != 0).any(0)
@@ -71,6 +73,20 @@ def test_a_map_in_numbers_that_nobody_named_is_not_scored_wrongly(tmp_path, caps
     write_volume(prediction, (CLASSES > 0).astype(np.uint8), LPS)
     assert main(["evaluate", str(prediction), str(case.label)]) == 1
     assert "holds one number only, 1, as a plain tumour mask does; predict TC, WT and ET" in capsys.readouterr().err
+
+
+def test_a_model_is_not_exported_onto_itself_and_its_card_is_read_before_the_work(tmp_path, capsys):
+    weights = save_model(tmp_path) / "best.safetensors"
+    card = weights.with_suffix(".json")
+    before = weights.read_bytes(), card.read_bytes()
+    for target in (weights, card):
+        assert main(["export", "--checkpoint", str(weights), "--format", "onnx", "--out", str(target)]) == 1
+        assert "is one of the files that are read" in capsys.readouterr().err
+    assert (weights.read_bytes(), card.read_bytes()) == before
+    card.write_text(json.dumps({**json.loads(card.read_text()), "postprocessing": {"size": 1}}))
+    case = write_case(tmp_path / "cohort", image=IMAGE, classes=CLASSES)
+    assert main(["predict", str(case.label.parent), "--checkpoint", str(weights), "--out", str(tmp_path / "o.nii.gz")]) == 1
+    assert "the model card has a post-processing that is not known here" in capsys.readouterr().err
 
 
 def test_predictions_called_alike_in_folders_of_their_cases_are_paired(tmp_path, capsys):

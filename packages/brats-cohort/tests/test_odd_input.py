@@ -117,6 +117,11 @@ def test_a_background_whose_two_values_were_mixed_by_interpolation_is_set_to_0()
     assert "the background is not 0 (T1 -1024 and 0" in session.warnings[0]
 
 
+def test_a_brain_drawn_in_one_value_is_no_background():
+    image = [np.where(BRAIN, 100 + number, 0) + 50 * (CLASSES > 0) + 30 * (CLASSES > 1) for number in range(4)]
+    assert all(np.array_equal(found != 0, BRAIN) for found in check_session(image, LPS).image)
+
+
 def test_infinite_values_around_the_brain_are_background_and_in_it_are_refused():
     image = np.where(BRAIN, IMAGE, -np.inf).astype(np.float32)
     assert np.array_equal(check_session(image, LPS).image, IMAGE)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from brats_cohort.case import ERROR, WARNING, Case, Fault, Source, fault_of
-from brats_cohort.files import DataError, printable
+from brats_cohort.files import DataError, named, printable
 from brats_cohort.formats import DESCRIBED, FORMATS, format_key, labels_by_name, nothing_found, role_of, rows_of
 from brats_cohort.grid import turn_to_grid
 from brats_cohort.nifti import affine_in_mm, forms_apart, open_volume, read_label_values, read_volumes
@@ -95,7 +95,7 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
         try:
             rows = {row["case"]: row["patient"] for row in rows_of(table)}
         except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-            problem = f"{table} is not a table of patients ({error!r})"
+            problem = f"{table} is not a table of patients ({named(error)})"
             raise DataError(problem, "give a CSV file with the columns case and patient") from error
         absent = [name for name in identifiers if not rows.get(name)]
         if absent:

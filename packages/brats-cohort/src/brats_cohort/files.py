@@ -27,6 +27,11 @@ def printable(text: str) -> str:
     return re.sub("[\udc80-\udcff\x00-\x1f\x7f]", lambda match: f"%{ord(match[0]) & 0xFF:02x}", text)
 
 
+def named(error: Exception) -> str:
+    """Kind and words of an error of a library; its repr may hold a whole file."""
+    return f"{type(error).__name__}: {error}"
+
+
 @contextmanager
 def without(*names: str) -> Iterator[None]:
     """Let an import find modules absent that are optional to it and would take long; afterwards they can be imported."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brats_cohort.case import WARNING, Case, Fault, Source
-from brats_cohort.files import DataError
+from brats_cohort.files import DataError, named
 from brats_cohort.nifti import ENDINGS, conversion, open_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, convention_by_name
 
@@ -237,7 +237,7 @@ def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int
             return None
         channels = {_ROLES[name.lower()]: int(number) for number, name in facts[key].items()}
     except (KeyError, AttributeError, TypeError, ValueError) as error:
-        problem = f"{path} does not describe the channels of {name} ({error!r})"
+        problem = f"{path} does not describe the channels of {name} ({named(error)})"
         raise DataError(problem, f'expected "{key}": FLAIR, T1w, t1gd, T2w') from error
     if set(channels) != set(MODALITIES):
         raise DataError(f"{path} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")

@@ -21,6 +21,7 @@ from brats_cohort.regions import MODALITIES, MODALITY_NAMES
 
 ONE_VALUE = 0.9  # share of the voxels along the edges of a volume that must have one value for it to be background
 MOST_PIECES = 60  # into which two values of background divide the edges: noise changes from voxel to voxel
+FILLED = 0.7  # share of its box that a field of view fills, also if it was turned a little; an ellipsoid fills 0.52
 MIXED = 2  # voxels between two values of background in which interpolation mixes them
 MOST_BRAIN_ML = 2500.0  # no brain is larger: the largest of adults measure about 1,900 ml
 APART = 0.9  # share of the brain with signal below which a modality shows it elsewhere: five sessions had at least 0.998
@@ -283,7 +284,8 @@ def _edge_pair(volume: np.ndarray) -> list[tuple[float, float]]:
 def _enclosing_value(volume: np.ndarray, background: tuple[float, float]) -> tuple[tuple[float, float], int] | None:
     """The one value that encloses all that is no background, as `_edge_value`, and behind how many voxels; None for a brain.
 
-    Interpolation mixes two values in up to `MIXED` voxels between them; the surface of a brain has many values in any depth.
+    What it encloses must be a field of view, that is nearly a box. Interpolation mixes two values in up to `MIXED` voxels
+    between them; the surface of a brain has many values in any depth.
     """
     for depth, met in enumerate(_surface(volume, [background])[1:]):
         values, counts = np.unique(met, return_counts=True)
@@ -292,8 +294,10 @@ def _enclosing_value(volume: np.ndarray, background: tuple[float, float]) -> tup
         value = float(values[counts.argmax()])
         found = (value, 1e-4 * abs(value) if volume.dtype.kind == "f" else 0.0)
         if np.mean(_is(met, *found)) >= ONE_VALUE:
-            alone = (_is(volume, *background) | _is(volume, *found)).all()
-            return None if alone else (found, depth)
+            inside = ~_is(volume, *background)
+            edges = [np.count_nonzero(inside.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+            field = np.count_nonzero(inside) >= FILLED * np.prod(edges)  # of view; a brain drawn in one value is rounder
+            return (found, depth) if field and not _is(volume[inside], *found).all() else None
     return None
 
 

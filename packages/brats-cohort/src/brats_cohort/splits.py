@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from brats_cohort.case import Case
 from brats_cohort.checks import CaseFacts
-from brats_cohort.files import DataError, write_atomically
+from brats_cohort.files import DataError, named, write_atomically
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
@@ -120,8 +120,10 @@ def load_splits(path: Path) -> SplitManifest:
             patients=record["patients"],
         )
         stated = record["sha256"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"the split {path} is damaged ({error!r})", "make it again with notebook 01_explore_data") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the split {path} is damaged ({named(error)})", "make it again with notebook 01_explore_data"
+        ) from error
     if stated != manifest.sha256:
         raise DataError(f"the split {path} was changed after it was made", "make it again with notebook 01_explore_data")
     seen = Counter(patient for part in (manifest.test, *manifest.folds) for patient in {manifest.patients[c] for c in part})
