@@ -339,7 +339,8 @@ def _without_specks(brain: np.ndarray) -> np.ndarray | None:
     if sizes.sum() - sizes.max(initial=0) <= FEW_SPECKS * sizes.sum():
         return None
     labelled, sizes = _parts(brain)
-    return (sizes >= SPECK * sizes.max())[labelled]
+    specks = sizes[sizes < SPECK * sizes.max()].sum()
+    return (sizes >= SPECK * sizes.max())[labelled] if specks > FEW_SPECKS * sizes.sum() else None
 
 
 def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
