@@ -118,7 +118,7 @@ def test_a_background_whose_two_values_were_mixed_by_interpolation_is_set_to_0()
 
 
 def test_a_brain_drawn_in_one_value_is_no_background():
-    image = [np.where(BRAIN, 100 + number, 0) + 50 * (CLASSES > 0) + 30 * (CLASSES > 1) for number in range(4)]
+    image = [np.where(BRAIN, 100, 0) + 50 * (CLASSES > 0) + 30 * (number + 1) * (CLASSES > 1) for number in range(4)]
     assert all(np.array_equal(found != 0, BRAIN) for found in check_session(image, LPS).image)
 
 
@@ -560,6 +560,12 @@ def test_nothing_private_travels_into_a_label_map(tmp_path):
     assert b"Jane" not in content and b"hot" not in content
     assert nib.load(path).header["cal_max"] == 0
     assert np.allclose(nib.load(path).affine, LPS)
+
+
+def test_one_image_in_two_scales_is_suspected():
+    image = IMAGE.astype(np.int16)
+    image[1] = np.where(BRAIN, 2 * IMAGE[0] + 7, 0)
+    assert "T1 and T1ce seem to be one image in two scales" in check_session(image, LPS).warnings[0]
 
 
 def test_one_image_in_every_slot_is_refused(tmp_path):

@@ -36,6 +36,7 @@ NEARLY_BLANK = 0.01  # a modality with signal in less than this share of the bra
 MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that has more would flatten them
 LARGEST_VALUE = 1e30  # a voxel that exceeds it was not measured
 SCALE = 1e-15, 1e15  # of the brightest values: beyond, the squares of 32-bit numbers become 0 or infinite
+ALIKE = 1e-4  # mean square of the difference of two normalised images that differ by rounding only
 SAMPLE, FEWEST = 200_000, 10_000  # brain voxels whose contrast is compared, and below which nothing can be said
 
 
@@ -471,7 +472,10 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     spread = values.std(axis=1, keepdims=True)
     if not (spread > 0).all():
         return []
-    t1, t1ce, t2, flair = (values - values.mean(axis=1, keepdims=True)) / spread
+    t1, t1ce, t2, flair = normalised = (values - values.mean(axis=1, keepdims=True)) / spread
+    for (first, one), (second, other) in itertools.combinations(zip(MODALITY_NAMES.values(), normalised, strict=True), 2):
+        if np.mean((one - other) ** 2) < ALIKE:
+            return [f"{first} and {second} seem to be one image in two scales"]
     if np.mean(t1 * t1ce) < np.mean(t1 * t2) - 0.2:
         return ["T1ce and T2 seem exchanged: T1 resembles the file named T2 more than the one named T1ce"]
     if moment(t1, 3) > moment(t2, 3):
