@@ -29,7 +29,7 @@ state = pathlib.Path("/opt/ml/checkpoints/state")
 count = int(state.read_text()) if state.exists() else 0
 print("begins at", count, flush=True)
 def leave(*_):
-    print("told to go", flush=True)
+    os.write(1, b"told to go\\n")  # print is not to be called within print, where the signal may come
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
 while count < 12:
