@@ -94,7 +94,6 @@ chromium:
 	else echo "The browser tests need chromium; on Debian and Ubuntu: sudo apt-get install chromium"; fi
 
 figures: $(READY) chromium ## rebuild the figures of the READMEs
-	@$(BIN)/python images/rebuild.py
 	@$(BIN)/python images/packages.py
 	@$(BIN)/python -m tests.browser.film
 

@@ -21,11 +21,11 @@ from glioma_phantom import PhantomSettings, make_phantom
 from slice_viewer import SliceViewer
 from tests.browser.conftest import CHROMIUM, FLAGS
 
-SIZE = (760, 326)
+SIZE = (760, 342)
 """Width and height of the window in CSS pixels."""
 
 CASE = 2
-"""The phantom of the README, as in images/rebuild.py."""
+"""The phantom of the README: one focus with core, rim and oedema."""
 
 MILLISECONDS = 90
 """For which a frame is shown."""
