@@ -1,12 +1,17 @@
 """Two processes train like one: the same losses, every validation case once, one writer, and the same resume."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from brats_cohort.testing import write_case
+from helpers.cli import main
 from helpers.training import EXIT_STATUS
 from tests.slow.trainings import (
     CountCases,
@@ -81,3 +86,20 @@ def test_two_processes_go_on_as_one_does(paths, tmp_path):
     assert first == -signal.SIGKILL and second != 0, "the other one cannot go on alone"
     assert together(paths, cut, PLAIN) == [0, 0]
     assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_torchrun_starts_the_same_command(tmp_path, capsys):
+    for number in range(5):
+        write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
+    small = {"--arguments": '{"channels": [4, 8]}', "--patch": "16", "--steps": "4", "--validate-every": "4", "--spacing": "1"}
+    small["--precision"] = "32-true"
+    words = ["train", "--cohort", str(tmp_path / "cohort"), *(word for pair in small.items() for word in pair)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "helpers", *words, "--out", str(tmp_path / "two")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("step     4 of 4") == 1 and ended.stdout.count("4 steps in") == 1
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    one, two = (pd.read_csv(tmp_path / name / "models" / "unet" / "history.csv") for name in ("one", "two"))
+    np.testing.assert_allclose(two["train_loss"], one["train_loss"], rtol=TOLERANCE)

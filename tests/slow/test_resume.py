@@ -53,14 +53,14 @@ def whole(start, tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_killed_again_and_again_it_ends_as_if_never_stopped(recipe, start, whole, tmp_path):
-    """At random moments of random steps, 4 times each: SIGKILL where nothing can be done, SIGTERM where it can.
+    """At random moments of random steps, 6 times each: SIGKILL where nothing can be done, SIGTERM where it can.
 
     A training that reaches its end before that is compared, and another one begun.
     """
     changes = RECIPES[recipe]
     generator = random.Random(recipe)
     deaths, begun = 0, 1
-    while deaths < 4:
+    while deaths < 6:
         out = tmp_path / f"cut{begun}"
         number = generator.choice((signal.SIGKILL, signal.SIGTERM))
         status = start(out, changes, SignalAfter(number, generator.randint(1, 4), generator.uniform(0, 0.08)))
