@@ -6,12 +6,14 @@ A command is a module of this folder with a function ``run``, whose signature an
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 COMMANDS: dict[str, str] = {
     "phantom": "make a cohort of digital glioma phantoms",
@@ -53,6 +55,17 @@ CAUSES: dict[int, str] = {
 """What an error of the operating system means for the user."""
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import without a search for garbage: the objects of a module stay, and looking through PyTorch's takes half a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
@@ -64,12 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _explain(words)
     prog = f"python -m helpers {words[0]}"
     try:
-        from helpers.cli.options import call
+        with importing():
+            from helpers.cli.options import call
 
-        if words[0] in OF_COHORTS:
-            run = importlib.import_module("brats_cohort.command").COMMANDS[words[0]]
-        else:
-            run = importlib.import_module(f"helpers.cli.{words[0].replace('-', '_')}").run
+            if words[0] in OF_COHORTS:
+                run = importlib.import_module("brats_cohort.command").COMMANDS[words[0]]
+            else:
+                run = importlib.import_module(f"helpers.cli.{words[0].replace('-', '_')}").run
         return call(run, words[1:], prog=prog)
     except KeyboardInterrupt:
         message, status = "interrupted", INTERRUPTED

@@ -1,14 +1,18 @@
-"""``python -m helpers predict``: segment one case, four files or a cohort with a trained checkpoint."""
+"""``python -m helpers predict``: segment one case, four files or a cohort with a trained checkpoint.
+
+PyTorch is imported by the functions that need it, and while it is, a single case is read by a thread.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import joblib
 import tyro
-from torch import nn
 
 from brats_cohort.case import Fault
 from brats_cohort.cases import case_of_files, discover, refuse_to_overwrite
@@ -16,9 +20,15 @@ from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from brats_cohort.nifti import ENDINGS
 from brats_cohort.regions import CONVENTIONS
-from helpers.evaluation.predict import Prediction, predict_case, predict_cases, write_prediction
-from helpers.models.checkpoints import ModelCard, load_ensemble, load_released
+from brats_cohort.session import read_session
+from helpers.cli import importing
 from helpers.workspace import pick_device
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from helpers.evaluation.predict import Prediction
+    from helpers.models.checkpoints import ModelCard
 
 
 def run(
@@ -96,10 +106,13 @@ def run(
     if single and len(cases) > 1:
         raise DataError(f"{case} holds {len(cases)} cases", f"give a folder to --out, not the file {out}")
     refuse_to_overwrite(out, [path for each in cases for path in each.files])
-    device = pick_device(device)
-    network, card = _load(checkpoint, device)
-    if single:
-        prediction = predict_case(network, card, cases[0], tta=tta)
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read_session, cases[0], threads=joblib.cpu_count()) if single else None
+        with importing():
+            from helpers.evaluation.predict import predict_case, predict_cases, write_prediction
+        network, card = _load(checkpoint, pick_device(device))
+    if reading:
+        prediction = predict_case(network, card, cases[0], tta=tta, session=reading.result())
         write_prediction(out, prediction)
         _say(prediction, out)
         return 0
@@ -127,6 +140,7 @@ def _segment_raw(
     """Prepare a raw session in the folder `out`, segment it there, and take the label map back to the scanner's grids."""
     if out.name.lower().endswith(ENDINGS):
         raise DataError(f"{out} is a file, and --raw gives several", "give a folder to --out")
+    from helpers.evaluation.predict import predict_case, write_prediction
     from scan_session import SessionError, prepare_session, to_native, volumes, write_dicom_seg, write_native
 
     session = prepare_session(raw, out, **options)
@@ -149,6 +163,8 @@ def _segment_raw(
 
 
 def _load(checkpoint: Sequence[Path], device: str) -> tuple[nn.Module, ModelCard]:
+    from helpers.models.checkpoints import load_ensemble, load_released
+
     return load_ensemble(checkpoint, device=device) if checkpoint else load_released(device=device)
 
 

@@ -23,7 +23,7 @@ from brats_cohort.cases import refuse_to_overwrite
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import open_volume, write_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
-from brats_cohort.session import read_session
+from brats_cohort.session import Session, read_session
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.models.checkpoints import ModelCard
@@ -146,10 +146,15 @@ def predict_native(
     return to_native(predict_prepared(network, card, prepared.image, tta=tta), prepared, mode="linear")
 
 
-def predict_case(network: nn.Module, card: ModelCard, case: Case, *, tta: bool = False) -> Prediction:
-    """Segment one case on its own grid, with the post-processing of the model card; errors and warnings of `read_session`."""
+def predict_case(
+    network: nn.Module, card: ModelCard, case: Case, *, tta: bool = False, session: Session | None = None
+) -> Prediction:
+    """Segment one case on its own grid, with the post-processing of the model card.
+
+    `session` is what `read_session` returned, whose errors are raised here if it was not called before.
+    """
     rules = PostProcessing.of(card.postprocessing)
-    session = read_session(case, threads=joblib.cpu_count())
+    session = session or read_session(case, threads=joblib.cpu_count())
     image, affine = np.stack(session.image), session.affine
     probabilities = predict_native(network, card, image, affine, identifier=case.identifier, tta=tta)
     classes = label_map(probabilities, image, spacing_of(affine), rules)

@@ -194,8 +194,8 @@ class Ensemble(nn.Module):
 def build_network(name: str, **arguments) -> nn.Module:
     """Build a network with fresh weights from torch's current random state.
 
-    Its weights lie channels last in memory, which convolutions on a CPU run on about a third faster, and its convolutions stay
-    in 32 bit if bfloat16 would spoil their gradients (`keep_small_grids_exact`).
+    Its weights lie channels last in memory, which convolutions on a CPU run on about a third faster, and two faults of
+    PyTorch's convolutions are mended (`mend_convolutions`).
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def build_network(name: str, **arguments) -> nn.Module:
         raise
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} cannot be built with {arguments}: {error}", "change the arguments") from error
-    return keep_small_grids_exact(network).to(memory_format=MEMORY_FORMATS[grid["spatial_dims"] + 2])
+    return mend_convolutions(network).to(memory_format=MEMORY_FORMATS[grid["spatial_dims"] + 2])
 
 
 def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple[str, Mapping[str, Any]]]:
@@ -283,27 +283,39 @@ def check_patch(patch: Sequence[int], name: str, **arguments) -> None:
         raise DataError(problem, f"take multiples of {multiple}, at least one edge of {2 * multiple} or more")
 
 
-def keep_small_grids_exact(network: nn.Module) -> nn.Module:
-    """Let convolutions leave autocast on a CPU if an edge of their input is at most that of their kernel; changes in place.
+def mend_convolutions(network: nn.Module) -> nn.Module:
+    """Work around two faults that convolutions of PyTorch 2.13 have on a CPU; changes in place, weights and names stay.
 
-    There PyTorch 2.13 adds numbers that nobody wrote, up to 1e34 and NaN, to the gradient of a bfloat16 convolution's weights.
-    So small a grid, as at the bottom of a deep network, costs next to nothing in 32 bit. Weights and their names stay.
+    Under autocast, if an edge of the input is at most that of the kernel, numbers that nobody wrote, up to 1e34 and NaN, are
+    added to the gradient of a bfloat16 convolution's weights. So small a grid, as at the bottom of a deep network, is computed
+    in 32 bit, which costs next to nothing.
+
+    In inference, a small 3-D grid alone in its batch does not get oneDNN's convolution, which larger grids and batches get, but
+    one that takes several times as long (``slow_conv3d``). Here oneDNN is called directly.
     """
     for module in network.modules():
         if type(module) in (nn.Conv2d, nn.Conv3d):
-            module.__class__ = _exact(type(module))
+            module.__class__ = _mended(type(module))
     return network
 
 
 @functools.cache
-def _exact(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
-    """A convolution of this kind that computes small grids in 32 bit."""
+def _mended(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
+    """A convolution of this kind without the two faults."""
 
     def forward(self: nn.Module, image: torch.Tensor) -> torch.Tensor:
-        small = any(edge <= kernel for edge, kernel in zip(image.shape[2:], self.kernel_size, strict=True) if kernel > 1)
-        if not (small and image.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+        if image.device.type != "cpu" or torch.compiler.is_compiling():
             return kind.forward(self, image)
-        with torch.autocast("cpu", enabled=False):
-            return kind.forward(self, image.float())
+        if torch.is_autocast_enabled("cpu"):
+            edges = zip(image.shape[2:], self.kernel_size, strict=True)
+            if not any(edge <= kernel for edge, kernel in edges if kernel > 1):
+                return kind.forward(self, image)
+            with torch.autocast("cpu", enabled=False):
+                return kind.forward(self, image.float())
+        alone = kind is nn.Conv3d and len(image) == 1 and image.dtype == torch.float32 and self.padding_mode == "zeros"
+        if alone and torch.is_inference_mode_enabled() and torch.backends.mkldnn.is_available():
+            layout = self.padding, self.stride, self.dilation, self.groups
+            return torch.mkldnn_convolution(image, self.weight, self.bias, *layout)
+        return kind.forward(self, image)
 
-    return type(f"Exact{kind.__name__}", (kind,), {"forward": forward})
+    return type(f"Mended{kind.__name__}", (kind,), {"forward": forward})

@@ -1,10 +1,10 @@
-"""The gradients of bfloat16 are those of 32 bit, rounded, however small the grid."""
+"""Convolutions on a CPU: gradients of bfloat16 are those of 32 bit, rounded, and an image alone gets the same logits."""
 
 import pytest
 import torch
 from torch import nn
 
-from helpers.models.networks import build_network, keep_small_grids_exact
+from helpers.models.networks import build_network, mend_convolutions
 
 
 def fill_memory():
@@ -27,7 +27,7 @@ def gradients(network, image, weights, *, bf16):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradients_of_a_convolution_on_a_small_grid(shape, stride):
     torch.manual_seed(0)
-    network = keep_small_grids_exact(nn.Sequential(nn.Conv3d(16, 16, 3, stride=stride, padding=1)))
+    network = mend_convolutions(nn.Sequential(nn.Conv3d(16, 16, 3, stride=stride, padding=1)))
     image = torch.randn(2, 16, *shape)
     weights = torch.randn_like(network(image))
     exact, rounded = (gradients(network, image, weights, bf16=bf16) for bf16 in (False, True))
@@ -46,9 +46,23 @@ def test_gradients_of_a_swin_unetr_that_ends_in_two_voxels_along_an_edge():
 def test_weights_keep_their_names_and_large_grids_stay_in_bf16():
     plain = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 1))
     names = list(plain.state_dict())
-    network = keep_small_grids_exact(plain)
+    network = mend_convolutions(plain)
     assert list(network.state_dict()) == names
     with torch.autocast("cpu", torch.bfloat16):
         assert network[0](torch.ones(1, 1, 4, 4, 4)).dtype == torch.bfloat16
         assert network[0](torch.ones(1, 1, 3, 4, 4)).dtype == torch.float32
         assert network[1](torch.ones(1, 2, 1, 1, 1)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 2, 3), (9, 8, 7)])
+def test_an_image_alone_in_inference_gets_what_it_gets_in_a_batch(shape, stride):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(16, 8, 3, stride=stride, padding=1)
+    image = torch.randn(2, 16, *shape)
+    expected = plain(image).detach()
+    network = mend_convolutions(nn.Sequential(plain))
+    with torch.inference_mode():
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            alone = torch.cat([network(each[None].contiguous(memory_format=layout)) for each in image])
+            torch.testing.assert_close(alone, expected)
