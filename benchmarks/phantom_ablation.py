@@ -1,8 +1,9 @@
 """What each variant of the randomised phantom brings: ``python -m benchmarks.phantom_ablation --out DIR --phantoms FOLDER``.
 
-The released U-Net's recipe is shortened to ``--steps`` and trained without variants, with one of them at a time in a quarter
-of all phantoms, and with all as they are released. Each network is scored on the same phantoms, which no training has seen:
-those of the variant's own kind, the usual ones, and every kind. Trainings in DIR are resumed.
+The released U-Net's recipe, with fewer steps, trains one network on phantoms without variants. From its weights the training
+goes on several times: without variants as before, with one of them at a time in a quarter of all phantoms, and with all as they
+are released. Each network is scored on the same phantoms, which no training has seen: those of the variant's own kind, the
+usual ones, and every kind. Trainings in DIR are resumed, and the table is written to DIR as well.
 
 `phantom_ablation.csv` beside this file is something else: what was measured on the five development patients while the first
 released model was made, on a busy machine and with unequal numbers of updates.
@@ -31,16 +32,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the trainings and the table")
     parser.add_argument("--phantoms", type=Path, required=True, help="folder for the phantoms, which are written once")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=640, help="of the training without variants")
+    parser.add_argument("--more", type=int, default=120, help="steps of each training that goes on from there")
     parser.add_argument("--each", type=int, default=6, help="phantoms of every kind")
     arguments = parser.parse_args()
     variants = {"none": NO_VARIANTS}
     variants |= {name: replace(NO_VARIANTS, **{name: SHARE}) for name in (*TUMOURS, *EXAMINATIONS)}
     variants["all"] = SOME_VARIANTS
     phantoms, recipe = validation_phantoms(arguments.phantoms, arguments.each), replace(RECIPES["unet"], steps=arguments.steps)
-    dice = {}
+    before = train(recipe, arguments.out / "before", name="unet", ranges=replace(WIDE, variants=NO_VARIANTS))
+    start = load_checkpoint(before)[0].state_dict()
+    recipe, dice = replace(recipe, steps=arguments.more, seed=recipe.seed + 2), {}
     for name, chosen in variants.items():
-        path = train(recipe, arguments.out / name, name="unet", ranges=replace(WIDE, variants=chosen))
+        path = train(recipe, arguments.out / name, name="unet", ranges=replace(WIDE, variants=chosen), start=start)
         scores = phantom_scores(*load_checkpoint(path), phantoms)
         dice[name] = {**scores.groupby("kind")["dice"].mean(), "every kind": scores["dice"].mean()}
         rows = [

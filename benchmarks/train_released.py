@@ -12,15 +12,17 @@ The command resumes from DIR after any interruption, and ends with the same weig
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing as multiprocessing
+from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
@@ -80,7 +82,7 @@ class Recipe:
 
 
 RECIPES = {
-    "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (32, 64, 128, 256)}),
+    "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
     "swin_unetr": Recipe("swin_unetr", 700, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
 }
 
@@ -110,11 +112,24 @@ class Batches(Dataset):
         return torch.stack([sample["image"] for sample in samples]), torch.stack([sample["regions"] for sample in samples])
 
 
-def train(recipe: Recipe, out: Path, *, name: str, stop: int | None = None, ranges: Randomisation = WIDE) -> Path:
-    """Train one network and return its checkpoint, ``<out>/<name>.safetensors``; `stop` ends after that step, to be resumed."""
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    name: str,
+    stop: int | None = None,
+    ranges: Randomisation = WIDE,
+    start: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Train one network and return its checkpoint, ``<out>/<name>.safetensors``.
+
+    `stop` ends after that step, to be resumed; `start` is the state of a network to begin with, in place of random weights.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
     network = build_network(recipe.network, **recipe.arguments).to(device)
+    if start:
+        network.load_state_dict(start)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
     ema = AveragedModel(
         network, avg_fn=lambda kept, new, count: kept.lerp(new, 1 - min(recipe.ema, (1 + count) / (10 + count)))
@@ -122,6 +137,8 @@ def train(recipe: Recipe, out: Path, *, name: str, stop: int | None = None, rang
     parts = {"network": network, "ema": ema, "optimiser": optimiser}
     path, batches, loss, recent = out / f"{name}.ckpt", Batches(recipe, ranges), RegionLoss(), 0.0
     identity = {**asdict(recipe), "streams": [stream.fingerprint for stream in batches.streams]}
+    if start:
+        identity["start"] = hashlib.sha256(save({name: each.contiguous() for name, each in start.items()})).hexdigest()
     first, seconds = 0, 0.0
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)

@@ -1,5 +1,7 @@
 """The recipe of the released networks: the same weights every time, with or without an interruption."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +21,17 @@ def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_n
     assert not all(torch.equal(tensor, whole[key]) for key, tensor in stopped.items())
     _, card = load_checkpoint(resumed)
     assert card.training["steps"] == 3 and not card.training_cases
+
+
+def test_it_goes_on_from_other_weights_and_says_so_when_they_change(tmp_path):
+    path = train(TINY, tmp_path / "first", name="unet")
+    start, other = load_checkpoint(path)[0].state_dict(), replace(TINY, seed=1)
+    gone_on = load_file(train(other, tmp_path / "second", name="unet", stop=1, start=start))
+    fresh = load_file(train(other, tmp_path / "third", name="unet", stop=1))
+    distances = [sum((start[key] - tensors[key]).abs().sum() for key in start) for tensors in (gone_on, fresh)]
+    assert 0 < distances[0] < 0.2 * distances[1]
+    with pytest.raises(DataError, match="another training"):
+        train(other, tmp_path / "second", name="unet")
 
 
 def test_another_recipe_does_not_resume_it(tmp_path):
