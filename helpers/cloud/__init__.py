@@ -1,1 +1,1 @@
-"""SageMaker: the process that answers requests, jobs and endpoints, what they cost, and a local rehearsal of them."""
+"""SageMaker: what a run made and how to delete it, its jobs, and what they cost."""

@@ -59,14 +59,12 @@ def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float 
     return pd.DataFrame([(one.kind, one.name) for one in found], columns=["deleted", "name"])
 
 
-def stop_jobs(session: boto3.Session, run: str) -> list[str]:
-    """Ask every job of a run that is in progress to stop; returns their names."""
-    sagemaker, stopped = session.client("sagemaker"), []
+def stop_jobs(session: boto3.Session, run: str) -> None:
+    """Ask every job of a run that is in progress to stop."""
+    sagemaker = session.client("sagemaker")
     for kind, name, status in _running(session, run):
         if status == "InProgress":
             getattr(sagemaker, f"stop_{kind}")(**{f"{_word(kind)}Name": name})
-            stopped.append(name)
-    return stopped
 
 
 def belongs(name: str, run: str) -> bool:

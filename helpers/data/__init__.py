@@ -1,1 +1,1 @@
-"""Cases and cohorts: where the files are, what is wrong with them, how they are split, made and prepared."""
+"""Cases prepared for a network, patches of them, phantoms, and the readers of slices and CT."""

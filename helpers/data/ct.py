@@ -76,13 +76,13 @@ def find_scans(folder: Path | str) -> tuple[list[Scan], tuple[str, ...]]:
     return scans, organs
 
 
-def deal_folds(scans: Sequence[Scan], *, folds: int = 5, seed: int = 2021) -> list[Scan]:
-    """Give every labelled scan without a fold one, in equal shares; scans that have one keep it.
+def deal_folds(scans: Sequence[Scan], *, seed: int = 2021) -> list[Scan]:
+    """Give every labelled scan without a fold one of five, in equal shares; scans that have one keep it.
 
     Scans that a dataset JSON sets apart for validation are fold 0; the others then share the remaining folds.
     """
     waiting = [scan for scan in scans if scan.fold is None and scan.label]
-    numbers = list(range(max(1, min(folds, len(scans)))))
+    numbers = list(range(max(1, min(5, len(scans)))))
     if any(scan.fold == 0 for scan in scans) and len(numbers) > 1:
         numbers = numbers[1:]
     shuffled = np.random.default_rng(seed).permutation(len(waiting))

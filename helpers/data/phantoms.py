@@ -138,14 +138,9 @@ class PhantomStream(Dataset):
         return self._cases[number]
 
 
-def held_out_phantoms(
-    folder: Path, count: int, *, spacing: int = 2, first: int = 0, ranges: Randomisation = WIDE
-) -> list[Path]:
-    """Write prepared phantoms that no stream ever shows, numbers `first` to `first + count - 1`, and return their files.
-
-    Those that choose a checkpoint must not be those that test it.
-    """
-    made = (prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=ranges) for index in range(first, first + count))
+def held_out_phantoms(folder: Path, count: int, *, spacing: int = 2) -> list[Path]:
+    """Write the first `count` of the prepared phantoms that no stream ever shows, and return their files."""
+    made = (prepare_phantom(HELD_OUT_SEED, index, spacing=spacing) for index in range(count))
     return [save_prepared(Path(folder) / f"{each.identifier}.safetensors", each) for each in made]
 
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from brats_cohort.case import Case, fault_of
 from brats_cohort.cases import naming_faults, raise_first, read_classes
 from brats_cohort.files import DataError, require_writable
+from brats_cohort.grid import bounding_box
 from brats_cohort.session import read_session
 from helpers.data.prepared import (
     Prepared,
@@ -41,6 +42,9 @@ DEFAULTS = PreprocessSettings()
 
 def correct_bias(volume: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Divide one modality by its bias field in place, and return the field, float32 (X, Y, Z) about 1.
+
+    SimpleITK's N4 leaves less of a field, but takes about four times as long, and its last digits depend on the number of
+    threads; `benchmarks.bias_field` compares the two.
 
     `volume` is float32 (X, Y, Z) with intensities as scanned, 0 outside the brain; negative voxels are divided too, but do not
     count for the field. `spacing` gives its voxel edges in mm.
@@ -137,19 +141,6 @@ def _sharpened(values: np.ndarray) -> np.ndarray:
     return np.interp(place + first, np.arange(padded), expected)
 
 
-def brain_box(image: Sequence[np.ndarray], margin: int, identifier: str) -> tuple[slice, slice, slice]:
-    """The smallest box around the voxels that are not 0 in some modality, grown by `margin` within the volume."""
-    brain = reduce(np.logical_or, image)
-    box = []
-    for axis, length in enumerate(brain.shape):
-        found = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
-        if not len(found):
-            problem = f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality"
-            raise DataError(problem, "check its files")
-        box.append(slice(max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, length)))
-    return tuple(box)
-
-
 def resample_brain(
     volumes: Sequence[np.ndarray], affine: np.ndarray, *, to_shape: Sequence[int], to_affine: np.ndarray
 ) -> list[np.ndarray]:
@@ -223,7 +214,10 @@ def preprocess_image(
     """
     volumes = [np.nan_to_num(volume, posinf=0.0, neginf=0.0) if volume.dtype.kind == "f" else volume for volume in image]
     affine = np.asarray(affine, dtype=np.float64)
-    box = brain_box(volumes, settings.margin, identifier)
+    box = bounding_box(reduce(np.logical_or, volumes), settings.margin)
+    if box is None:
+        problem = f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality"
+        raise DataError(problem, "check its files")
     source = cropped_affine(affine, [part.start for part in box])
     size = [part.stop - part.start for part in box]
     shape, to_affine = ras_grid(size, source, settings.spacing)

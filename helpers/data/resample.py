@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from brats_cohort.grid import EXACT, spacing_of
+from brats_cohort.grid import EXACT, bounding_box, spacing_of
 from brats_cohort.regions import classes_to_regions, regions_to_classes
 
 
@@ -126,15 +126,13 @@ def _around_labels(classes: np.ndarray, axes: list[_Axis]) -> tuple[tuple[slice,
     The part is so much larger than what is labelled that no average at its edge touches a label.
     """
     part: list[slice] = [slice(0, 0)] * 3
-    target = []
+    box, target = bounding_box(classes), []
     for axis in axes:
-        others = tuple({0, 1, 2} - {axis.source})
-        labelled = np.flatnonzero(classes.any(axis=others))
         reach = math.ceil(max(abs(axis.step), 1.0)) + 1
-        low, high = labelled[0] - reach, labelled[-1] + reach
+        low, high = box[axis.source].start - reach, box[axis.source].stop - 1 + reach
         hit = np.flatnonzero((axis.positions >= low) & (axis.positions <= high))
         target.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, 0))
-        part[axis.source] = slice(max(int(low) - reach, 0), min(int(high) + reach + 1, axis.length))
+        part[axis.source] = slice(max(low - reach, 0), min(high + reach + 1, axis.length))
     return tuple(part), tuple(target)
 
 
@@ -182,23 +180,9 @@ def _blend(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
 
 
 def _weigh(values: torch.Tensor, weights: torch.Tensor, axis: int) -> torch.Tensor:
-    """Matrix product of weights (n, length) with one axis of an array, made fast for rows of few weights that are not 0."""
+    """Matrix product of weights (n, length) with one axis of an array."""
     if axis == values.ndim - 1:
         return torch.nn.functional.linear(values, weights)
-    used = weights > 0
-    taps = int(used.sum(1).max())
-    first = used.int().argmax(1).clamp(max=values.shape[axis] - taps)
-    shape = (*values.shape[:axis], len(first), *values.shape[axis + 1 :])
-    if axis == 0:  # one slice after the other, which stays in the cache
-        blended = torch.empty(shape)
-        for row, start in enumerate(first.tolist()):
-            torch.mul(values[start], float(weights[row, start]), out=blended[row])
-            for source in range(start + 1, start + taps):
-                blended[row].add_(values[source], alpha=float(weights[row, source]))
-        return blended
-    blended = torch.zeros(shape)
-    rows = torch.arange(len(first))
-    for source in (first + tap for tap in range(taps)):
-        weight = weights[rows, source].view(-1, *[1] * (values.ndim - 1 - axis))
-        blended.addcmul_(values.index_select(axis, source), weight)
-    return blended
+    before, after = values.shape[:axis], values.shape[axis + 1 :]
+    flat = values.reshape(math.prod(before), values.shape[axis], math.prod(after))
+    return torch.matmul(weights, flat).view(*before, len(weights), *after)

@@ -98,16 +98,16 @@ class WindowInferer(Inferer):
 class ToLabelMapd(MapTransform):
     """Take region probabilities to the scan's grid and post-process them to a label map (1, X, Y, Z)."""
 
-    def __init__(self, keys: Any, card: str, labels: str = "brats2021", ref_image: str = "image") -> None:
+    def __init__(self, keys: Any, card: str, labels: str = "brats2021") -> None:
         super().__init__(keys)
         model = read_card(card)
-        self.settings, self.limits = PreprocessSettings(**model.preprocessing), PostProcessing(**model.postprocessing)
-        self.convention, self.ref_image = CONVENTIONS[labels], ref_image
+        self.settings, self.limits = PreprocessSettings(**model.preprocessing), PostProcessing.of(model.postprocessing)
+        self.convention = CONVENTIONS[labels]
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the item with a label map in the numbers of a convention in place of probabilities."""
         item = dict(data)
-        image, scan = item[self.ref_image], item["scan"]
+        image, scan = item["image"], item["scan"]
         affine = scan.affine.cpu().numpy()
         native = Prepared("", image, None, image.affine.cpu().numpy(), tuple(scan.shape[1:]), affine, self.settings)
         for key in self.key_iterator(item):

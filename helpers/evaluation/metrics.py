@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
+from brats_cohort.grid import bounding_box
 from brats_cohort.regions import REGIONS, classes_to_regions
 
 GROWTH_MM, SMALLEST_MM3 = 3.0, 50.0
@@ -181,10 +182,7 @@ def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, n
 
 def _crop(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Crop both arrays to the bounding box of what is non-zero in either, plus one voxel; an arbitrary voxel if nothing is."""
-    found = ndimage.find_objects(((prediction > 0) | (reference > 0)).astype(np.uint8))
-    box = (
-        tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in found[0]) if found else (slice(0, 1),) * prediction.ndim
-    )
+    box = bounding_box((prediction > 0) | (reference > 0), 1) or (slice(0, 1),) * prediction.ndim
     return prediction[box], reference[box]
 
 

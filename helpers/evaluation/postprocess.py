@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from brats_cohort.files import DataError, named
+from brats_cohort.grid import bounding_box
 from brats_cohort.regions import BACKGROUND, ED, ET, NCR, regions_to_classes
 
 THRESHOLD = 0.5
@@ -152,10 +153,9 @@ def apply_thresholds(
 
 def postprocess(classes: np.ndarray, spacing: Sequence[float], settings: PostProcessing) -> np.ndarray:
     """Remove small components from a label map (X, Y, Z) of classes and apply the rules about core; returns a new one."""
-    result = classes.copy()
-    if not result.any():
+    result, box = classes.copy(), bounding_box(classes > 0)  # most of a volume is empty, and labelling is slow
+    if box is None:
         return result
-    box = ndimage.find_objects((classes > 0).astype(np.uint8))[0]  # most of a volume is empty, and labelling is slow
     tumour = result[box]
     voxel_ml = float(np.prod(spacing)) / 1000
     components, count = ndimage.label(tumour > 0, structure=TOUCHING)
@@ -195,9 +195,9 @@ def compare_contrasts(
     and fluid, which cancels the scanner's scale: scanned and prepared images give the same result.
     """
     candidates = probabilities[2] >= likely
-    if not candidates.any():
+    box = bounding_box(candidates)
+    if box is None:
         return None
-    box = ndimage.find_objects(candidates.astype(np.uint8))[0]
     voxels = np.nonzero(candidates[box])
     before, after = (_brightness(image, channel, probabilities[1], spacing, box, voxels) for channel in (0, 1))
     return LikelyEnhancement(box, voxels, probabilities[2][box][voxels], before, after)

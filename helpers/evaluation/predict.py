@@ -146,6 +146,15 @@ def predict_native(
     return to_native(predict_prepared(network, card, prepared.image, tta=tta), prepared, mode="linear")
 
 
+def segment_native(
+    network: nn.Module, card: ModelCard, image: np.ndarray, affine: np.ndarray, *, identifier: str = "", tta: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return classes (X, Y, Z), post-processed as the model card says, and the probabilities of `predict_native`."""
+    rules = PostProcessing.of(card.postprocessing)
+    probabilities = predict_native(network, card, image, affine, identifier=identifier, tta=tta)
+    return label_map(probabilities, image, spacing_of(affine), rules), probabilities
+
+
 def predict_case(
     network: nn.Module, card: ModelCard, case: Case, *, tta: bool = False, session: Session | None = None
 ) -> Prediction:
@@ -153,11 +162,9 @@ def predict_case(
 
     `session` is what `read_session` returned, whose errors are raised here if it was not called before.
     """
-    rules = PostProcessing.of(card.postprocessing)
     session = session or read_session(case, threads=joblib.cpu_count())
     image, affine = np.stack(session.image), session.affine
-    probabilities = predict_native(network, card, image, affine, identifier=case.identifier, tta=tta)
-    classes = label_map(probabilities, image, spacing_of(affine), rules)
+    classes, probabilities = segment_native(network, card, image, affine, identifier=case.identifier, tta=tta)
     like = case.images[MODALITIES[0]].path
     return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, session.warnings)
 

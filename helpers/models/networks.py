@@ -2,7 +2,7 @@
 
 Every network takes an image (B, in_channels, X, Y, Z), or (B, in_channels, X, Y) with ``spatial_dims=2``, and returns logits
 (B, out_channels, ...) on the same grid; by default four contrasts in and TC, WT, ET out. The defaults suit a laptop;
-`PUBLISHED` holds the settings of the papers.
+`helpers.cli.networks.PUBLISHED` holds the settings of the papers.
 """
 
 from __future__ import annotations

@@ -89,16 +89,14 @@ def show_modalities(
     *,
     classes: np.ndarray | None = None,
     plane: str = "axial",
-    index: int | None = None,
     title: str = "",
 ) -> Figure:
     """Show one slice of the four modalities (4, X, Y, Z) side by side, and again below with the label map if there is one.
 
-    `affine` (4, 4) leads from voxel indices to millimetres in RAS+; `classes` are 0 to 3. Without `index`, the slice has the
-    largest tumour area.
+    `affine` (4, 4) leads from voxel indices to millimetres in RAS+; `classes` are 0 to 3. The slice has the largest tumour
+    area, or the most brain if there is no label map.
     """
-    if index is None:
-        index = best_slice(classes if classes is not None else image[0] != 0, affine, plane=plane)
+    index = best_slice(classes if classes is not None else image[0] != 0, affine, plane=plane)
     rows = 1 if classes is None else 2
     size = (10.4, _row_height(image[0], affine, plane) * rows + 0.9)
     figure, axes = plt.subplots(rows, 4, figsize=size, squeeze=False, layout="compressed")

@@ -20,8 +20,8 @@ from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
-from helpers.evaluation.postprocess import PostProcessing, label_map
-from helpers.evaluation.predict import predict_native
+from helpers.evaluation.postprocess import PostProcessing
+from helpers.evaluation.predict import segment_native
 from helpers.models.checkpoints import ModelCard, load_checkpoint
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode, limits_from
 
@@ -69,6 +69,7 @@ def model_fn(model_dir: str | Path) -> Model:
         If there is none, it is damaged, or it is no model of four MRI volumes.
     """
     network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
+    PostProcessing.of(card.postprocessing)
     return Model(network, card, limits_from())
 
 
@@ -88,10 +89,9 @@ def predict_fn(data: Volumes, model: Model) -> Answer:
     card, session, image = model.card, data.session, np.stack(data.session.image)
     check_size(image.shape[1:], session.affine, card.spacing, model.limits)
     try:
-        native = predict_native(model.network, card, image, session.affine, identifier=session.identifier)
+        classes, _ = segment_native(model.network, card, image, session.affine, identifier=session.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    classes = label_map(native, image, spacing_of(session.affine), PostProcessing.of(card.postprocessing))
     return Answer(classes, data, card.weights_sha256)
 
 

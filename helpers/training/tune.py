@@ -166,7 +166,8 @@ def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def origin(trial: FrozenTrial) -> int:
     """Return the number of the trial that this one is, or that it tries again; it names the folder."""
-    return trial.system_attrs.get("failed_trial", trial.number)
+    first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if first is None else first
 
 
 def trial_folder(folder: Path, trial: FrozenTrial) -> Path:

@@ -123,7 +123,7 @@ def test_held_out_phantoms_are_files_that_no_stream_shows(tmp_path):
     paths = held_out_phantoms(tmp_path, 2, spacing=4)
     first, second = (PreparedFile(path) for path in paths)
     assert first.identifier != second.identifier and first.has_classes
-    (again,) = held_out_phantoms(tmp_path / "again", 1, spacing=4, first=1)
+    again = held_out_phantoms(tmp_path / "again", 2, spacing=4)[1]
     assert np.array_equal(PreparedFile(again).load().image, second.load().image)
     with pytest.raises(DataError, match="held out"):
         StreamSettings(seed=HELD_OUT_SEED)

@@ -19,6 +19,17 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     return np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(0))
 
 
+def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
+    """Find the smallest box around what is not 0, grown by `margin` voxels within the array; None if all is 0."""
+    box = []
+    for axis, length in enumerate(mask.shape):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not len(found):
+            return None
+        box.append(slice(max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, length)))
+    return tuple(box)
+
+
 def turn_to_grid(
     volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], to_affine: np.ndarray
 ) -> tuple[np.ndarray, str] | None:
