@@ -31,8 +31,7 @@ from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.evaluation.postprocess import PostProcessing
-from helpers.models.checkpoints import ModelCard, save_checkpoint
+from helpers.models.checkpoints import RELEASED, ModelCard, load_card, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import RegionLoss
 
@@ -176,7 +175,7 @@ def train(
         recipe.arguments,
         dict(batches.streams[0].preprocessing),
         (recipe.patch,) * 3,
-        postprocessing=asdict(PostProcessing()),
+        postprocessing=load_card(RELEASED / "phantom.safetensors").postprocessing,
         tta_axes=(0,),  # phantoms are left-right mirrored at random
         cohort_hash=batches.streams[0].fingerprint,
         training=facts,

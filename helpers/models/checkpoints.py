@@ -126,7 +126,7 @@ def save_checkpoint(
     state = network if isinstance(network, Mapping) else network.state_dict()
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     if compact:
-        tensors = _compact(tensors)
+        tensors = quantise(tensors)
         large = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
         if large:
             raise DataError(f"{large[0]} has weights that half precision cannot hold", "save them in full")
@@ -155,7 +155,7 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
         raise DataError(problem, "copy both files again")
     network = build_network(card.network, **card.arguments)
     try:
-        network.load_state_dict(_expand(load(payload)))
+        network.load_state_dict(dequantise(load(payload)))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split("\n", 2)[-1].split())[:200]
         problem = f"{path} does not fit {card.network} with {dict(card.arguments)} ({reason})"
@@ -163,8 +163,8 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     return network.to(device).eval(), card
 
 
-def _compact(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Round weights to 8-bit integers and scales, and what is left of floating-point numbers to half precision."""
+def quantise(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Round weights to 8-bit integers with a scale for each output channel, other floating-point numbers to half precision."""
     stored: dict[str, torch.Tensor] = {}
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.ndim >= 2:
@@ -175,10 +175,12 @@ def _compact(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _expand(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights that `_compact` stored; others are as they were."""
-    scales = {key.removesuffix(SCALE): tensors.pop(key).float() for key in list(tensors) if key.endswith(SCALE)}
-    return tensors | {key: tensors[key] * scale.view(-1, *[1] * (tensors[key].ndim - 1)) for key, scale in scales.items()}
+def dequantise(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights that `quantise` stored; others are as they were."""
+    tensors = {key: tensor for key, tensor in stored.items() if not key.endswith(SCALE)}
+    for key in tensors.keys() & {key.removesuffix(SCALE) for key in stored if key.endswith(SCALE)}:
+        tensors[key] = tensors[key] * stored[key + SCALE].float().view(-1, *[1] * (tensors[key].ndim - 1))
+    return tensors
 
 
 def load_card(path: Path) -> ModelCard:
@@ -203,6 +205,8 @@ def load_card(path: Path) -> ModelCard:
 
 def _check_channels(card: ModelCard, path: Path) -> None:
     """Raise `DataError` unless card and network have the channels and regions of glioma, in the order of this package."""
+    if card.activation != "sigmoid":
+        raise DataError(f"{path} turns logits into probabilities by {card.activation}", "give one whose regions may overlap")
     for what, argument, found, usual in (
         ("channels", "in_channels", card.modalities, MODALITIES),
         ("regions", "out_channels", card.regions, REGIONS),

@@ -89,6 +89,7 @@ def test_exchanged_weights_are_refused_although_they_would_fit(saved, tmp_path):
     [
         ({"modalities": ["flair", "t1", "t1ce", "t2"]}, "orders its channels"),
         ({"regions": ["WT", "TC", "ET"]}, "orders its regions"),
+        ({"activation": "softmax"}, "into probabilities by softmax"),
         ({"network": "vnet"}, "no network 'vnet'"),
         ({"patch": [0, 16, 16]}, "is not a model card of this version"),
         ({"preprocessing": {"spacing": "two"}}, "is not a model card of this version"),
