@@ -68,7 +68,8 @@ def regrid(
     """Take an array (..., X, Y, Z) from one grid to another whose axes are parallel to its own.
 
     Mode "nearest" is for label maps. Mode "linear", towards larger voxels, averages with a triangle as wide as two of the
-    larger voxels, so that fine detail does not come back as false coarse detail (aliasing).
+    larger voxels, so that fine detail does not come back as false coarse detail (aliasing). MONAI's `Spacing` takes one sample
+    instead.
 
     The result (..., *to_shape) is 0 where the array does not cover it. It has the array's number type for "nearest" and
     wherever positions coincide, else float32, and may share memory with it. Raises `ValueError` if the axes are not
