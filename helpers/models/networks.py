@@ -304,7 +304,7 @@ def _mended(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
     """A convolution of this kind without the two faults."""
 
     def forward(self: nn.Module, image: torch.Tensor) -> torch.Tensor:
-        if image.device.type != "cpu" or torch.compiler.is_compiling():
+        if image.device.type != "cpu":
             return kind.forward(self, image)
         if torch.is_autocast_enabled("cpu"):
             edges = zip(image.shape[2:], self.kernel_size, strict=True)
@@ -313,7 +313,8 @@ def _mended(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
             with torch.autocast("cpu", enabled=False):
                 return kind.forward(self, image.float())
         alone = kind is nn.Conv3d and len(image) == 1 and image.dtype == torch.float32 and self.padding_mode == "zeros"
-        if alone and torch.is_inference_mode_enabled() and torch.backends.mkldnn.is_available():
+        plain = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+        if alone and plain and torch.backends.mkldnn.is_available():
             layout = self.padding, self.stride, self.dilation, self.groups
             return torch.mkldnn_convolution(image, self.weight, self.bias, *layout)
         return kind.forward(self, image)
