@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="another model than the released one")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4], help="how many cases to learn from")
     parser.add_argument("--marks", type=int, nargs="+", default=[25, 50, 100, 200, 400], help="steps after which to score")
+    parser.add_argument("--alone", action="store_true", help="leave out the trainings with phantoms beside the patients")
     arguments = parser.parse_args()
     network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
     cases = check_cohort(discover(arguments.cases), progress=False).usable
@@ -89,7 +90,7 @@ def main() -> None:
             others = [path for name, path in prepared.items() if name != test]
             training = [others[place] for place in np.random.default_rng(number).permutation(len(others))]
             rows.append({"cases": 0, "mixed": False, "step": 0, "case": test, **score(network, card, prepared[test])})
-            for size, mixed in itertools.product(arguments.sizes, (False, True)):
+            for size, mixed in itertools.product(arguments.sizes, (False,) if arguments.alone else (False, True)):
                 for step, learner in fine_tune(network, card, training[:size], marks=arguments.marks, mixed=mixed):
                     found = score(learner, card, prepared[test])
                     rows.append({"cases": size, "mixed": mixed, "step": step, "case": test, **found})
