@@ -33,7 +33,7 @@ WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
 statistics over the window, so one very much larger than the patch would change what the network sees."""
 WINDOWS = 2
-"""Windows a batch. On a CPU, PyTorch's convolutions take twice as long for one alone."""
+"""Windows a batch. On a CPU, PyTorch has a slower kernel for transposed convolutions of one alone."""
 
 
 @dataclass(frozen=True)
