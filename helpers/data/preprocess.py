@@ -61,8 +61,8 @@ def correct_bias(volume: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
             np.minimum((np.arange(n) + 0.5) * e / v, 1) for n, e, v in zip(averages.shape, edges, volume.shape, strict=True)
         ]
         for pieces in PIECES:
-            coefficients, left = _fit(left, _rows(blocks, pieces, inside))
-            field += _surface(coefficients, voxels, pieces)
+            coefficients, left = _fit(left, inside, [_basis(axis, pieces) for axis in blocks])
+            field += _on_grid(coefficients.astype(np.float32), [_basis(axis, pieces).astype(np.float32) for axis in voxels])
     np.exp(field, out=field)
     volume /= field
     return field
@@ -70,11 +70,16 @@ def correct_bias(volume: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 
 def _block_averages(volume: np.ndarray, edges: Sequence[int]) -> np.ndarray:
     """Averages over the positive voxels of every block, 0 where those are less than half of it."""
-    padded = np.pad(volume, [(0, -length % edge) for length, edge in zip(volume.shape, edges, strict=True)])
-    split = [number for length, edge in zip(padded.shape, edges, strict=True) for number in (length // edge, edge)]
-    blocks = np.clip(padded, 0, None).reshape(split)
-    count = np.count_nonzero(blocks, axis=(1, 3, 5))
-    return np.where(2 * count >= np.prod(edges), blocks.sum(axis=(1, 3, 5), dtype=np.float64) / np.maximum(count, 1), 0)
+    padded = np.pad(volume, [(0, -length % edge) for length, edge in zip(volume.shape, edges, strict=True)]).clip(min=0)
+    count, total = _block_sums(padded > 0, edges), _block_sums(padded, edges)
+    return np.where(2 * count >= np.prod(edges), total / np.maximum(count, 1), 0)
+
+
+def _block_sums(volume: np.ndarray, edges: Sequence[int]) -> np.ndarray:
+    """Sums over the voxels of every block, axis by axis: several times as fast as over three axes at once."""
+    for axis, edge in enumerate(edges):
+        volume = volume.reshape(*volume.shape[:axis], -1, edge, *volume.shape[axis + 1 :]).sum(axis + 1, dtype=np.float64)
+    return volume
 
 
 def _basis(positions: np.ndarray, pieces: int) -> np.ndarray:
@@ -85,37 +90,38 @@ def _basis(positions: np.ndarray, pieces: int) -> np.ndarray:
     return BSpline.design_matrix(positions, knots, 3).toarray()
 
 
-def _rows(positions: Sequence[np.ndarray], pieces: int, inside: np.ndarray) -> np.ndarray:
-    """Values of all products of splines, one a column, at the blocks inside the brain."""
-    bases = [_basis(axis, pieces)[index] for axis, index in zip(positions, np.nonzero(inside), strict=True)]
-    return reduce(lambda first, second: (first[:, :, None] * second[:, None, :]).reshape(len(first), -1), bases)
-
-
-def _fit(logarithms: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients of the logarithm of the field, and the logarithms without it.
+def _fit(logarithms: np.ndarray, inside: np.ndarray, bases: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of the logarithm of the field, and the logarithms without it, at the blocks inside the brain.
 
     A coefficient is the weighted mean of what each block asks of it (Lee, Wolberg and Shin, IEEE TVCG 3, 1997). Least squares
     would follow the rim of the brain and overshoot beyond it.
     """
-    squares = rows**2
-    support = squares.sum(axis=0)
-    spread = (rows * squares / squares.sum(axis=1, keepdims=True)).T / np.where(support > 0, support, 1)[:, None]
-    coefficients, left = np.zeros(rows.shape[1]), logarithms
+    squares = [basis**2 for basis in bases]
+    asked = [basis * square / square.sum(axis=1, keepdims=True) for basis, square in zip(bases, squares, strict=True)]
+    support = _on_splines(inside.astype(float), squares)
+    coefficients, left, wanted = np.zeros_like(support), logarithms, np.zeros(inside.shape)
     for _ in range(ITERATIONS):
-        step = spread @ (left - _sharpened(left))
-        change = rows @ step
+        wanted[inside] = left - _sharpened(left)
+        step = _on_splines(wanted, asked) / np.where(support > 0, support, 1)
+        change = _on_grid(step, bases)[inside]
         coefficients, left = coefficients + step, left - change
         if np.exp(change).std() < CONVERGED * np.exp(change).mean():
             break
     return coefficients, left
 
 
-def _surface(coefficients: np.ndarray, positions: Sequence[np.ndarray], pieces: int) -> np.ndarray:
-    """The sum of all products of splines on a grid."""
-    surface = coefficients.reshape([pieces + 3] * 3)
-    for axis in positions:  # each turn contracts the first axis and appends one of the grid
-        surface = np.tensordot(surface, _basis(axis, pieces), axes=(0, 1))
-    return surface.astype(np.float32)
+def _on_grid(coefficients: np.ndarray, bases: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of all products of splines, one spline an axis, at the points of a grid; a basis is (points, splines)."""
+    for basis in bases:  # each turn contracts the first axis and appends one of the grid
+        coefficients = np.tensordot(coefficients, basis, axes=(0, 1))
+    return coefficients
+
+
+def _on_splines(values: np.ndarray, bases: Sequence[np.ndarray]) -> np.ndarray:
+    """Sums over a grid, weighted with every product of splines: the transpose of `_on_grid`."""
+    for basis in bases:
+        values = np.tensordot(values, basis, axes=(0, 0))
+    return values
 
 
 def _sharpened(values: np.ndarray) -> np.ndarray:
@@ -138,7 +144,7 @@ def _sharpened(values: np.ndarray) -> np.ndarray:
     centres = low + (np.arange(padded) - first) * width
     blurred, weighted = (np.fft.irfft(np.fft.rfft(each) * blur, padded) for each in (sharp, sharp * centres))
     expected = np.where(blurred > 1e-9 * blurred.max(), weighted / np.maximum(blurred, 1e-12), centres)
-    return np.interp(place + first, np.arange(padded), expected)
+    return expected[lower + first] * (1 - share) + expected[lower + first + 1] * share
 
 
 def resample_brain(
