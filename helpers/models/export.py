@@ -76,7 +76,7 @@ def _program(network: nn.Module, card: ModelCard) -> ExportedProgram:
     shapes: dict[int, Any] = {2 + axis: multiple * Dim(f"n{axis}", max=LONGEST // multiple) for axis in range(3)}
     network = copy.deepcopy(network).cpu().eval()
     for module in network.modules():
-        if type(module).__base__ is nn.Conv3d:  # what `mend_convolutions` made depends on the size of the example
+        if type(module).__base__ is nn.Conv3d:  # what `mend_layers` made depends on the size of the example
             module.__class__ = nn.Conv3d
     with torch.no_grad():
         return torch.export.export(Probabilities(network).eval(), (example,), dynamic_shapes={"image": shapes})

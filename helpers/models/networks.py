@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
+from torch.nn.functional import batch_norm
 
 from brats_cohort.files import DataError
 from brats_cohort.regions import MODALITIES, REGIONS
@@ -51,11 +52,19 @@ def segresnet(
     init_filters: int = 8,
     blocks_down: Sequence[int] = (1, 2, 2, 4),
     blocks_up: Sequence[int] = (1, 1, 1),
+    norm: str = "group",
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Build the residual encoder and decoder of Myronenko (2018), which won BraTS 2018."""
+    """Build the residual encoder and decoder of Myronenko (2018), which won BraTS 2018.
+
+    Its normalisation is of groups of channels. With ``norm="instance"``, of each channel, training on a CPU is several times as
+    fast: see `mend_layers`.
+    """
+    if norm not in ("group", "instance"):
+        raise DataError(f"segresnet cannot have the normalisation {norm!r}", "take group or instance")
+    kind = {"group": ("GROUP", {"num_groups": 8}), "instance": ("INSTANCE", {"affine": True})}[norm]
     blocks = {"blocks_down": tuple(blocks_down), "blocks_up": tuple(blocks_up)}
-    return SegResNet(**grid, **blocks, init_filters=init_filters, dropout_prob=dropout or None)
+    return SegResNet(**grid, **blocks, init_filters=init_filters, norm=kind, dropout_prob=dropout or None)
 
 
 class SupervisedDynUNet(DynUNet):
@@ -194,8 +203,8 @@ class Ensemble(nn.Module):
 def build_network(name: str, **arguments) -> nn.Module:
     """Build a network with fresh weights from torch's current random state.
 
-    Its weights lie channels last in memory, which convolutions on a CPU run on about a third faster, and two faults of
-    PyTorch's convolutions are mended (`mend_convolutions`).
+    Its weights lie channels last in memory, which convolutions on a CPU run on about a third faster, and faults of
+    PyTorch's layers are mended (`mend_layers`).
 
     Parameters
     ----------
@@ -226,7 +235,7 @@ def build_network(name: str, **arguments) -> nn.Module:
         raise
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} cannot be built with {arguments}: {error}", "change the arguments") from error
-    return mend_convolutions(network).to(memory_format=MEMORY_FORMATS[grid["spatial_dims"] + 2])
+    return mend_layers(network).to(memory_format=MEMORY_FORMATS[grid["spatial_dims"] + 2])
 
 
 def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple[str, Mapping[str, Any]]]:
@@ -283,27 +292,35 @@ def check_patch(patch: Sequence[int], name: str, **arguments) -> None:
         raise DataError(problem, f"take multiples of {multiple}, at least one edge of {2 * multiple} or more")
 
 
-def mend_convolutions(network: nn.Module) -> nn.Module:
-    """Work around two faults that convolutions of PyTorch 2.13 have on a CPU; changes in place, weights and names stay.
+def mend_layers(network: nn.Module) -> nn.Module:
+    """Work around faults that layers of PyTorch 2.13 have on a CPU; changes in place, weights and names stay.
 
-    Under autocast, if an edge of the input is at most that of the kernel, numbers that nobody wrote, up to 1e34 and NaN, are
-    added to the gradient of a bfloat16 convolution's weights. So small a grid, as at the bottom of a deep network, is computed
-    in 32 bit, which costs next to nothing.
+    Convolutions under autocast: if an edge of the input is at most that of the kernel, numbers that nobody wrote, up to 1e34
+    and NaN, are added to the gradient of the weights in bfloat16. So small a grid, as at the bottom of a deep network, is
+    computed in 32 bit, which costs next to nothing.
 
-    In inference, a small 3-D grid alone in its batch does not get oneDNN's convolution, which larger grids and batches get, but
-    one that takes several times as long (``slow_conv3d``). Here oneDNN is called directly.
+    3-D convolutions in inference: a small grid alone in its batch does not get oneDNN's convolution, which larger grids and
+    batches get, but one that takes several times as long (``slow_conv3d``). Here oneDNN is called directly.
+
+    Instance normalisation: it rearranges a channels-last image to channels first, and the next convolution rearranges it back.
+    Over one image it is the same as batch normalisation, which has a kernel for channels last. That kernel's sums are exact
+    enough for bfloat16, not for 32 bit (0.0004 off at 96^3 voxels of mean 3).
     """
     for module in network.modules():
-        if type(module) in (nn.Conv2d, nn.Conv3d):
+        if type(module) in MENDED:
             module.__class__ = _mended(type(module))
     return network
 
 
-@functools.cache
-def _mended(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
-    """A convolution of this kind without the two faults."""
+MENDED = (nn.Conv2d, nn.Conv3d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+"""The layers of `mend_layers`."""
 
-    def forward(self: nn.Module, image: torch.Tensor) -> torch.Tensor:
+
+@functools.cache
+def _mended(kind: type[nn.Module]) -> type[nn.Module]:
+    """A layer of this kind without the faults."""
+
+    def convolve(self: nn.Module, image: torch.Tensor) -> torch.Tensor:
         if image.device.type != "cpu":
             return kind.forward(self, image)
         if torch.is_autocast_enabled("cpu"):
@@ -319,4 +336,12 @@ def _mended(kind: type[nn.Conv2d] | type[nn.Conv3d]) -> type[nn.Module]:
             return torch.mkldnn_convolution(image, self.weight, self.bias, *layout)
         return kind.forward(self, image)
 
+    def normalise(self: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        plain = image.device.type != "cpu" or self.track_running_stats or torch.compiler.is_compiling()
+        if plain or image.dtype != torch.bfloat16:
+            return kind.forward(self, image)
+        each = [batch_norm(one, None, None, self.weight, self.bias, training=True, eps=self.eps) for one in image.split(1)]
+        return torch.cat(each)
+
+    forward = normalise if kind in (nn.InstanceNorm2d, nn.InstanceNorm3d) else convolve
     return type(f"Mended{kind.__name__}", (kind,), {"forward": forward})

@@ -1,10 +1,10 @@
-"""Convolutions on a CPU: gradients of bfloat16 are those of 32 bit, rounded, and an image alone gets the same logits."""
+"""Mended layers on a CPU: results and gradients of bfloat16 are those of 32 bit, rounded, and an image alone gets the same."""
 
 import pytest
 import torch
 from torch import nn
 
-from helpers.models.networks import build_network, mend_convolutions
+from helpers.models.networks import build_network, channels_last, mend_layers
 
 
 def fill_memory():
@@ -27,7 +27,7 @@ def gradients(network, image, weights, *, bf16):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradients_of_a_convolution_on_a_small_grid(shape, stride):
     torch.manual_seed(0)
-    network = mend_convolutions(nn.Sequential(nn.Conv3d(16, 16, 3, stride=stride, padding=1)))
+    network = mend_layers(nn.Sequential(nn.Conv3d(16, 16, 3, stride=stride, padding=1)))
     image = torch.randn(2, 16, *shape)
     weights = torch.randn_like(network(image))
     exact, rounded = (gradients(network, image, weights, bf16=bf16) for bf16 in (False, True))
@@ -46,7 +46,7 @@ def test_gradients_of_a_swin_unetr_that_ends_in_two_voxels_along_an_edge():
 def test_weights_keep_their_names_and_large_grids_stay_in_bf16():
     plain = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 1))
     names = list(plain.state_dict())
-    network = mend_convolutions(plain)
+    network = mend_layers(plain)
     assert list(network.state_dict()) == names
     with torch.autocast("cpu", torch.bfloat16):
         assert network[0](torch.ones(1, 1, 4, 4, 4)).dtype == torch.bfloat16
@@ -61,8 +61,33 @@ def test_an_image_alone_in_inference_gets_what_it_gets_in_a_batch(shape, stride)
     plain = nn.Conv3d(16, 8, 3, stride=stride, padding=1)
     image = torch.randn(2, 16, *shape)
     expected = plain(image).detach()
-    network = mend_convolutions(nn.Sequential(plain))
+    network = mend_layers(nn.Sequential(plain))
     with torch.inference_mode():
         for layout in (torch.contiguous_format, torch.channels_last_3d):
             alone = torch.cat([network(each[None].contiguous(memory_format=layout)) for each in image])
             torch.testing.assert_close(alone, expected)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(nn.InstanceNorm3d, (12, 10, 8)), (nn.InstanceNorm2d, (30, 20))])
+@pytest.mark.parametrize("affine", [False, True])
+def test_instance_normalisation_of_a_batch(kind, shape, affine):
+    torch.manual_seed(0)
+    plain = kind(6, affine=affine)
+    for parameter in plain.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    image = 3 + torch.arange(1, 4).view(3, 1, *[1] * len(shape)) * torch.randn(3, 6, *shape)
+    weights = torch.randn_like(image)
+
+    def compute(network, image):
+        image = channels_last(image).requires_grad_()
+        result = network(image)
+        (result.float() * weights).sum().backward()
+        return result.detach().float(), image.grad.float()
+
+    expected, slope = compute(plain, image)
+    network = mend_layers(nn.Sequential(plain))
+    found, gradient = compute(network, image.bfloat16())
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.03)
+    assert (gradient - slope).norm() < 0.02 * slope.norm()
+    exact, _ = compute(network, image)
+    assert torch.equal(exact, expected)
