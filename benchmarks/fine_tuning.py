@@ -1,9 +1,9 @@
 """Learning curves of fine-tuning on few patients: ``python -m benchmarks.fine_tuning --cases FOLDER --out CSV``.
 
 Each usable case of the folder is the test case once; one, two or four of the others, in an order of their own, are learnt
-from: alone, or with a patch of a phantom beside every patch of a patient. Nothing is chosen by the test case: the learning
-rate is constant, an exponential moving average (EMA) of the weights is kept, and it is scored after every number of steps, on
-the prepared grid.
+from: alone, or with as many phantoms beside the patients. With ``--pseudo-labels`` their references are not used: the network
+learns from what it predicted itself. Nothing is chosen by the test case: the learning rate is constant, an exponential moving
+average (EMA) of the weights is kept, and it is scored after every number of steps, on the prepared grid.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import copy
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+from torch.utils.data import Dataset
 
 from brats_cohort.cases import discover
 from brats_cohort.checks import check_cohort
 from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.data.prepared import PreparedFile, PreprocessSettings
+from helpers.data.prepared import PreparedFile, PreprocessSettings, save_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import segment_prepared
@@ -36,32 +38,67 @@ from helpers.models.networks import channels_last
 from helpers.training.data import PatchDataset
 from helpers.training.loss import RegionLoss
 
+WHOLE = (80, 96, 80)
+"""Voxels of 2 mm that hold any adult brain."""
 RATE, SEED, DECAY = 2e-4, 2021, 0.98
 """Learning rate: what has been learnt is to be moved, not to be overwritten; seed of the patches; decay of the EMA."""
+
+
+class Batches(Dataset):
+    """Image and regions of every step: two patches and one whole brain in turn, as in `benchmarks.train_released`.
+
+    `mixed` puts a patch of a phantom beside every patch of a patient, and makes every other brain a phantom's.
+    """
+
+    def __init__(self, card: ModelCard, training: Sequence[Path], *, steps: int, mixed: bool) -> None:
+        changes = training_transforms(card.patch, flip_axes=card.tta_axes)
+        settings, self.steps, self.mixed = StreamSettings(int(card.spacing[0]), SEED), steps, mixed
+        self.pairs = [
+            (
+                PatchDataset(training, patch=patch, count=2 * steps, seed=SEED, transforms=changes),
+                PhantomStream(settings, patch=patch, count=2 * steps, batch=1, transforms=changes),
+            )
+            for patch in (card.patch, WHOLE)
+        ]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        turn, whole = divmod(step, 2)
+        patients, phantoms = self.pairs[whole]
+        if whole:
+            samples = [(phantoms if self.mixed and turn % 2 else patients)[turn]]
+        else:
+            samples = [patients[2 * turn], phantoms[turn] if self.mixed else patients[2 * turn + 1]]
+        return torch.stack([sample["image"] for sample in samples]), torch.stack([sample["regions"] for sample in samples])
 
 
 def fine_tune(
     network: nn.Module, card: ModelCard, training: Sequence[Path], *, marks: Sequence[int], mixed: bool
 ) -> Iterator[tuple[int, nn.Module]]:
     """Train a copy of a network on prepared cases and yield its averaged weights after each number of steps in `marks`."""
-    learner, steps = copy.deepcopy(network).train(), max(marks)
-    changes = training_transforms(card.patch, flip_axes=card.tta_axes)
-    sources = [PatchDataset(training, patch=card.patch, count=2 * steps, seed=SEED, transforms=changes)]
-    if mixed:
-        settings = StreamSettings(int(card.spacing[0]), SEED)
-        sources.append(PhantomStream(settings, patch=card.patch, count=steps, batch=1, transforms=changes))
+    learner = copy.deepcopy(network).train()
+    batches = Batches(card, training, steps=max(marks), mixed=mixed)
     optimiser, loss = torch.optim.AdamW(learner.parameters(), lr=RATE), RegionLoss()
     ema = AveragedModel(learner, avg_fn=get_ema_avg_fn(DECAY))
-    for step in range(steps):
-        samples = [source[step] for source in sources] if mixed else [sources[0][2 * step], sources[0][2 * step + 1]]
-        image, regions = (torch.stack([sample[name] for sample in samples]) for name in ("image", "regions"))
+    for step in range(len(batches)):
+        image, regions = batches[step]
         optimiser.zero_grad()
-        loss(learner(channels_last(image)), regions).backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = learner(channels_last(image))
+        loss(logits, regions).backward()
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimiser.step()
         ema.update_parameters(learner)
         if step + 1 in marks:
             yield step + 1, ema.module.eval()
+
+
+def label_by_prediction(network: nn.Module, card: ModelCard, path: Path, folder: Path) -> Path:
+    """Write a prepared case again, with the label map that the network predicts in place of its own."""
+    case = PreparedFile(path).load()
+    return save_prepared(folder / path.name, replace(case, classes=segment_prepared(network, card, case.image)))
 
 
 def score(network: nn.Module, card: ModelCard, path: Path) -> dict[str, float]:
@@ -80,14 +117,19 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4], help="how many cases to learn from")
     parser.add_argument("--marks", type=int, nargs="+", default=[25, 50, 100, 200, 400], help="steps after which to score")
     parser.add_argument("--alone", action="store_true", help="leave out the trainings with phantoms beside the patients")
+    parser.add_argument("--pseudo-labels", action="store_true", help="learn from predictions in place of references")
     arguments = parser.parse_args()
     network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
     cases = check_cohort(discover(arguments.cases), progress=False).usable
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare_cohort(cases, Path(folder), PreprocessSettings(**card.preprocessing)).paths
+        learnt = dict(prepared)
+        if arguments.pseudo_labels:
+            unread = Path(folder) / "predicted"
+            learnt = {name: label_by_prediction(network, card, path, unread) for name, path in prepared.items()}
         for number, test in enumerate(prepared):
-            others = [path for name, path in prepared.items() if name != test]
+            others = [path for name, path in learnt.items() if name != test]
             training = [others[place] for place in np.random.default_rng(number).permutation(len(others))]
             rows.append({"cases": 0, "mixed": False, "step": 0, "case": test, **score(network, card, prepared[test])})
             for size, mixed in itertools.product(arguments.sizes, (False,) if arguments.alone else (False, True)):

@@ -82,6 +82,15 @@ class Recipe:
 
 RECIPES = {
     "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
+    "segresnet": Recipe(
+        "segresnet",
+        4500,
+        2e-3,
+        (80, 96, 80),
+        {"init_filters": 16, "blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0), "norm": "instance"},
+        per_patches=16,
+        per_brain=5,
+    ),
     "swin_unetr": Recipe("swin_unetr", 700, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
 }
 
