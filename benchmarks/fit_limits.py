@@ -1,17 +1,19 @@
 """Fit the post-processing of a model on phantoms: ``python -m benchmarks.fit_limits --checkpoint FILE --phantoms FOLDER``.
 
-The phantoms are of every kind and take part in no training and no test; no patient does. First the limits of the rules, one
-after the other: a rule is left off unless it raises the mean Dice of the three regions by `LEAST`. Then the decision whether a
-case has enhancing tumour at all: a logistic regression on `helpers.evaluation.postprocess.FEATURES`, whose threshold is the
-highest that keeps 95 % of the cases with 1 ml or more, each judged by a regression that has not seen it. It is kept if it
-raises the Dice of ET by `LEAST`. The model card beside the weights gets both.
+The phantoms take part in no training and no test, and no patient takes part. How bright enhancing tumour must be at least is
+fitted on calibrated phantoms of 1 mm, as that rule looks at the image's own resolution; the other rules on phantoms of every
+kind on the grid of the network, one after the other. A rule is left off unless it raises the mean Dice of the three regions by
+`LEAST`. Last comes the decision whether a case has enhancing tumour at all: a logistic regression on
+`helpers.evaluation.postprocess.FEATURES`, whose threshold is the highest that keeps 95 % of the cases with 1 ml or more, each
+judged by a regression that has not seen it. It is kept if it raises the Dice of ET by `LEAST`. The model card beside the
+weights gets everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,83 +23,103 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from benchmarks.released_model import FITTED, PRESENT_ML, validation_phantoms
-from brats_cohort.regions import ET, REGIONS, classes_to_regions
+from brats_cohort.case import Case
+from brats_cohort.cases import read_classes
+from brats_cohort.grid import bounding_box, spacing_of
+from brats_cohort.regions import REGIONS, classes_to_regions
+from glioma_phantom import PhantomSettings
+from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import PreparedFile
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import FEATURES, PostProcessing, compare_contrasts, label_map, presence_features
-from helpers.evaluation.predict import predict_prepared
+from helpers.evaluation.predict import predict_case, predict_prepared
 from helpers.models.checkpoints import card_path, load_checkpoint
 
 SENSITIVITY = 0.95
-EACH = 24
-"""Phantoms of every kind."""
+EACH, FINE = 24, 24
+"""Phantoms of every kind, and those of 1 mm."""
 LEAST = 0.002
 """Gain in mean Dice for which a rule is worth its while."""
 OFF = PostProcessing(tumour_ml=0, enhancing_ml=0)
 """No rule, and a threshold of 0.5 for each region."""
+OUTLINE = {"contrast_enhancement": (0.1, 0.2, 0.3)}
 CHOICES: dict[str, Sequence[float]] = {
     "tumour_threshold": (0.3, 0.4),
     "tumour_ml": (0.5, 1, 2, 4),
-    "contrast_enhancement": (0.1, 0.2, 0.3),
     "enhancing_ml": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
     "enhancing_share": (0.05, 0.1, 0.2),
     "surrounded": (4, 5, 6),
     "core_share": (0.05, 0.1, 0.2),
 }
-"""Limits to try, in this order. Those that are not named keep their defaults."""
+"""Limits to try, on either kind of phantoms, in this order. Those that are not named keep their defaults."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A phantom and what the network says of it: image (4, X, Y, Z), probabilities and truth (3, X, Y, Z)."""
+    """A phantom and what the network says of it: image (4, X, Y, Z), probabilities and truth (3, X, Y, Z), spacing in mm."""
 
-    kind: str
     image: np.ndarray
     probabilities: np.ndarray
     regions: np.ndarray
-    enhancing_ml: float
+    spacing: tuple[float, ...]
+
+    @property
+    def enhancing_ml(self) -> float:
+        """Volume of the true enhancing tumour."""
+        return float(self.regions[2].sum() * np.prod(self.spacing) / 1000)
 
 
-def predict_phantoms(network, card, phantoms: dict[str, list[Path]]) -> list[Predicted]:
-    """Predict every phantom once."""
+def predict_phantoms(network, card, paths: Sequence[Path]) -> list[Predicted]:
+    """Predict prepared phantoms on the grid of the network."""
     found = []
-    for kind, paths in phantoms.items():
-        for case in (PreparedFile(path).load() for path in paths):
-            image, classes = np.asarray(case.image), np.asarray(case.classes)
-            probabilities = predict_prepared(network, card, image).astype(np.float16)
-            volume = float((classes == ET).sum() * np.prod(card.spacing) / 1000)
-            found.append(Predicted(kind, image, probabilities, np.asarray(classes_to_regions(classes)), volume))
+    for case in (PreparedFile(path).load() for path in paths):
+        image = np.asarray(case.image)
+        probabilities = predict_prepared(network, card, image).astype(np.float16)
+        found.append(Predicted(image, probabilities, classes_to_regions(np.asarray(case.classes)), tuple(card.spacing)))
     return found
 
 
-def scores(cases: Sequence[Predicted], spacing: Sequence[float], limits: PostProcessing) -> np.ndarray:
+def predict_fine_phantoms(network, card, cases: Sequence[Case]) -> list[Predicted]:
+    """Predict phantoms from their files, on the grid of these, and keep what lies around the brain."""
+    found = []
+    for case in cases:
+        prediction = predict_case(network, card, case)
+        box = (slice(None), *bounding_box(prediction.image.any(axis=0)))
+        probabilities = prediction.probabilities[box].astype(np.float16)
+        regions = classes_to_regions(read_classes(case)[0])[box]
+        found.append(Predicted(prediction.image[box], probabilities, regions, tuple(spacing_of(prediction.affine))))
+    return found
+
+
+def scores(cases: Sequence[Predicted], limits: PostProcessing) -> np.ndarray:
     """Mean Dice of TC, WT and ET with these limits."""
     found = []
     for case in cases:
-        labels = label_map(case.probabilities.astype(np.float32), case.image, spacing, limits)
-        found.append([dice(*pair) for pair in zip(np.asarray(classes_to_regions(labels)), case.regions, strict=True)])
+        labels = label_map(case.probabilities.astype(np.float32), case.image, case.spacing, limits)
+        found.append([dice(*pair) for pair in zip(classes_to_regions(labels), case.regions, strict=True)])
     return np.mean(found, axis=0)
 
 
-def fit_rules(cases: Sequence[Predicted], spacing: Sequence[float]) -> PostProcessing:
+def fit_rules(cases: Sequence[Predicted], choices: Mapping[str, Sequence[float]], best: PostProcessing = OFF) -> PostProcessing:
     """Choose one limit after the other, each with the best of those before."""
-    best, reached = OFF, scores(cases, spacing, OFF).mean()
-    for name, values in CHOICES.items():
-        tried = {value: scores(cases, spacing, replace(best, **{name: value})).mean() for value in values}
+    reached = scores(cases, best).mean()
+    for name, values in choices.items():
+        tried = {value: float(scores(cases, replace(best, **{name: value})).mean()) for value in values}
         value = max(tried, key=tried.get)
-        kept = tried[value] >= reached + LEAST
-        print(f"{name}: {reached:.3f} without, { ({key: round(float(each), 3) for key, each in tried.items()}) }", flush=True)
-        if kept:
+        print(
+            f"{name}: {reached:.3f} without", *(f"{each:g}: {mean:.3f}" for each, mean in tried.items()), sep=", ", flush=True
+        )
+        if tried[value] >= reached + LEAST:
             best, reached = replace(best, **{name: value}), tried[value]
     return best
 
 
-def measure(cases: Sequence[Predicted], spacing: Sequence[float], limits: PostProcessing) -> pd.DataFrame:
+def measure(cases: Sequence[Predicted], limits: PostProcessing) -> pd.DataFrame:
     """Return the features of every phantom, and the volume of its enhancing tumour in ml."""
     rows = []
     for case in cases:
-        likely = compare_contrasts(case.probabilities, case.image, spacing, likely=limits.enhancing_threshold)
-        rows.append({"kind": case.kind, "ml": case.enhancing_ml, **presence_features(likely, spacing)})
+        likely = compare_contrasts(case.probabilities, case.image, case.spacing, likely=limits.enhancing_threshold)
+        rows.append({"ml": case.enhancing_ml, **presence_features(likely, case.spacing)})
     return pd.DataFrame(rows)
 
 
@@ -123,14 +145,15 @@ def main() -> None:
     parser.add_argument("--phantoms", type=Path, required=True, help="folder for the phantoms, which are written once")
     arguments = parser.parse_args()
     network, card = load_checkpoint(arguments.checkpoint)
-    spacing = card.spacing
-    phantoms = validation_phantoms(arguments.phantoms, EACH, first=FITTED, spacing=int(spacing[0]))
-    cases = predict_phantoms(network, card, phantoms)
-    limits = fit_rules(cases, spacing)
-    decided = replace(limits, presence=fit_presence(measure(cases, spacing, limits)))
-    without, with_decision = (dict(zip(REGIONS, scores(cases, spacing, each), strict=True)) for each in (limits, decided))
-    print(f"Dice {without}, with the decision on enhancement {with_decision}")
-    if with_decision["ET"] >= without["ET"] + LEAST:
+    fine = predict_fine_phantoms(network, card, write_cohort(arguments.phantoms / "fine", FINE, PhantomSettings(seed=FITTED)))
+    limits = fit_rules(fine, OUTLINE)
+    phantoms = validation_phantoms(arguments.phantoms, EACH, first=FITTED, spacing=int(card.spacing[0]))
+    cases = predict_phantoms(network, card, [path for paths in phantoms.values() for path in paths])
+    limits = fit_rules(cases, CHOICES, limits)
+    decided = replace(limits, presence=fit_presence(measure(cases, limits)))
+    before, after = (scores(cases, each) for each in (limits, decided))
+    print(f"Dice of {', '.join(REGIONS)}: {before.round(3)}, with the decision on enhancement {after.round(3)}")
+    if after[2] >= before[2] + LEAST:
         limits = decided
     path = card_path(arguments.checkpoint)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"postprocessing": asdict(limits)}, indent=2) + "\n")

@@ -1,10 +1,11 @@
-"""Train the released networks on randomised phantoms, from scratch: ``python -m benchmarks.train_released --out DIR``.
+"""Train the released networks on randomised phantoms: ``python -m benchmarks.train_released --out DIR``.
 
-A U-Net and a SwinUNETR learn at the same time, each in a process and on a core of its own, from the same stream of phantoms and
-for about the same core time. A CUDA GPU is used if there is one. Each network takes a fixed number of steps; the learning rate
-falls along half a cosine over them, and what is kept is an exponential moving average (EMA) of the weights. Steps alternate
-between two patches around a tumour and one whole brain, which is what prediction shows: in a patch, a network that normalises
-each instance sees other statistics. Nothing is flipped or rotated, so that a network can tell the cerebellum by its place.
+A U-Net and a SwinUNETR learn from scratch at the same time, each in a process and on a core of its own, from the same stream of
+phantoms and for about the same core time. ``--networks segresnet --start FILE`` trains a network of the segmenter on. A CUDA
+GPU is used if there is one. Each network takes a fixed number of steps; the learning rate falls along half a cosine over them,
+and what is kept is an exponential moving average (EMA) of the weights. Steps alternate between two patches around a tumour and
+one whole brain, which is what prediction shows: in a patch, a network that normalises each instance sees other statistics.
+Nothing is flipped or rotated, so that a network can tell the cerebellum by its place.
 
 The command resumes from DIR after any interruption, and ends with the same weights as without it.
 """
@@ -31,7 +32,7 @@ from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.models.checkpoints import RELEASED, ModelCard, load_card, save_checkpoint
+from helpers.models.checkpoints import RELEASED, ModelCard, load_card, load_checkpoint, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import RegionLoss
 
@@ -80,19 +81,14 @@ class Recipe:
     seed: int = 2026
 
 
+SEGRESNET = {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
 RECIPES = {
     "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
-    "segresnet": Recipe(
-        "segresnet",
-        4500,
-        2e-3,
-        (80, 96, 80),
-        {"init_filters": 16, "blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0), "norm": "instance"},
-        per_patches=16,
-        per_brain=5,
-    ),
     "swin_unetr": Recipe("swin_unetr", 700, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
+    "segresnet": Recipe("segresnet", 4400, 1e-3, (80, 96, 80), SEGRESNET, per_patches=16, per_brain=5, seed=6021),
 }
+PAIR = ("unet", "swin_unetr")
+"""What notebook 04 compares."""
 
 
 class Batches(Dataset):
@@ -179,6 +175,8 @@ def train(
                 torch.save(state | {"identity": identity, "step": step + 1, "seconds": seconds, "loss": recent}, temporary)
             print(f"{name}: step {step + 1} of {recipe.steps}, {seconds:.0f} s, loss {recent:.3f}", flush=True)
     facts = {**asdict(recipe), "minutes": round(seconds / 60, 1), "whole_cohort_hash": batches.streams[1].fingerprint}
+    if start:
+        facts["began_with"] = identity["start"]
     card = ModelCard(
         recipe.network,
         recipe.arguments,
@@ -194,23 +192,27 @@ def train(
     return out / f"{name}.safetensors"
 
 
-def work(rank: int, names: Sequence[str], recipes: Sequence[Recipe], out: Path) -> None:
+def work(rank: int, names: Sequence[str], recipes: Sequence[Recipe], out: Path, start: Path | None) -> None:
     """Train one of the networks in a process of its own."""
     torch.set_num_threads(1)
-    train(recipes[rank], out, name=names[rank])
+    train(recipes[rank], out, name=names[rank], start=load_checkpoint(start)[0].state_dict() if start else None)
 
 
 def main() -> None:
     """Read the settings and start a process for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=PAIR)
+    parser.add_argument("--start", type=Path, help="weights (.safetensors) to begin with, in place of random ones")
     parser.add_argument("--steps", type=int, help="of every network, instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
     arguments = parser.parse_args()
-    given = {key: value for key in ("steps", "learning_rate") if (value := getattr(arguments, key)) is not None}
+    if arguments.start and len(arguments.networks) > 1:
+        parser.error("--start takes one network: name it with --networks")
+    given = {key: value for key in ("steps", "learning_rate", "seed") if (value := getattr(arguments, key)) is not None}
     recipes = [replace(RECIPES[name], **given) for name in arguments.networks]
-    options = (arguments.networks, recipes, arguments.out)
+    options = (arguments.networks, recipes, arguments.out, arguments.start)
     multiprocessing.start_processes(work, options, nprocs=len(recipes), start_method="spawn")
 
 

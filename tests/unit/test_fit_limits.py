@@ -3,10 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from benchmarks.fit_limits import OFF, Predicted, fit_presence, fit_rules
+from benchmarks.fit_limits import CHOICES, OFF, Predicted, fit_presence, fit_rules
 from helpers.evaluation.postprocess import FEATURES
-
-SPACING = (2.0, 2.0, 2.0)
 
 
 def case(*, speck: bool) -> Predicted:
@@ -16,15 +14,15 @@ def case(*, speck: bool) -> Predicted:
     probabilities = regions.astype(np.float32)
     if speck:
         probabilities[1, -5:, -5:, -5:] = 1
-    return Predicted("usual", np.ones((4, 32, 32, 32), np.float32), probabilities, regions, 8 * regions[2].sum() / 1000)
+    return Predicted(np.ones((4, 32, 32, 32), np.float32), probabilities, regions, (2.0, 2.0, 2.0))
 
 
 def test_no_rule_is_switched_on_for_a_network_that_makes_no_mistake():
-    assert fit_rules([case(speck=False)] * 2, SPACING) == OFF
+    assert fit_rules([case(speck=False)] * 2, CHOICES) == OFF
 
 
 def test_specks_are_removed_by_the_smallest_volume_that_is_enough():
-    limits = fit_rules([case(speck=True), case(speck=False)], SPACING)
+    limits = fit_rules([case(speck=True), case(speck=False)], CHOICES)
     assert limits.tumour_ml == 2  # the speck has exactly 1 ml, which a limit of 1 keeps
 
 
