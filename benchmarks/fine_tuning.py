@@ -23,6 +23,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import Dataset
 
+from benchmarks.train_released import RECIPES
 from brats_cohort.cases import discover
 from brats_cohort.checks import check_cohort
 from brats_cohort.regions import REGIONS, classes_to_regions
@@ -38,8 +39,8 @@ from helpers.models.networks import channels_last
 from helpers.training.data import PatchDataset
 from helpers.training.loss import RegionLoss
 
-WHOLE = (80, 96, 80)
-"""Voxels of 2 mm that hold any adult brain."""
+WHOLE = RECIPES["unet"].whole
+"""Voxels that hold any adult brain."""
 RATE, SEED, DECAY = 2e-4, 2021, 0.98
 """Learning rate: what has been learnt is to be moved, not to be overwritten; seed of the patches; decay of the EMA."""
 
