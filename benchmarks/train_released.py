@@ -1,11 +1,12 @@
 """Train the released networks on randomised phantoms: ``python -m benchmarks.train_released --out DIR``.
 
-A U-Net and a SwinUNETR learn from scratch at the same time, each in a process and on a core of its own, from the same stream of
-phantoms and for about the same core time. ``--networks segresnet --start FILE`` trains a network of the segmenter on. A CUDA
-GPU is used if there is one. Each network takes a fixed number of steps; the learning rate falls along half a cosine over them,
-and what is kept is an exponential moving average (EMA) of the weights. Steps alternate between two patches around a tumour and
-one whole brain, which is what prediction shows: in a patch, a network that normalises each instance sees other statistics.
-Nothing is flipped or rotated, so that a network can tell the cerebellum by its place.
+The pair of notebook 04, a U-Net and a SwinUNETR, learns from scratch at the same time, each in a process and on a core of its
+own, from the same stream of phantoms and for about the same core time. ``--networks segresnet_1 segresnet_2`` trains two
+networks for a segmenter instead, which `benchmarks.release` makes one and whose post-processing `benchmarks.fit_limits` fits.
+A CUDA GPU is used if there is one. Each network takes a fixed number of steps; the learning rate falls at the end, and what is
+kept is an exponential moving average (EMA) of the weights. Steps alternate between two patches around a tumour and one whole
+brain, which is what prediction shows: in a patch, a network that normalises each instance sees other statistics. Nothing is
+flipped or rotated, so that a network can tell the cerebellum by its place.
 
 The command resumes from DIR after any interruption, and ends with the same weights as without it.
 """
@@ -32,7 +33,7 @@ from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.models.checkpoints import RELEASED, ModelCard, load_card, load_checkpoint, save_checkpoint
+from helpers.models.checkpoints import RELEASED, ModelCard, load_card, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.loss import RegionLoss
 
@@ -54,6 +55,8 @@ class Recipe:
         As in `helpers.models.networks.build_network`.
     steps : int
         Of the optimiser.
+    falling : float
+        Share of the steps, at the end, in which the learning rate falls along half a cosine; before it is held.
     learning_rate, ema : float
         The highest rate of AdamW, and the decay of the moving average.
     whole : three ints
@@ -77,15 +80,26 @@ class Recipe:
     spacing: int = 2
     per_patches: int = 12
     per_brain: int = 4
+    falling: float = 1.0
     bf16: bool = True
     seed: int = 2026
 
 
-SEGRESNET = {"blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0)}
+SEGRESNET = Recipe(
+    "segresnet",
+    6400,
+    2e-3,
+    (80, 96, 80),
+    {"init_filters": 8, "blocks_down": (1, 1, 2, 2), "blocks_up": (1, 1, 0), "norm": "instance"},
+    per_patches=24,
+    per_brain=8,
+    falling=0.25,
+)
 RECIPES = {
     "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
     "swin_unetr": Recipe("swin_unetr", 700, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
-    "segresnet": Recipe("segresnet", 4400, 1e-3, (80, 96, 80), SEGRESNET, per_patches=16, per_brain=5, seed=6021),
+    "segresnet_1": replace(SEGRESNET, seed=3026),
+    "segresnet_2": replace(SEGRESNET, seed=4026),  # other first weights and other phantoms
 }
 PAIR = ("unet", "swin_unetr")
 """What notebook 04 compares."""
@@ -156,9 +170,10 @@ def train(
     loader = DataLoader(batches, batch_size=None, sampler=range(first, last), num_workers=workers)
     saved = time.time()
     for step, (image, regions) in enumerate(loader, first):
-        falling = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
+        held = 1 - recipe.falling
+        fallen = max(0, step / recipe.steps - held) / recipe.falling
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * min(1, (step + 1) / WARMUP) * (falling + 0.01)
+            group["lr"] = recipe.learning_rate * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * fallen))
         optimiser.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=recipe.bf16):
             logits = network(channels_last(image.to(device)))
@@ -192,10 +207,10 @@ def train(
     return out / f"{name}.safetensors"
 
 
-def work(rank: int, names: Sequence[str], recipes: Sequence[Recipe], out: Path, start: Path | None) -> None:
+def work(rank: int, names: Sequence[str], out: Path) -> None:
     """Train one of the networks in a process of its own."""
     torch.set_num_threads(1)
-    train(recipes[rank], out, name=names[rank], start=load_checkpoint(start)[0].state_dict() if start else None)
+    train(RECIPES[names[rank]], out, name=names[rank])
 
 
 def main() -> None:
@@ -203,17 +218,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", choices=RECIPES, default=PAIR)
-    parser.add_argument("--start", type=Path, help="weights (.safetensors) to begin with, in place of random ones")
-    parser.add_argument("--steps", type=int, help="of every network, instead of the recipe's")
-    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
-    parser.add_argument("--seed", type=int, help="instead of the recipe's")
     arguments = parser.parse_args()
-    if arguments.start and len(arguments.networks) > 1:
-        parser.error("--start takes one network: name it with --networks")
-    given = {key: value for key in ("steps", "learning_rate", "seed") if (value := getattr(arguments, key)) is not None}
-    recipes = [replace(RECIPES[name], **given) for name in arguments.networks]
-    options = (arguments.networks, recipes, arguments.out, arguments.start)
-    multiprocessing.start_processes(work, options, nprocs=len(recipes), start_method="spawn")
+    options, processes = (arguments.networks, arguments.out), len(arguments.networks)
+    multiprocessing.start_processes(work, options, nprocs=processes, start_method="spawn")
 
 
 if __name__ == "__main__":
