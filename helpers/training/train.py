@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -28,7 +29,7 @@ from torch.utils.data import Dataset
 from brats_cohort.files import DataError
 from helpers.data.patches import training_transforms
 from helpers.data.prepared import PreparedFile
-from helpers.models.checkpoints import ModelCard, load_pretrained
+from helpers.models.checkpoints import ModelCard, card_path, load_card, load_pretrained
 from helpers.models.networks import build_network
 from helpers.training import Interrupted
 from helpers.training.callbacks import EMA, DurableIO, History, ResumableCheckpoint, StepTimer
@@ -94,7 +95,7 @@ def train(
     split_hash : str
         SHA-256 of the split manifest, for the model card.
     resume : str
-        "never" starts afresh; "auto" resumes if there is a checkpoint. The end is the same as without the interruption: to the
+        "never" starts afresh and replaces what is there; "auto" resumes if there is a checkpoint. The end is the same as without the interruption: to the
         bit on a CPU with the same number of threads, apart from rounding on a GPU or with another number of processes.
     callbacks : sequence of Callback
         Of Lightning, such as those that print and draw.
@@ -102,8 +103,8 @@ def train(
     Raises
     ------
     DataError
-        If the parts do not fit together, the checkpoint is of another training, another process trains in this folder, or a
-        number is not finite and the settings say to stop.
+        If the parts do not fit together, the checkpoint or the weights in the folder are of another training, another process
+        trains in it, or a number is not finite and the settings say to stop.
     Interrupted
         After SIGTERM; the same call then resumes.
     """
@@ -115,6 +116,8 @@ def train(
         torch.manual_seed(settings.seed)
         state = _read_checkpoint(folder / CHECKPOINT, identity(settings, card)) if resume == "auto" else {}
         if not state:
+            if resume == "auto":
+                _refuse_other_weights(out / "best.safetensors", identity(settings, card))
             _remove_own_files(out, folder)
         timer = StepTimer(timedelta(minutes=settings.minutes) if settings.minutes else None, verbose=False)
         history, last = History(out), ResumableCheckpoint(folder / CHECKPOINT, settings.save_every)
@@ -249,6 +252,16 @@ def _read_checkpoint(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         remedy = "give the settings of then or another folder, or start afresh with --resume never"
         raise DataError(f"{path} is of another training ({what})", remedy)
     return state
+
+
+def _refuse_other_weights(path: Path, wanted: dict[str, Any]) -> None:
+    """Raise `DataError` if a folder without a checkpoint holds weights of another training, such as those of notebook 03."""
+    if _rank() or not (path.is_file() and card_path(path).is_file()):
+        return
+    card = load_card(path)
+    found = {**card.training, **{name: getattr(card, name, None) for name in ("cohort_hash", "split_hash", "training_cases")}}
+    if json.dumps([found.get(name) for name in wanted]) != json.dumps([*wanted.values()]):
+        raise DataError(f"{path} holds weights of another training", "give another folder, or replace them with --resume never")
 
 
 def _remove_own_files(out: Path, folder: Path) -> None:

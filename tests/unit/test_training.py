@@ -494,6 +494,19 @@ def test_a_checkpoint_of_another_training_is_refused(prepared, tmp_path):
         run(prepared, tmp_path, steps=2, resume="auto")
 
 
+def test_weights_that_another_training_left_are_not_replaced_unless_asked(prepared, tmp_path):
+    weights = run(prepared, tmp_path, steps=2).checkpoint
+    (tmp_path / "checkpoints" / CHECKPOINT).unlink()
+    before = weights.read_bytes()
+    with pytest.raises(DataError, match="holds weights of another training"):
+        run(prepared, tmp_path, steps=2, learning_rate=0.1, resume="auto")
+    with pytest.raises(DataError, match="holds weights of another training"):
+        train(small_settings(**{**TINY, "steps": 2}), prepared[1:], prepared[:1], out=tmp_path, resume="auto")
+    assert weights.read_bytes() == before
+    assert run(prepared, tmp_path, steps=2, workers=1, resume="auto").steps == 2, "its own weights are made again"
+    assert run(prepared, tmp_path, steps=2, learning_rate=0.1).checkpoint.read_bytes() != before
+
+
 def test_a_finished_training_is_not_done_again_and_other_workers_are_no_other_training(prepared, tmp_path):
     lines, first = [], run(prepared, tmp_path)
     (tmp_path / "best.safetensors").unlink()
