@@ -57,7 +57,7 @@ CAUSES: dict[int, str] = {
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import without a search for garbage: the objects of a module stay, and looking through PyTorch's takes half a second."""
+    """Import without garbage collection, which would look through PyTorch's objects for half a second and find none."""
     gc.disable()
     try:
         yield

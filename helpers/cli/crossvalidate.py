@@ -43,9 +43,9 @@ def run(
     out : Path
         Folder for the split, the prepared cases and, below crossvalidation/NETWORK, models and tables.
     only : tuple of int
-        Train these folds and stop, to share out the work.
+        Train only these folds and stop, to share the work between machines.
     test : bool
-        Score the test part; without, only cross-validation.
+        Score the test part; --no-test stops after the cross-validation.
     settings : TrainSettings
         Of every training.
     """

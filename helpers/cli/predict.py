@@ -1,6 +1,6 @@
 """``python -m helpers predict``: segment one case, four files or a cohort with a trained checkpoint.
 
-PyTorch is imported by the functions that need it, and while it is, a single case is read by a thread.
+Importing PyTorch takes a second or more; a single case is read by a thread meanwhile.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def run(
     raw
         Folder from the scanner, in place of CASE: DICOM or NIfTI, skull on. --out gets the case, a page and the label maps.
     to
-        Series of --raw whose grids get the label map; the finest of T1ce and T1 if left out.
+        Series of --raw whose grids get the label map; if left out, T1ce or T1, whichever has the smaller voxels.
     dicom_seg
         Write DICOM SEG for those series of --raw as well; it carries the patient's name, as they do.
     mask
-        Brain mask of your own for --raw, drawn on the finest of T1ce and T1.
+        Brain mask of your own for --raw, drawn on T1ce or T1, whichever has the smaller voxels.
     study
         Which of several sessions in the folder of --raw, counted from the oldest: 1, 2, ...
     checkpoint

@@ -39,7 +39,7 @@ def run(
     flair
         The same for FLAIR.
     mask
-        Brain mask of your own, drawn on the finest of T1ce and T1.
+        Brain mask of your own, drawn on T1ce or T1, whichever has the smaller voxels.
     brain
         What finds the brain without a mask: deepbet, or hd-bet if that is installed.
     study

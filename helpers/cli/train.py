@@ -56,7 +56,7 @@ class CohortOptions:
     format : str
         Dataset format of the cohort, such as brats2021, brats2023 or msd.
     labels : str
-        Whose numbers the references use; by default those of the cohort.
+        Label numbers of the references, such as brats2023; by default those that the names of the cases tell.
     patients : Path
         CSV with the columns case and patient, if names do not tell patients apart.
     spacing : float

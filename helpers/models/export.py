@@ -62,7 +62,7 @@ def export_onnx(path: Path, network: nn.Module, card: ModelCard) -> Path:
             warnings.simplefilter("ignore")  # about operators of torchvision, which is not needed
             program = torch.onnx.export(_program(network, card), dynamo=True, verbose=False)
     except ModuleNotFoundError as error:
-        raise DataError(f"this needs {error.name}, which is not installed", 'pip install ".[export]"') from error
+        raise DataError(f"this needs {error.name}, which is not installed", 'pip install ./packages/* ".[export]"') from error
     program.model.metadata_props["card"] = json.dumps(asdict(card))
     with write_atomically(path) as temporary:
         program.save(temporary)
