@@ -464,7 +464,7 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     and unusual protocols and operated brains can escape or be suspected wrongly; hence a suspicion is only a warning.
     """
     flat = [volume.ravel(order="F") for volume in image]  # files lie in memory in this order, so nothing is copied
-    voxels = np.flatnonzero(np.logical_and.reduce(flat))
+    voxels = np.flatnonzero(reduce(np.logical_and, flat[1:], flat[0] != 0))
     if voxels.size < FEWEST:
         return []
     voxels = voxels[:: max(1, voxels.size // SAMPLE)]
