@@ -83,7 +83,8 @@ def _cluster(address: str) -> Iterator[None]:
     try:
         distributed = importlib.import_module("distributed")  # an extra, of which no job knows
     except ModuleNotFoundError as error:
-        raise DataError("--dask needs the package distributed, which is not installed", 'pip install ./packages/* ".[cluster]"') from error
+        problem = "--dask needs the package distributed, which is not installed"
+        raise DataError(problem, 'pip install ./packages/* ".[cluster]"') from error
     try:
         client = distributed.Client(address, timeout=10)
     except (OSError, ValueError) as error:

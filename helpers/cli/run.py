@@ -47,8 +47,7 @@ def run(
     notebooks
         Start of a name (03) or a path; all numbered ones if none is given.
     cohort
-        phantom if none is given; else a dataset format of docs/data.md, such as brats2021, brats2023, msd or bids; lgg or ct for the
-        extras.
+        phantom if none is given; else a dataset format of docs/data.md, such as brats2021 or msd; lgg or ct for the extras.
     data
         Folder that holds the cases, else data/COHORT.
     out

@@ -95,8 +95,9 @@ def train(
     split_hash : str
         SHA-256 of the split manifest, for the model card.
     resume : str
-        "never" starts afresh and replaces what is there; "auto" resumes if there is a checkpoint. The end is the same as without the interruption: to the
-        bit on a CPU with the same number of threads, apart from rounding on a GPU or with another number of processes.
+        "never" starts afresh and replaces what is there; "auto" resumes if there is a checkpoint. The end is the same as
+        without the interruption: to the bit on a CPU with the same number of threads, apart from rounding on a GPU or with
+        another number of processes.
     callbacks : sequence of Callback
         Of Lightning, such as those that print and draw.
 

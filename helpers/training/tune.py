@@ -152,7 +152,8 @@ def open_study(folder: Path, storage: str = "") -> optuna.Study:
             path, waiting = (Path(folder) / "study.db").absolute(), {"connect_args": {"timeout": 60}}
             name, opened = "search", RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting, **options)
     except ImportError as error:
-        raise DataError("the driver of the database in --storage is not installed", 'pip install ./packages/* ".[cluster]"') from error
+        problem = "the driver of the database in --storage is not installed"
+        raise DataError(problem, 'pip install ./packages/* ".[cluster]"') from error
     except (SQLAlchemyError, ValueError) as error:  # not quoted, for the URL may hold a password
         raise DataError("the database in --storage cannot be opened", "check its URL, and that it takes connections") from error
     pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
