@@ -1,9 +1,9 @@
 """Fit the post-processing of a model on phantoms: ``python -m benchmarks.fit_limits --checkpoint FILE --phantoms FOLDER``.
 
-The phantoms take part in no training and no test, and no patient takes part. How bright enhancing tumour must be at least is
-fitted on calibrated phantoms of 1 mm, as that rule looks at the image's own resolution; the other rules on phantoms of every
-kind on the grid of the network, one after the other. A rule is left off unless it raises the mean Dice of the three regions by
-`LEAST`. Last comes the decision whether a case has enhancing tumour at all: a logistic regression on
+The phantoms, of every kind and on the grid of the network, take part in no training and no test, and no patient takes part.
+How bright enhancing tumour must be at least is not fitted, since raters draw its outline by brightness and phantoms do not: it
+stays at `OUTLINE`. The other rules are fitted one after the other, and one is left off unless it raises the mean Dice of the
+three regions by `LEAST`. Last comes the decision whether a case has enhancing tumour at all: a logistic regression on
 `helpers.evaluation.postprocess.FEATURES`, whose threshold is the highest that keeps 95 % of the cases with 1 ml or more, each
 judged by a regression that has not seen it. It is kept if it raises the Dice of ET by `LEAST`. The model card beside the
 weights gets everything.
@@ -23,26 +23,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from benchmarks.released_model import FITTED, PRESENT_ML, validation_phantoms
-from brats_cohort.case import Case
-from brats_cohort.cases import read_classes
-from brats_cohort.grid import bounding_box, spacing_of
 from brats_cohort.regions import REGIONS, classes_to_regions
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
 from helpers.data.prepared import PreparedFile
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import FEATURES, PostProcessing, compare_contrasts, label_map, presence_features
-from helpers.evaluation.predict import predict_case, predict_prepared
+from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import card_path, load_checkpoint
 
 SENSITIVITY = 0.95
-EACH, FINE = 24, 24
-"""Phantoms of every kind, and those of 1 mm."""
+EACH = 24
+"""Phantoms of every kind."""
 LEAST = 0.002
 """Gain in mean Dice for which a rule is worth its while."""
 OFF = PostProcessing(tumour_ml=0, enhancing_ml=0)
 """No rule, and a threshold of 0.5 for each region."""
-OUTLINE = {"contrast_enhancement": (0.1, 0.2, 0.3)}
+OUTLINE = replace(OFF, contrast_enhancement=0.2)
+"""Without a rule, but for the outline of what enhances."""
 CHOICES: dict[str, Sequence[float]] = {
     "tumour_threshold": (0.3, 0.4),
     "tumour_ml": (0.5, 1, 2, 4),
@@ -51,7 +47,7 @@ CHOICES: dict[str, Sequence[float]] = {
     "surrounded": (4, 5, 6),
     "core_share": (0.05, 0.1, 0.2),
 }
-"""Limits to try, on either kind of phantoms, in this order. Those that are not named keep their defaults."""
+"""Limits to try, in this order. Those that are not named keep their defaults."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +75,6 @@ def predict_phantoms(network, card, paths: Sequence[Path]) -> list[Predicted]:
     return found
 
 
-def predict_fine_phantoms(network, card, cases: Sequence[Case]) -> list[Predicted]:
-    """Predict phantoms from their files, on the grid of these, and keep what lies around the brain."""
-    found = []
-    for case in cases:
-        prediction = predict_case(network, card, case)
-        box = (slice(None), *bounding_box(prediction.image.any(axis=0)))
-        probabilities = prediction.probabilities[box].astype(np.float16)
-        regions = classes_to_regions(read_classes(case)[0])[box]
-        found.append(Predicted(prediction.image[box], probabilities, regions, tuple(spacing_of(prediction.affine))))
-    return found
-
-
 def scores(cases: Sequence[Predicted], limits: PostProcessing) -> np.ndarray:
     """Mean Dice of TC, WT and ET with these limits."""
     found = []
@@ -100,7 +84,7 @@ def scores(cases: Sequence[Predicted], limits: PostProcessing) -> np.ndarray:
     return np.mean(found, axis=0)
 
 
-def fit_rules(cases: Sequence[Predicted], choices: Mapping[str, Sequence[float]], best: PostProcessing = OFF) -> PostProcessing:
+def fit_rules(cases: Sequence[Predicted], choices: Mapping[str, Sequence[float]], best: PostProcessing) -> PostProcessing:
     """Choose one limit after the other, each with the best of those before."""
     reached = scores(cases, best).mean()
     for name, values in choices.items():
@@ -145,11 +129,9 @@ def main() -> None:
     parser.add_argument("--phantoms", type=Path, required=True, help="folder for the phantoms, which are written once")
     arguments = parser.parse_args()
     network, card = load_checkpoint(arguments.checkpoint)
-    fine = predict_fine_phantoms(network, card, write_cohort(arguments.phantoms / "fine", FINE, PhantomSettings(seed=FITTED)))
-    limits = fit_rules(fine, OUTLINE)
     phantoms = validation_phantoms(arguments.phantoms, EACH, first=FITTED, spacing=int(card.spacing[0]))
     cases = predict_phantoms(network, card, [path for paths in phantoms.values() for path in paths])
-    limits = fit_rules(cases, CHOICES, limits)
+    limits = fit_rules(cases, CHOICES, OUTLINE)
     decided = replace(limits, presence=fit_presence(measure(cases, limits)))
     before, after = (scores(cases, each) for each in (limits, decided))
     print(f"Dice of {', '.join(REGIONS)}: {before.round(3)}, with the decision on enhancement {after.round(3)}")

@@ -18,11 +18,11 @@ def case(*, speck: bool) -> Predicted:
 
 
 def test_no_rule_is_switched_on_for_a_network_that_makes_no_mistake():
-    assert fit_rules([case(speck=False)] * 2, CHOICES) == OFF
+    assert fit_rules([case(speck=False)] * 2, CHOICES, OFF) == OFF
 
 
 def test_specks_are_removed_by_the_smallest_volume_that_is_enough():
-    limits = fit_rules([case(speck=True), case(speck=False)], CHOICES)
+    limits = fit_rules([case(speck=True), case(speck=False)], CHOICES, OFF)
     assert limits.tumour_ml == 2  # the speck has exactly 1 ml, which a limit of 1 keeps
 
 
