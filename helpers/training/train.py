@@ -260,7 +260,7 @@ def _refuse_other_weights(path: Path, wanted: dict[str, Any]) -> None:
     if _rank() or not (path.is_file() and card_path(path).is_file()):
         return
     card = load_card(path)
-    found = {**card.training, **{name: getattr(card, name, None) for name in ("cohort_hash", "split_hash", "training_cases")}}
+    found = {**card.training, **{name: getattr(card, name) for name in ("cohort_hash", "split_hash", "training_cases")}}
     if json.dumps([found.get(name) for name in wanted]) != json.dumps([*wanted.values()]):
         raise DataError(f"{path} holds weights of another training", "give another folder, or replace them with --resume never")
 
