@@ -128,8 +128,7 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
     hold the patient's name.
     """
     path = Path(path)
-    image = nib.Nifti1Image(volume, affine if like is None else like.affine)
-    image.set_data_dtype(volume.dtype)
+    image = nib.Nifti1Image(volume, affine if like is None else like.affine, dtype=volume.dtype)  # nibabel asks for 64 bits
     if like is None:
         image.set_qform(affine, code=1)
         image.set_sform(affine, code=1)
