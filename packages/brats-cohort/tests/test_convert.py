@@ -109,6 +109,23 @@ def test_labels_of_a_foreign_nnunet_dataset_are_never_guessed(tmp_path):
             assert discover(tmp_path, labels="msd")[0].labels == "msd"
 
 
+def test_an_unlabelled_nnunet_dataset_needs_no_label_numbers(tmp_path):
+    write_case(tmp_path / "from", "Case-001", "nnunet").label.unlink()
+    facts = json.loads((tmp_path / "from" / "dataset.json").read_text())
+    plain = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+    (tmp_path / "from" / "dataset.json").write_text(json.dumps({**facts, "labels": plain}))
+    assert main(["convert", str(tmp_path / "from"), "--to", "brats2021", "--out", str(tmp_path / "to")]) == 0
+    assert np.array_equal(read_image(discover(tmp_path / "to")[0])[0], case_arrays()[0])
+
+
+def test_whole_numbers_of_64_bits_are_converted(tmp_path):
+    image, _ = case_arrays()
+    path = write_case(tmp_path / "from").images["t1"].path
+    write_volume(path, image[0].astype(np.int64), LPS)
+    assert main(["convert", str(tmp_path / "from"), "--to", "msd", "--out", str(tmp_path / "to")]) == 0
+    assert np.array_equal(read_image(discover(tmp_path / "to")[0])[0], image)
+
+
 def test_a_segmentation_of_tissue_in_a_bids_dataset_is_no_reference(tmp_path):
     case = write_case(tmp_path, "Case-001", "bids")
     table = next(case.label.parent.glob("*_dseg.tsv"))

@@ -71,6 +71,41 @@ def test_sessions_of_one_patient_share_it_from_brats_2023_on(tmp_path):
     }
 
 
+@pytest.mark.parametrize("format", ["auto", "brats2021"])
+def test_a_case_of_which_one_file_is_spelt_otherwise_stays_in_the_cohort(tmp_path, format):
+    cases = [write_case(tmp_path, f"Case_{number:03}", seed=number) for number in range(3)]
+    path = cases[1].images["t1ce"].path
+    path.rename(path.with_name("Case_001_T1Gd.nii.gz"))
+    found = discover(tmp_path, format)
+    assert [(case.identifier, case.missing) for case in found] == [(case.identifier, ()) for case in cases]
+    assert all(np.array_equal(read_image(case)[0], case_arrays(seed=number)[0]) for number, case in enumerate(found))
+
+
+def test_cases_of_two_years_in_one_folder_are_all_found_with_their_own_numbers(tmp_path):
+    write_case(tmp_path, "BraTS2021_00001")
+    write_case(tmp_path, "BraTS-GLI-00002-000", "brats2023")
+    assert {case.identifier: case.labels for case in discover(tmp_path)} == {
+        "BraTS2021_00001": "brats2021",
+        "BraTS-GLI-00002-000": "brats2023",
+    }
+    assert [case.identifier for case in discover(tmp_path, "brats2023")] == ["BraTS-GLI-00002-000"]
+
+
+@pytest.mark.parametrize("name", ["../../escaped/x", "/escaped", "a\\b", ".hidden", ""])
+def test_a_table_of_sessions_names_no_place_for_files(tmp_path, name):
+    write_case(tmp_path, "Case-001", "bids")
+    (table,) = tmp_path.glob("sub-*/*_sessions.tsv")
+    table.write_text(f"session_id\tcase\nses-1\t{name}\n")
+    assert [case.identifier for case in discover(tmp_path)] == ["sub-Case001_ses-1"]
+
+
+def test_a_name_that_two_sessions_have_is_not_taken(tmp_path):
+    for name in ("Case-001", "Case-002"):
+        write_case(tmp_path, name, "bids")
+        next(tmp_path.glob(f"sub-{name.replace('-', '')}/*_sessions.tsv")).write_text("session_id\tcase\nses-1\tsame\n")
+    assert [case.identifier for case in discover(tmp_path)] == ["sub-Case001_ses-1", "sub-Case002_ses-1"]
+
+
 @pytest.mark.parametrize("order", [("FLAIR", "T1w", "t1gd", "T2w"), ("T2", "t1ce", "T1", "flair")])
 def test_msd_channels_follow_its_description(tmp_path, order):
     image, _ = case_arrays()

@@ -472,6 +472,9 @@ def test_a_file_in_place_of_the_cohort_and_four_volumes_without_a_description_ar
         (["BraTS2021_00001", "BraTS2021_00002"], 2),
         (["2021_001", "2021_002", "2021_003"], 3),
         (["Case_1", "Case_2"], 2),
+        (["Brain_Scan_000", "Brain_Scan_001", "Brain_Scan_002"], 3),
+        (["anna_week1", "anna_week2", "berta_week1"], 2),
+        (["p07_scan1", "p07_scan2"], 1),
     ],
 )
 def test_names_tell_patients_apart(names, patients):

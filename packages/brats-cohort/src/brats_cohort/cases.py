@@ -18,7 +18,7 @@ import numpy as np
 
 from brats_cohort.case import ERROR, WARNING, Case, Fault, Source, fault_of
 from brats_cohort.files import DataError, named, printable
-from brats_cohort.formats import DESCRIBED, FORMATS, format_key, labels_by_name, nothing_found, role_of, rows_of
+from brats_cohort.formats import DESCRIBED, find_cases, format_key, labels_by_name, nothing_found, role_of, rows_of
 from brats_cohort.grid import turn_to_grid
 from brats_cohort.nifti import affine_in_mm, forms_apart, open_volume, read_label_values, read_volumes
 from brats_cohort.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, to_classes
@@ -32,7 +32,7 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     folder : Path
         The cohort, or a single case's own folder. Links are followed.
     format : str
-        Key of `brats_cohort.formats.FORMATS` or `ALIASES`, or "auto" to take whatever is there.
+        Key of `brats_cohort.formats.FORMATS` or `ALIASES`, or "auto" for the first that fits.
     labels : str
         Key of `brats_cohort.regions.CONVENTIONS`: whose numbers the references use. By default a case's name says it
         (`brats_cohort.regions.CASE_NAMES`), else the dataset format.
@@ -51,8 +51,8 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     wanted = None if format == "auto" else format_key(format)
     if labels not in ("auto", *CONVENTIONS):
         raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
-    cases = next(filter(None, (FORMATS[key].find(folder) for key in ([wanted] if wanted else FORMATS))), None)
-    if cases is None:
+    cases = find_cases(folder, wanted)
+    if not cases:
         raise nothing_found(folder, wanted)
     cases = [replace(case, identifier=printable(case.identifier)) for case in cases]
     default = format.lower() if format.lower() in CONVENTIONS else ""  # brats2024 names files as brats2023 does
@@ -60,7 +60,8 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
 
     def labels_of(case: Case) -> str:
         if labels != "auto" or case.format in DESCRIBED:
-            return case.labels if labels == "auto" else labels
+            own = case.labels or ("" if case.label else "brats2021")  # without a reference nothing depends on them
+            return own if labels == "auto" else labels
         return labels_by_name(case.identifier, case.format, default)
 
     ordered = sorted(cases, key=lambda case: case.identifier)
@@ -89,7 +90,8 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
 
     Two names that differ only in a session at their end belong to one patient: ``BraTS-GLI-00005-000`` and ``-001``,
     ``UPENN-GBM-00001_11`` and ``_21``, ``sub-01_ses-1`` and ``sub-01_ses-2``. A number of up to three digits counts as a
-    session if what stands before it ends in a number of at least three digits and some name shares that beginning.
+    session if what stands before it ends in a number of at least three digits and some name shares that beginning. What all
+    names of a cohort begin with is no patient if it has no digit: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
     """
     if table is not None:
         try:
@@ -111,6 +113,8 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
         patients[name] = match[1] if match else name
         if not match and several and numbered.get(name) in shared:
             patients[name] = numbered[name]
+    if len(identifiers) > 1 and len(set(patients.values())) == 1 and not re.search(r"\d", patients[identifiers[0]]):
+        return {name: name for name in identifiers}
     return patients
 
 

@@ -202,8 +202,18 @@ def _one_of(cases: Sequence[Case]) -> Case:
 
 
 def _find(key: str) -> Callable[[Path], list[Case]]:
-    """Finder for the named cases of one dataset format."""
-    return lambda folder: [case for case in _find_named(folder) if case.format == key]
+    """Finder for the named cases of one dataset format, and for those beside them of which only some files are spelt so."""
+
+    def spelt(path: Path) -> bool:
+        role = role_of(path.name)
+        return role is not None and role[2] == key
+
+    def find(folder: Path) -> list[Case]:
+        cases = _find_named(folder)
+        whole = any(case.format == key for case in cases)
+        return [case for case in cases if whole and (case.format == key or any(map(spelt, case.files)))]
+
+    return find
 
 
 def _find_spelt(folder: Path) -> list[Case]:
@@ -292,7 +302,10 @@ def _find_bids(folder: Path) -> list[Case]:
         return []
     own = {}  # the name that a session had before it was converted
     for table in folder.glob("sub-*/sub-*_sessions.tsv"):
-        own |= {f"{table.parent.name}_{row['session_id']}": row.get("case") for row in rows_of(table, "\t")}
+        own |= {f"{table.parent.name}_{row['session_id']}": row.get("case") or "" for row in rows_of(table, "\t")}
+    times = Counter(own.values())
+    # A name becomes the name of files: one that leads elsewhere, or that two sessions have, is not taken.
+    own = {session: name for session, name in own.items() if times[name] == 1 and not re.search(r"[/\\]|^\.", name)}
     cases = []
     for case in (case for subject in sorted(folder.glob("sub-*/")) for case in _find_named(subject)):
         case = replace(case, identifier=own.get(case.identifier) or case.identifier, format="bids", label=None)
@@ -323,6 +336,17 @@ def _volumes_of(path: Path) -> int:
     except DataError:
         return 0
     return shape[3] if len(shape) > 3 else 1
+
+
+def find_cases(folder: Path, wanted: str | None = None) -> list[Case]:
+    """Find the cases of one dataset format, by default of the first that fits.
+
+    By default a case beside those of BraTS is found too, however its files are spelt: none may be lost without a word.
+    """
+    for key in [wanted] if wanted else FORMATS:
+        if cases := FORMATS[key].find(folder):
+            return _find_named(folder) if key in _OWN and not wanted else cases
+    return []
 
 
 def nothing_found(folder: Path, wanted: str | None) -> DataError:
