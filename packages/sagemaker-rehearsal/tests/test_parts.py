@@ -16,11 +16,13 @@ from sagemaker_rehearsal.objects import extract
 from sagemaker_rehearsal.proxy import Authority, is_aws, serve_proxy
 from sagemaker_rehearsal.records import Records
 from sagemaker_rehearsal.session import without_aws
+from sagemaker_rehearsal.training import Course
 from sagemaker_rehearsal.tuning import draw_hyperparameters
 
+IMAGE = {"TrainingImage": "image", "TrainingInputMode": "File"}
 TRAINING = {
     "TrainingJobName": "job",
-    "AlgorithmSpecification": {"TrainingImage": "image", "TrainingInputMode": "File"},
+    "AlgorithmSpecification": IMAGE,
     "StoppingCondition": {"MaxRuntimeInSeconds": 60},
 }
 
@@ -80,6 +82,8 @@ def test_a_reserved_port_goes_to_the_server_and_to_nobody_else():
         ),
         ({"StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60}}, "must not be specified"),
         ({"AlgorithmSpecification": {"TrainingInputMode": "File"}}, "training image"),
+        ({"AlgorithmSpecification": {**IMAGE, "MetricDefinitions": [{"Name": "d", "Regex": "Dice ("}]}}, "not valid"),
+        ({"AlgorithmSpecification": {**IMAGE, "MetricDefinitions": [{"Name": "d", "Regex": "Dice .*"}]}}, "needs a group"),
     ],
 )
 def test_training_jobs_that_aws_would_refuse(change, words):
@@ -122,6 +126,15 @@ def test_records_answer_as_aws_does():
     assert record.summary()["TrainingJobStatus"] == "Completed"
     records.delete("TrainingJob", "job")
     assert records.list("TrainingJob") == []
+
+
+def test_a_line_that_matches_without_a_number_is_no_value():
+    metrics = [{"Name": "loss", "Regex": "loss: ([0-9.]+)"}, {"Name": "dice", "Regex": "Dice( none)?"}]
+    request = {**TRAINING, "AlgorithmSpecification": {**IMAGE, "MetricDefinitions": metrics}}
+    course = Course(Records("eu-west-1").create("TrainingJob", request, TrainingJobStatus="InProgress"))
+    for line in ("loss: 0.5", "final loss: 0.31.", "Dice"):
+        course.hear(line)
+    assert {name: metric["Value"] for name, metric in course.metrics.items()} == {"loss": 0.5}
 
 
 def test_hyperparameters_keep_to_their_ranges_and_repeat_with_their_seed():

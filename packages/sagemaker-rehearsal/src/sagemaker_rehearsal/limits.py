@@ -46,6 +46,13 @@ def check_training(request: Mapping) -> None:
     specification = request["AlgorithmSpecification"]
     if len(specification.get("MetricDefinitions") or []) > 40:
         raise invalid("At most 40 metric definitions are allowed.")
+    for definition in specification.get("MetricDefinitions") or []:
+        try:
+            groups = re.compile(definition["Regex"]).groups
+        except re.error as error:
+            raise invalid(f"The regex of metric {definition['Name']} is not valid: {error}.") from error
+        if not groups:
+            raise invalid(f"The regex of metric {definition['Name']} needs a group around the number.")
     if not specification.get("TrainingImage"):
         raise invalid("You must specify a training image.")
     for channel in request.get("InputDataConfig") or []:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,9 +51,10 @@ class Course:
         self.lines.append(line)
         definitions = self.record.request["AlgorithmSpecification"].get("MetricDefinitions")
         for name, pattern in compile_metrics(definitions).items():
-            if found := pattern.search(line):
-                self.metrics[name] = {"MetricName": name, "Value": float(found[1]), "Timestamp": time.time()}
-                self.record.update(FinalMetricDataList=list(self.metrics.values()))
+            with suppress(ValueError, TypeError):  # what matches need not be a number
+                if found := pattern.search(line):
+                    self.metrics[name] = {"MetricName": name, "Value": float(found[1]), "Timestamp": time.time()}
+                    self.record.update(FinalMetricDataList=list(self.metrics.values()))
 
     def enter(self, status: str, message: str = "") -> None:
         """Go to a secondary status."""
