@@ -256,6 +256,14 @@ def test_names_dates_and_numbers_do_not_reach_a_label(tmp_path):
     assert "Doe" not in str(series.facts) and "1999" not in str(series.facts)
 
 
+@pytest.mark.parametrize("text", ["2026-11-05", "05.11.2026", "5/11/26", "1999_12_31", "Li", "A-17", "li bo"])
+def test_dates_with_separators_short_names_and_short_numbers_do_not_reach_a_label(tmp_path, text):
+    headers = slices("t1", number=3, SeriesDescription=f"T1 MPRAGE {text} 1.0 mm", PatientName="Li^Bo", PatientID="A-17")
+    label = only(save(headers, tmp_path)).label
+    assert "T1 MPRAGE ..." in label and label.endswith("1.0 mm)")
+    assert text.lower() not in label.lower()
+
+
 def test_nifti_files_of_any_name(tmp_path):
     image = nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1]))
     for name in ("p7_t1w", "p7_T1_post", "p7-flair", "p7_t2_tse", "deep/p7_t1c", "p7_seg", "p7_x", "deep/p7_mask"):

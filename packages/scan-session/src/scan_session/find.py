@@ -33,6 +33,7 @@ FACTS = ("ScanningSequence", "EchoTime", "EffectiveEchoTime", "RepetitionTime", 
 PERSONAL = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
             "PerformingPhysicianName", "OperatorsName", "StudyDate", "InstitutionName")  # fmt: skip
 """Whose words no description may repeat."""
+_DATE = r"(?<!\d)(\d{4}([-./_])\d{1,2}\2\d{1,2}|\d{1,2}([-./_])\d{1,2}\3(\d{4}|\d{2}))(?!\d)"
 
 
 def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
@@ -66,7 +67,11 @@ def printable(text: str, header: pydicom.Dataset | None = None) -> str:
     """A description without control characters, long numbers, dates, and words of the patient's name and identifiers."""
     known = [] if header is None else [str(header.get(keyword, "")).lower() for keyword in PERSONAL]
     words = set(re.findall(r"\w{3,}", " ".join(known)))
-    parts = re.split(r"(\W+|_)", "".join(sign for sign in text if sign.isprintable()))
+    words |= set(re.findall(r"[^\W\d_]{2,}", "" if header is None else str(header.get("PatientName", "")).lower()))
+    text = re.sub(_DATE, "...", "".join(sign for sign in text if sign.isprintable()))
+    for value in (value for value in known if len(value) > 2):
+        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "...", text, flags=re.IGNORECASE)
+    parts = re.split(r"(\W+|_)", text)
     return "".join("..." if part.lower() in words or re.search(r"\d{5,}", part) else part for part in parts).strip()[:60]
 
 
