@@ -37,19 +37,19 @@ def build(card: str) -> torch.nn.Module:
     return build_network(read_card(card).network, **read_card(card).arguments)
 
 
-def list_sessions(folder: Path) -> list[dict[str, list[str]]]:
+def list_sessions(folder: Path) -> list[dict[str, Any]]:
     """List the cases of a cohort in any dataset format as items of a MONAI dataset."""
-    return [{"image": _files(case)} for case in discover(folder) if not case.missing]
+    return [{"image": _sources(case), "case": case.identifier} for case in discover(folder) if not case.missing]
 
 
-def _files(case: Case) -> list[str]:
-    return list(dict.fromkeys(str(case.images[modality].path) for modality in MODALITIES))
+def _sources(case: Case) -> dict[str, tuple[str, int | None]]:
+    return {modality: (str(case.images[modality].path), case.images[modality].channel) for modality in MODALITIES}
 
 
 class PrepareSessiond(MapTransform):
     """Read a session and prepare it as in training; the scan itself is kept under "scan".
 
-    A session is four files, T1, T1ce, T2 and FLAIR, or one with these four as channels.
+    A session is an item of `list_sessions`, four files, T1, T1ce, T2 and FLAIR, or one file with these four as channels.
     """
 
     def __init__(self, keys: Any, card: str) -> None:
@@ -60,7 +60,7 @@ class PrepareSessiond(MapTransform):
         """Return the item with a prepared image (4, X, Y, Z) in place of file names."""
         item = dict(data)
         for key in self.key_iterator(item):
-            case = _case(item[key])
+            case = _case(item[key], item.get("case"))
             session = read_session(case)
             prepared = preprocess_image(session.image, session.affine, self.settings, identifier=case.identifier)
             scan = np.stack(session.image).astype(np.float32)
@@ -73,7 +73,10 @@ class PrepareSessiond(MapTransform):
         return item
 
 
-def _case(files: str | PathLike | Sequence[str]) -> Case:
+def _case(files: Mapping[str, tuple[str, int | None]] | str | PathLike | Sequence[str], name: str | None) -> Case:
+    if isinstance(files, Mapping):
+        images = {modality: Source(Path(path), channel) for modality, (path, channel) in files.items()}
+        return Case(name, name, "named", images, None)
     paths = [Path(files)] if isinstance(files, str | PathLike) else [Path(path) for path in files]
     if len(paths) > 1:
         return case_of_files(dict(zip(MODALITIES, paths, strict=True)))

@@ -1,0 +1,40 @@
+"""The transforms of an exported bundle read every layout as `predict` does."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from brats_cohort.cases import discover, read_image
+from brats_cohort.nifti import write_volume
+from brats_cohort.testing import LPS, case_arrays, write_case
+from helpers.evaluation.bundle import PrepareSessiond, list_sessions
+from helpers.models.checkpoints import ModelCard
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    card = ModelCard("unet", {}, {"spacing": (2.0, 2.0, 2.0), "normalise": "zscore"}, (32, 32, 32))
+    (tmp_path / "card.json").write_text(json.dumps(asdict(card)))
+    return PrepareSessiond("image", str(tmp_path / "card.json"))
+
+
+def write_folders(folder, number):
+    """A folder for each modality, with files of the same name in all."""
+    for name, volume in zip(("T1", "T1ce", "T2", "FLAIR"), case_arrays(seed=number)[0], strict=True):
+        write_volume(folder / f"P{number}" / name / "image.nii.gz", volume, LPS)
+
+
+@pytest.mark.parametrize("layout", ["brats2023", "nnunet", "msd", "folders"])
+def test_channels_and_names_are_those_of_the_cohort(prepare, tmp_path, layout):
+    cohort = tmp_path / "cohort"
+    for number in range(2):
+        if layout == "folders":
+            write_folders(cohort, number)
+        else:
+            write_case(cohort, f"Case-{number}", layout, seed=number)
+    cases, items = discover(cohort), [prepare(item) for item in list_sessions(cohort)]
+    assert [item["image"].meta["filename_or_obj"] for item in items] == [f"{case.identifier}.nii.gz" for case in cases]
+    for case, item in zip(cases, items, strict=True):
+        assert np.array_equal(item["scan"].numpy(), read_image(case)[0])
