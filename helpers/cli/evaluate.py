@@ -180,7 +180,9 @@ def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
             columns |= {heading.format(region): table[region].map(form.format) for region in REGIONS}
         print(pd.DataFrame(columns).rename_axis(None).to_string())
         if scores["case"].nunique() > 1:
-            print(f"\nOver {scores['case'].nunique()} cases, with the 95 % bootstrap interval of the mean over cases:")
+            cases, patients = scores["case"].nunique(), scores["patient"].nunique()
+            over = f"{cases} cases" if patients == cases else f"{cases} cases of {patients} patients"
+            print(f"\nOver {over}, with the 95 % bootstrap interval of the mean over patients:")
             print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="too few"))
         for predicted, expected in evaluation.labels:
             print(f"\nPredictions are read with the numbers of {CONVENTIONS[predicted]}")

@@ -21,7 +21,7 @@ from brats_cohort.cases import onto_grid, read_classes, to_numbered_classes
 from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import read_label_values
-from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, to_classes
+from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, convention_by_name, to_classes
 from brats_cohort.splits import SplitManifest
 from helpers.evaluation.metrics import dice, score_case
 from helpers.evaluation.postprocess import PostProcessing, postprocess
@@ -48,21 +48,23 @@ class LabelFile:
 def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
     """Read a label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; a number that its labels lack is a `DataError`.
 
-    With labels "auto" a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither, the two agree. MSD Task01 and nnU-Net swap 1
-    and 2, which no value gives away: MSD is recognised by its folder ``labelsTr`` only, and must be named otherwise.
+    With labels "auto" a name that begins as those of a data set (`brats_cohort.regions.CASE_NAMES`) decides, if its numbers
+    fit. Else a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither, the two agree. MSD Task01 and nnU-Net swap 1 and 2,
+    which no value gives away: MSD is recognised by its folder ``labelsTr`` only, and must be named otherwise.
     """
     values, affine = read_label_values(label.path)
     return to_numbered_classes(values, CONVENTIONS[labels_in(label, values)], label.path), affine
 
 
 def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str:
-    """Whose numbers the values of a file are: those it says, else the `likely` ones if they have all of its values."""
+    """Whose numbers the values of a file are: those it says, else the `likely` ones or those of its name, if they fit."""
     if label.labels != "auto":
         return label.labels
     if label.path.parent.name == "labelsTr":
         return "msd"
-    if likely != "auto" and np.isin(values, list(CONVENTIONS[likely].numbers)).all():
-        return likely
+    for key in (likely, convention_by_name(label.path.name, "auto")):
+        if key != "auto" and np.isin(values, list(CONVENTIONS[key].numbers)).all():
+            return key
     return "brats2023" if (values == 3).any() else "brats2021"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from brats_cohort.files import DataError
 from brats_cohort.nifti import write_volume
-from brats_cohort.regions import BRATS2021, MSD, from_classes
+from brats_cohort.regions import BRATS2021, CONVENTIONS, MSD, from_classes
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.cli.evaluate import list_label_maps, match_identifier, pair_label_maps
@@ -100,6 +100,18 @@ def test_numbers_are_told_from_values_only_where_they_say_it(tmp_path):
     arguments = ["evaluate", str(msd), str(reference), "--prediction-labels", "msd", "--csv", str(tmp_path / "s.csv")]
     assert main(arguments) == 0
     assert (pd.read_csv(tmp_path / "s.csv")["dice"] == 1).all()
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("BraTS-PED-00001-000", "brats-peds"), ("BraTS-GLI-00001-101", "brats2024")])
+def test_the_names_of_plain_files_say_whose_numbers_they_hold(tmp_path, name, numbers):
+    _, classes = case_arrays()
+    values = from_classes(np.where(classes == 3, 1, classes), CONVENTIONS[numbers])
+    if numbers == "brats2024":
+        values[2:6, 2:6, 2:6] = 4  # a resection cavity, which is background
+    paths = [write_volume(tmp_path / folder / f"{name}-seg.nii.gz", values, LPS) for folder in ("found", "labels")]
+    scores = score_files(*map(LabelFile, paths))
+    assert scores.attrs["labels"] == (numbers, numbers) and scores["dice"].tolist() == [1, 1, 1]
+    assert scores["reference_ml"].tolist()[2] == 0
 
 
 def test_names_match_as_whole_words_and_doubles_are_a_fault(tmp_path):
