@@ -91,6 +91,8 @@ def run(
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
     if not raw and (to or dicom_seg or mask or study):
         raise DataError("--to, --dicom-seg, --mask and --study belong to --raw", "give --raw FOLDER, or leave them out")
+    if raw and (format, labels) != ("auto", "auto"):
+        raise DataError("--format and --labels belong to CASE: --raw writes the numbers of BraTS 2021", "leave them out")
     if raw and not case:
         options = {modality: str(file) if file else None for modality, file in files.items()} | {"mask": mask, "study": study}
         return _segment_raw(raw, out, options, to, dicom_seg, checkpoint, pick_device(device), tta)

@@ -230,6 +230,7 @@ def model_card(settings: TrainSettings, patches: Dataset, validation: Sequence[P
         patch=tuple(settings.patch),
         preprocessing=wanted,
         postprocessing=asdict(settings.postprocessing),
+        tta_axes=(0, 1, 2) if settings.augment else (),
         cohort_hash=hashlib.sha256("\n".join(members).encode()).hexdigest(),
         split_hash=split_hash,
         training_cases=tuple(sorted(file.identifier for file in own)),

@@ -208,6 +208,8 @@ def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
     assert "give CASE, or --t1" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "cohort"), "--study", "2", *options]) == 1
     assert "--study belong to --raw" in capsys.readouterr().err
+    assert main(["predict", "--raw", str(tmp_path), "--labels", "brats2023", "--out", str(tmp_path / "out")]) == 1
+    assert "--raw writes the numbers of BraTS 2021" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "cohort"), "--raw", str(tmp_path), *options]) == 1
     assert "one of CASE, files and a raw session" in capsys.readouterr().err
     assert not (tmp_path / "seg.nii.gz").exists()

@@ -28,7 +28,7 @@ from helpers.cli.train import choose_folders
 from helpers.data.patches import draw_centre, pad_patch, patch_slices
 from helpers.data.prepared import PreparedFile, PreprocessSettings
 from helpers.data.preprocess import prepare_cohort
-from helpers.models.checkpoints import load_checkpoint
+from helpers.models.checkpoints import load_card, load_checkpoint
 from helpers.models.networks import build_network
 from helpers.training import module
 from helpers.training.callbacks import EMA, PrintValidation
@@ -231,6 +231,7 @@ def test_the_train_loss_is_that_of_the_batch(prepared, tmp_path):
     (batch,) = batches_of(PatchDataset(prepared[:2], patch=(16, 16, 16), count=2, seed=settings.seed), settings)
     loss = RegionLoss()(network(batch["image"]), batch["regions"])
     assert result.history["train_loss"][0] == pytest.approx(loss.item(), rel=1e-4)
+    assert load_card(result.checkpoint).tta_axes == (), "it saw no mirrored image, so it is shown none"
 
 
 def test_a_time_limit_ends_the_training_with_a_validation(prepared, tmp_path):
