@@ -383,7 +383,10 @@ class Viewer {
   }
 
   goToLargest() {
-    if (this.scene.largest) this.go(this.scene.largest[this.plane.through]);
+    if (!this.scene.largest) return;
+    const point = this.point; // counted from the patient's right, front and head, as scene.largest is
+    point[this.plane.through] = this.scene.largest[this.plane.through];
+    this.moveTo(point);
   }
 
   toggle(name) {
