@@ -64,6 +64,8 @@ def find_scans(folder: Path | str) -> tuple[list[Scan], tuple[str, ...]]:
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and isinstance(content.get("training"), list):
                 scans, organs = _from_json(folder, content)
+            elif isinstance(content, dict) and "channel_names" in content:  # nnU-Net names organs and lists no scan
+                organs = _from_json(folder, content)[1]
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f"{path} cannot be read as a list of scans ({named(error)})"
             raise DataError(problem, "give image, label and fold as MSD does, or remove it to deal folds anew") from error

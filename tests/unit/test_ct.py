@@ -31,6 +31,14 @@ def write_scans(folder, count=6, *, image="img{:04d}", label="label{:04d}"):
     return folder
 
 
+def test_the_dataset_json_of_nnunet_names_the_organs_of_the_files_beside_it(tmp_path):
+    write_scans(tmp_path, 2, image="case_{}_0000", label="case_{}")
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}, "numTraining": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    scans, organs = find_scans(tmp_path)
+    assert len(scans) == 2 and all(scan.label for scan in scans) and organs == ("liver", "tumour")
+
+
 @pytest.mark.parametrize("names", [("img{:04d}", "label{:04d}"), ("spleen_{}", "spleen_{}"), ("case_{}_0000", "case_{}")])
 def test_files_are_paired_by_name_and_dealt_into_equal_folds(tmp_path, names):
     scans, organs = find_scans(write_scans(tmp_path, 7, image=names[0], label=names[1]))
