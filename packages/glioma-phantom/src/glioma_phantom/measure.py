@@ -39,7 +39,15 @@ def measure(image: np.ndarray, classes: np.ndarray, spacing: tuple[float, float,
         ``brain_ml``, ``NCR_ml``, ``ED_ml``, ``ET_ml``; for each modality and each of WM, GM, CSF, NCR, ED, ET
         ``<modality>_<tissue>``, the mean intensity divided by the white matter's (NaN where the case has none of it),
         and ``<modality>_noise``, the standard deviation of noise in white matter divided by its mean.
+
+    Raises
+    ------
+    ValueError
+        If a modality is empty.
     """
+    absent = [modality for modality, volume in zip(MODALITIES, image, strict=True) if not volume.any()]
+    if absent:
+        raise ValueError(f"{', '.join(absent)} is empty; measure a case that has all four")
     corners = np.argwhere(image[0] > 0)
     box = tuple(slice(a, b + 1) for a, b in zip(corners.min(axis=0), corners.max(axis=0), strict=True))
     image, classes = image[(slice(None), *box)], classes[box]
