@@ -82,7 +82,7 @@ def test_headers_without_names_or_with_impossible_dates_are_taken(native, tmp_pa
     for file in series.files:
         header = pydicom.dcmread(file)
         header.PatientBirthDate, header.PatientSex = "19630229", "X"
-        del header.StudyID
+        del header.StudyID, header.SliceThickness
         files.append(tmp_path / file.name)
         header.save_as(files[-1])
     path = write_dicom_seg(tmp_path / "seg.dcm", found, replace(series, files=tuple(files)), algorithm="x", version="1")
@@ -90,6 +90,15 @@ def test_headers_without_names_or_with_impossible_dates_are_taken(native, tmp_pa
     assert (segmentation.PatientBirthDate or "", segmentation.PatientSex or "", segmentation.StudyID or "") == ("", "", "")
     stored = segmentation.get_volume(combine_segments=True).array
     assert np.count_nonzero(stored) == np.count_nonzero(array_of(found))
+
+
+def test_a_series_without_a_frame_of_reference_has_no_dicom_seg(native, tmp_path):
+    series, found, _ = native
+    header = pydicom.dcmread(series.files[0])
+    del header.FrameOfReferenceUID
+    header.save_as(tmp_path / "IM0")
+    with pytest.raises(SessionError, match="no frame of reference"):
+        write_dicom_seg(tmp_path / "seg.dcm", found, replace(series, files=(tmp_path / "IM0",)), algorithm="x", version="1")
 
 
 def test_nifti_has_no_dicom_seg(native, tmp_path):

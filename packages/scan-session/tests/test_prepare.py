@@ -1,5 +1,6 @@
 """A folder becomes a case: on one grid, with a record and a page that know nobody's name, or a sentence that says why not."""
 
+import json
 import re
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import TIMING, save, slices
 
-from scan_session import SessionError, brain, load_session, prepare_session
+from scan_session import SessionError, brain, find_series, load_session, prepare_session
 from scan_session.grid import affine_of, array_of, image_of, write_nifti
 
 SHIFT = np.array([12.0, -9.0, 7.0])
@@ -87,6 +88,20 @@ def test_a_session_is_loaded_again_with_its_source(prepared, tmp_path):
     save(slices("t1", number=2), tmp_path)
     with pytest.raises(SessionError, match="is not the folder that"):
         load_session(session.folder, tmp_path)
+
+
+def test_of_two_echoes_with_one_identifier_that_of_the_record_is_loaded(tmp_path):
+    late, early = slices("t2", number=5), slices("t2", number=5, EchoTime=20)
+    for header in early:
+        header.SeriesInstanceUID = late[0].SeriesInstanceUID
+    save(late, tmp_path / "raw" / "a")
+    save(early, tmp_path / "raw" / "b")
+    t2, other = find_series(tmp_path / "raw")
+    assert t2.modality == "t2" and other.modality is None and t2.fingerprint == other.fingerprint
+    kept = {"fingerprint": t2.fingerprint, "label": t2.label, "matrix": np.eye(4).tolist()}
+    kept |= {"shape": t2.shape, "affine": np.eye(4).tolist(), "measures": {}}
+    (tmp_path / "session.json").write_text(json.dumps({"series": {"t2": kept}, "reference": "t2", "notes": []}))
+    assert load_session(tmp_path, tmp_path / "raw").series["t2"].files == t2.files
 
 
 def test_what_is_missing_is_said_with_what_was_found(tmp_path):

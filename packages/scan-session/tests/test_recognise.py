@@ -61,6 +61,20 @@ def test_timing_says_what_it_is_whatever_it_is_called(repetition, echo, inversio
     assert series.modality == modality
 
 
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [("5_Ax_T1_FLAIR", "t1"), ("Ax T1 FLAIR +C", "t1ce"), ("7_Ax_T2_FLAIR", "flair"), ("flair_in_t1_space", "flair")],
+)
+def test_a_t1_flair_is_a_t1_by_its_file_name(name, modality):
+    file = Series("1", name, (Path(f"{name}.nii.gz"),), (200, 200, 150), (1.0, 1.0, 1.0), {"Name": name})
+    assert recognise([file])[0].modality == modality
+
+
+def test_an_enhanced_gradient_echo_is_told_from_a_t1():
+    (series,) = recognise([header(EchoPulseSequence="GRADIENT", RepetitionTime=700, EchoTime=16)])
+    assert series.modality is None and "T2*" in series.fault
+
+
 def test_timing_counts_more_than_a_wrong_description():
     (series,) = recognise([header(Description="T2 FLAIR", RepetitionTime=500, EchoTime=10)])
     assert series.modality == "t1" and "the timing counts" in series.warnings[0]

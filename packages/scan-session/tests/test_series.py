@@ -15,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
 
 from scan_session import SessionError, find_series
+from scan_session.find import _header
 from scan_session.grid import array_of
 
 
@@ -213,6 +214,44 @@ def test_compressed_series_are_read(tmp_path, syntax):
     found = array_of(only(save(headers, tmp_path)).read())
     expected = whole // 8 if syntax == JPEGBaseline8Bit else whole
     assert np.sort(found.ravel()) == pytest.approx(np.sort(expected.ravel()), abs=12 if syntax == JPEGBaseline8Bit else 0)
+
+
+def test_a_series_that_dcm2niix_divides_is_not_taken_for_whole(tmp_path):
+    headers = slices("t1", number=5)
+    for header in headers[8:]:
+        header.StudyTime = "130000"
+    series = only(save(headers, tmp_path))
+    with pytest.raises(SessionError, match=r"was read as \(40, 32, 8\) voxels, and has \(40, 32, 16\)"):
+        series.read()
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_no_length_at_which_a_file_was_cut_off_stops_the_search(tmp_path):
+    save(slices("t1", number=5), tmp_path / "whole")
+    content = next((tmp_path / "whole").iterdir()).read_bytes()
+    path = tmp_path / "IM1"
+    for length in range(132, len(content) - 40 * 32 * 2, 2):
+        path.write_bytes(content[:length])
+        found = _header(path)
+        assert isinstance(found, str) or "Rows" not in found, length
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR IS")
+def test_an_odd_series_number_and_no_preamble_are_no_obstacle(tmp_path):
+    headers = slices("t1", number=5)
+    for index, header in enumerate(headers):
+        header.add(pydicom.DataElement("SeriesNumber", "LO", "1a"))
+        header.preamble, header.file_meta = None, pydicom.dataset.FileMetaDataset()
+        header.save_as(tmp_path / f"IM{index}", implicit_vr=True, little_endian=True)
+    series = only(tmp_path)
+    assert (series.modality, series.number) == ("t1", "1") and len(series.fingerprint) == 16
+
+
+def test_a_contrast_agent_that_an_enhanced_object_lists_is_seen(tmp_path):
+    agent = pydicom.Dataset()
+    agent.CodeMeaning = "Gadobutrol"
+    headers = slices("t1", number=5, ContrastBolusAgentSequence=pydicom.Sequence([agent]))
+    assert only(save(headers, tmp_path)).modality == "t1ce"
 
 
 def test_a_series_that_no_program_decodes_is_named(tmp_path):

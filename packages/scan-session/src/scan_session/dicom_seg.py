@@ -55,6 +55,11 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
     if not series.files or not series.is_dicom:
         raise SessionError("a DICOM SEG refers to a DICOM series, and this one is NIfTI", "give the folder of DICOM files")
     sources = [_read_header(file) for file in series.files]
+    if not all(source.get("FrameOfReferenceUID") for source in sources):
+        raise SessionError(f"{series.label} has no frame of reference, which a DICOM SEG repeats", "leave out --dicom-seg")
+    for source in sources:
+        if fact(source, "SliceThickness") is None:
+            source.SliceThickness = series.spacing[2]
     labels = np.stack([_slice(native, source, place) for source in sources for place in positions(source)])
     numbers = np.zeros(256, np.uint8)
     for number, group in enumerate(SEGMENTS, 1):
@@ -92,7 +97,7 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
 
 def _read_header(file: Path) -> pydicom.Dataset:
     """The header of a slice, with an expected attribute empty if it is absent or has a value that cannot be."""
-    header = pydicom.dcmread(file, stop_before_pixels=True)
+    header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     kinds = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": PatientSexValues}
     for name in EXPECTED:
         value = header.get(name) or ""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import struct
 import warnings
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from scan_session.errors import SessionError
 from scan_session.recognise import recognise
@@ -26,13 +28,16 @@ from scan_session.series import Series, fact, positions
 
 LEAST_SLICES, LEAST_MM = 10, 80.0
 """A series of a head has at least this many slices and covers at least this much along every axis."""
-FACTS = ("ScanningSequence", "EchoTime", "EffectiveEchoTime", "RepetitionTime", "InversionTime", "InversionTimes",
-         "ContrastBolusAgent", "ImageType", "Modality", "BodyPartExamined", "DiffusionBValue", "AngioFlag", "SamplesPerPixel",
-         "BurnedInAnnotation", "PixelSpacing", "ImageOrientationPatient")  # fmt: skip
+FACTS = ("ScanningSequence", "EchoPulseSequence", "EchoTime", "EffectiveEchoTime", "RepetitionTime", "InversionTime",
+         "InversionTimes", "ContrastBolusAgent", "ImageType", "Modality", "BodyPartExamined", "DiffusionBValue", "AngioFlag",
+         "SamplesPerPixel", "BurnedInAnnotation", "PixelSpacing", "ImageOrientationPatient")  # fmt: skip
 """What recognition looks at; nothing of it says who the patient is."""
 PERSONAL = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
             "PerformingPhysicianName", "OperatorsName", "StudyDate", "InstitutionName")  # fmt: skip
 """Whose words no description may repeat."""
+_DAMAGED = (InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError,
+            struct.error, zlib.error)  # fmt: skip
+"""What pydicom raises for a file that was cut off or changed."""
 _DATE = r"(?<!\d)(\d{4}([-./_])\d{1,2}\2\d{1,2}|\d{1,2}([-./_])\d{1,2}\3(\d{4}|\d{2}))(?!\d)"
 
 
@@ -127,7 +132,7 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
             size = header.Rows * header.Columns * int(header.get("NumberOfFrames", 1)) * bits // 8
             if rest < size:
                 return f"is damaged: it ends before the last of its image's {size} bytes"
-    except (InvalidDicomError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except _DAMAGED as error:
         return f"is damaged ({type(error).__name__})"
     return header
 
@@ -163,11 +168,19 @@ def _dicom_series(headers: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
         groups[key].append((path, header))
     numbers: dict[str, int] = defaultdict(int)
     found = []
-    for files in sorted(groups.values(), key=lambda files: int(files[0][1].get("SeriesNumber") or 0)):
-        number = str(files[0][1].get("SeriesNumber") or len(found) + 1)
+    for files in sorted(groups.values(), key=lambda files: _series_number(files[0][1])):
+        number = str(_series_number(files[0][1]) or len(found) + 1)
         numbers[number] += 1
         found.append(_series_of(files, number if numbers[number] == 1 else f"{number}.{numbers[number]}"))
     return found
+
+
+def _series_number(header: pydicom.Dataset) -> int:
+    """The number of an image's series, 0 if it has none or an odd one."""
+    try:
+        return int(header.get("SeriesNumber") or 0)
+    except ValueError:
+        return 0
 
 
 def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series:
@@ -177,6 +190,8 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series
     facts["Description"] = description = printable(
         str(header.get("SeriesDescription") or header.get("ProtocolName") or ""), header
     )
+    if header.get("ContrastBolusAgentSequence") and "ContrastBolusAgent" not in facts:  # of an enhanced multi-frame object
+        facts["ContrastBolusAgent"] = "given"
     label = f"series {number}" + (f" ({description})" if description else "")
     warnings = []
     if str(facts.get("BurnedInAnnotation", "")).upper() == "YES":

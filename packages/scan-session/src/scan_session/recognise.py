@@ -126,6 +126,8 @@ def _from_name(series: Series) -> Series:
     if _says(text, MAPS):
         return replace(series, fault="is a mask or a label map by its name")
     weighting = next((key for key, pattern in WORDS.items() if _says(text, pattern)), None)
+    if weighting == "flair" and _says(text, "t1w? flair"):  # an inversion that makes T1 stronger
+        weighting = "t1"
     strange = next((kind for kind, pattern in LEFT_OUT.items() if _says(text.split()[-1] if text else "", pattern)), None)
     if strange and weighting is None:
         return replace(series, fault=f"is {strange} by its name")
@@ -170,7 +172,8 @@ def _from_header(series: Series) -> Series:
     by_words = next((key for key, pattern in WORDS.items() if _says(text, pattern)), None)
     if by_words == "flair" and _says(text, "t1"):
         by_words = "t1"
-    weighting = _by_timing(echo, repetition, inversion, "GR" in str(facts.get("ScanningSequence", ""))) or by_words
+    gradient = "GR" in str(facts.get("ScanningSequence", "")) or "GRADIENT" in str(facts.get("EchoPulseSequence", ""))
+    weighting = _by_timing(echo, repetition, inversion, gradient) or by_words
     if weighting not in MODALITIES:
         return replace(series, fault=f"fits none of the four by its timing ({weighting or timing or 'none given'})")
     warnings = series.warnings

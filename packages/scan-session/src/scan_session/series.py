@@ -69,7 +69,8 @@ class Series:
     def fingerprint(self) -> str:
         """A hash by which the series is found again; its identifiers cannot be read from it."""
         if self.is_dicom:
-            content = str(pydicom.dcmread(self.files[0], specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID).encode()
+            header = pydicom.dcmread(self.files[0], specific_tags=["SeriesInstanceUID"], stop_before_pixels=True, force=True)
+            content = str(header.SeriesInstanceUID).encode()
         else:
             content = self.files[0].read_bytes()
         return hashlib.sha256(content).hexdigest()[:16]
@@ -116,6 +117,10 @@ def _convert(series: Series) -> sitk.Image:
         if not written:
             raise SessionError(f"{series.label} cannot be converted by dcm2niix", "export the series again, uncompressed")
         image = read_nifti(written[0])
+    if np.prod(image.GetSize()) < np.prod(series.shape):  # where slices are missing or tilted, it writes more
+        problem = f"{series.label} was read as {image.GetSize()} voxels, and has {series.shape}"
+        remedy = "its slices differ in study date, time or image type, at which dcm2niix divides them; export it again"
+        raise SessionError(problem, remedy)
     if not np.ptp(array_of(image)):
         raise SessionError(f"{series.label} has the same value in every voxel", "export the series again")
     return image

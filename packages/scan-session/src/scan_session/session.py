@@ -78,8 +78,12 @@ def load_session(folder: Path, source: Path | None = None, *, study: int | None 
     except (OSError, ValueError) as error:
         raise SessionError(f"{folder} is no prepared session ({error})", "make it with prepare-session") from error
     used = record["series"]
-    found = {one.fingerprint: one for one in find_series(source, study=study) if one.files and one.shape} if source else {}
-    series = {key: found[one["fingerprint"]] for key, one in used.items() if one["fingerprint"] in found}
+    found = [one for one in find_series(source, study=study) if one.files and one.shape] if source else []
+    series = {}
+    for key, one in used.items():
+        same = [each for each in found if each.fingerprint == one["fingerprint"]]
+        same.sort(key=lambda each: (each.label != one["label"], each.modality != key))  # two echoes share one identifier
+        series |= {key: same[0]} if same else {}
     if source and len(series) < len(used):
         raise SessionError(f"{source} is not the folder that {folder} was made from", "give that folder")
     return Session(
