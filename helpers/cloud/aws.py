@@ -13,6 +13,7 @@ from functools import partial
 
 import boto3
 import pandas as pd
+from botocore.exceptions import ClientError
 
 from brats_cohort.files import DataError
 
@@ -44,7 +45,8 @@ def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float 
     Raises
     ------
     DataError
-        If a job has not ended after `seconds`. Nothing is deleted then.
+        If a job has not ended after `seconds`: nothing is deleted then. Also if something could not be deleted by then, such as
+        an endpoint that is still being made: all else is deleted.
     """
     stop_jobs(session, run)
     deadline = time.monotonic() + seconds
@@ -53,10 +55,23 @@ def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float 
             names = ", ".join(name for _, name, _ in running)
             raise DataError(f"{names} did not stop within {seconds:g} s, so nothing was deleted", "try again later")
         time.sleep(1)
-    found = list_run(session, run, bucket)
-    for one in found:
-        one.delete()
+    found = left = list_run(session, run, bucket)
+    while left := [(one, error) for one in left if (error := _refusal(one))]:  # an endpoint is not deleted while it changes
+        if time.monotonic() > deadline:
+            names = "; ".join(f"{one.kind} {one.name} ({error})" for one, error in left)
+            raise DataError(f"still there, and may cost money: {names}", "delete the run again in some minutes")
+        left = [one for one, _ in left]
+        time.sleep(1)
     return pd.DataFrame([(one.kind, one.name) for one in found], columns=["deleted", "name"])
+
+
+def _refusal(one: Found) -> str:
+    """Delete one thing; what AWS says if it refuses, else empty."""
+    try:
+        one.delete()
+    except ClientError as error:
+        return error.response["Error"].get("Message", str(error))
+    return ""
 
 
 def stop_jobs(session: boto3.Session, run: str) -> None:

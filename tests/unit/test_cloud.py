@@ -1,6 +1,7 @@
 """What goes to the cloud, how a job's options come to the training, and what is deleted afterwards."""
 
 import pytest
+from botocore.exceptions import ClientError
 
 from brats_cohort.files import DataError
 from helpers.cloud import aws
@@ -109,6 +110,24 @@ class Jobs:
                 self.objects.append("run-1-spot/model.tar.gz")
         found = [name for name, status in self.status.items() if status == asked["StatusEquals"]]
         return [{"TrainingJobSummaries": [{"TrainingJobName": name} for name in found]}]
+
+
+def test_what_aws_refuses_to_delete_is_tried_again_and_named_at_the_end(monkeypatch):
+    refusals, deleted = iter(["Cannot update in-progress endpoint"] * 2), []
+
+    def delete_endpoint():
+        if message := next(refusals, ""):
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "DeleteEndpoint")
+
+    found = [aws.Found("endpoint", "run-1-a", delete_endpoint), aws.Found("model", "run-1", lambda: deleted.append("model"))]
+    monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(aws, "stop_jobs", lambda session, run: None)
+    monkeypatch.setattr(aws, "_running", lambda session, run: [])
+    monkeypatch.setattr(aws, "list_run", lambda session, run, bucket: found)
+    with pytest.raises(DataError, match="still there, and may cost money: endpoint run-1-a"):
+        aws.delete_run(None, "run-1", "bucket", seconds=-1)
+    assert deleted == ["model"], "the others are deleted all the same"
+    assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a", "run-1"]
 
 
 def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_stopped(monkeypatch):

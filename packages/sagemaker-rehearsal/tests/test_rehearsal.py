@@ -389,6 +389,8 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         for name, more in {"now": {}, "later": {"AsyncInferenceConfig": later}}.items():
             sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], **more)
             sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+            sagemaker.delete_endpoint(EndpointName="later")
         for name in ("now", "later"):
             described = wait(lambda name=name: sagemaker.describe_endpoint(EndpointName=name))
             assert described["EndpointStatus"] == "InService", described

@@ -108,6 +108,8 @@ class ControlPlane:
         return {}
 
     def _delete(self, kind: Kind, request: Mapping) -> dict:
+        if kind.name == "Endpoint" and self.records.get(kind.name, request[kind.key]).status == "Creating":
+            raise limits.invalid(f'Cannot update in-progress endpoint "{request[kind.key]}".')
         record = self.records.delete(kind.name, request[kind.key])
         record.stop.set()
         if kind.name == "Endpoint":

@@ -172,7 +172,7 @@ def _follow(world: World, course: Course, hosts: list[Host]) -> str:
             next_look = time.time() + SYNC
         if any(host.container.status for host in hosts):
             break  # one machine has failed: the others wait for it in vain
-        wish = world.due(record.name, course.lines) if request.get("EnableManagedSpotTraining") else None
+        wish = world.due(record.name, tuple(course.lines)) if request.get("EnableManagedSpotTraining") else None
         if wish is not None:
             outcome, notice = "Interrupted", wish.notice
         elif record.stop.is_set():
