@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,8 @@ class Server:
         else:
             data = self.functions.input_fn(body.read(), kind)
         prediction = self.functions.predict_fn(data, self.model)
-        content, kind = self.functions.output_fn(prediction, accept)
+        answer = self.functions.output_fn(prediction, accept)
+        content, kind = answer if isinstance(answer, tuple) else (answer, accept)  # AWS's containers take either
         summary = prediction.summary if isinstance(prediction, handler.Answer) else ""
         return Response(content, media_type=kind, headers={ATTRIBUTES: summary} if summary else None)
 
@@ -139,6 +141,7 @@ def functions_of(model_dir: Path) -> ModuleType:
         raise DataError(f"SAGEMAKER_PROGRAM is {program}, but the model has no code/{program}", "pack it into model.tar.gz")
     spec = importlib.util.spec_from_file_location("inference", path)
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # it may import its neighbours
     spec.loader.exec_module(module)
     return module
 

@@ -383,9 +383,13 @@ def test_a_model_may_bring_functions_of_its_own_if_the_process_is_told(tmp_path,
     folder = save_model(tmp_path / "model")
     (folder / "code").mkdir()
     (folder / "code" / "inference.py").write_text(PROGRAM)
+    (folder / "code" / "bare.py").write_text("from inference import *\ndef output_fn(prediction, accept): return prediction")
     with started(folder, Limits()) as client:
         refused(ask(client, "abc", "text/plain"), 415)
     monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    with started(folder, Limits()) as client:
+        assert ask(client, "abc", "text/plain").text == "model: cba"
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "bare.py")  # it imports the other, and returns a body alone
     with started(folder, Limits()) as client:
         assert ask(client, "abc", "text/plain").text == "model: cba"
     monkeypatch.setenv("SAGEMAKER_PROGRAM", "other.py")
