@@ -13,6 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch.profiler prints li
 import numpy as np
 import pandas as pd
 import torch
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from brats_cohort.command import Target
@@ -112,6 +113,7 @@ def _clock(step: Any) -> float:
 def _operations(profiler: torch.profiler.profile, where: str) -> pd.DataFrame:
     """Share of the time and number of calls of every operation, the most costly first."""
     events = [event for event in profiler.key_averages() if event.key != "[memory]"]
+    events = [event for event in events if event.device_type == DeviceType.CPU]  # which counts the kernels that it starts
     rows = [(event.key, getattr(event, f"self_{where}_time_total"), event.count) for event in events]
     table = pd.DataFrame(rows, columns=["operation", "share", "calls"]).set_index("operation")
     return table.assign(share=table["share"] / table["share"].sum()).sort_values("share", ascending=False)

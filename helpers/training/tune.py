@@ -130,8 +130,9 @@ def search(
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
         try:
             study.optimize(objective, n_trials=1, callbacks=[conclude])
-        except BaseException:  # the trial has failed, and is to be tried again by whoever goes on
-            _retry()(study, study.get_trials()[begun[-1]])
+        except BaseException:  # a trial that failed is to be tried again by whoever goes on
+            if begun and (trial := study.get_trials()[begun[-1]]).state == TrialState.FAIL:
+                _retry()(study, trial)
             raise
     return study
 
