@@ -277,3 +277,12 @@ def test_two_fingers_scroll_and_one_moves_the_crosshair(surface):
         }"""
     )
     assert surface.slice() == 15
+    surface.viewer.locator(".slice-viewer-frame").first.evaluate(
+        """(frame) => {
+            const box = frame.getBoundingClientRect();
+            for (const type of ['pointerdown', 'pointermove', 'pointerup']) frame.dispatchEvent(new PointerEvent(type, {
+                pointerId: 3, pointerType: 'touch', bubbles: true, cancelable: true, buttons: 1, button: 0,
+                clientX: box.left + 0.81 * box.width, clientY: box.top + 0.26 * box.height }));
+        }"""
+    )
+    assert surface.state("cursor")[:2] == [32, 12]

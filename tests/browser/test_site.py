@@ -25,7 +25,7 @@ PAGES = (
     "docs/reference/helpers/helpers.data",
 )
 """One of each kind: the front, a notebook, wide tables, a text, a reference."""
-LARGEST = 3_000_000
+LARGEST = 1_000_000
 """Bytes of a viewer's page."""
 
 

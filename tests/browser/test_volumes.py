@@ -113,3 +113,20 @@ def test_panes_of_different_grids_scroll_together(show):
     assert root.evaluate(inside) == [True, True]
     widths = [box.bounding_box()["width"] for box in root.locator(".slice-viewer-frame").all()]
     assert widths[0] == pytest.approx(widths[1], rel=0.15)
+
+
+def test_a_click_in_a_pane_of_a_tilted_grid_stays_where_it_was(show):
+    """The pane that was clicked shows the same slice afterwards, with its crosshair on the voxel under the pointer."""
+    image, _ = case_arrays((40, 48, 30))
+    cosine, sine = np.cos(np.radians(20)), np.sin(np.radians(20))
+    tilted = LPS.copy()
+    tilted[1:3, 1:3] = [[-cosine, sine], [sine, cosine]]
+    part = tilted.copy()
+    part[:3, 3] = tilted[:3, :3] @ [6, 20, 8]
+    panes = [Pane(image[0] + 1, None, "whole"), Pane(image[0][6:34, 20:44, 8:26] + 1, None, "part", affine=part)]
+    root = show(SliceViewer(panes, tilted, cursor=(20, 30, 14)))
+    box = root.locator(".slice-viewer-frame").nth(1).bounding_box()
+    root.page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.25 * box["height"])
+    x, y, z = root.evaluate("(root) => root.viewer.model.get('cursor')")
+    assert z == 14
+    assert ((x - 6 + 0.5) / 28, (y - 20 + 0.5) / 24) == (pytest.approx(0.3, abs=0.02), pytest.approx(0.25, abs=0.025))

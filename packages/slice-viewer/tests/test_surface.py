@@ -26,6 +26,13 @@ def test_a_ball_keeps_its_place_and_radius_and_faces_outwards(affine):
     assert (np.einsum("ij,ij->i", surface.normals, outwards) > 0).mean() > 0.97
 
 
+def test_without_smoothing_a_cube_keeps_its_size():
+    cube = np.zeros((16, 16, 16), bool)
+    cube[3:13, 3:13, 3:13] = True
+    vertices = surface_of(cube, np.eye(4), "cube", "red", smooth=0).vertices
+    assert np.ptp(vertices, axis=0) == pytest.approx([10, 10, 10], abs=0.01)
+
+
 def test_a_speck_is_not_smoothed_away_and_nothing_at_all_has_no_surface():
     speck = np.zeros_like(BALL)
     speck[3, 4, 5] = True

@@ -102,6 +102,18 @@ def test_whole_numbers_of_a_narrow_range_are_exact():
     np.testing.assert_array_equal(values_of(viewer), volume[::-1, ::-1, ::-1])
 
 
+def test_whole_numbers_of_a_narrow_range_are_exact_far_from_zero():
+    volume = 10_000_000 + np.arange(200, dtype=np.int32).reshape(5, 8, 5)
+    np.testing.assert_array_equal(values_of(SliceViewer(volume, np.eye(4))), volume[::-1, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int16])
+def test_what_is_in_a_mask_is_white(kind):
+    mask = np.zeros((6, 7, 8), kind)
+    mask[2:4, 2:5, 2:6] = 1
+    assert SliceViewer(mask, np.eye(4)).window == (0, 1)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32, np.float64])
 def test_a_wide_range_is_finest_within_the_window(dtype):
     generator = np.random.default_rng(1)
@@ -164,6 +176,9 @@ def test_a_four_dimensional_file_gets_a_pane_a_volume(tmp_path):
     assert [pane["title"] for pane in SliceViewer(str(tmp_path / "one.nii"))._scene["panes"]] == ["one.nii"]
     with pytest.raises(ValueError, match="does not exist"):
         SliceViewer(tmp_path / "none.nii")
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.nii\.gz cannot be read \(.*\); copy or export it again"):
+        SliceViewer(tmp_path / "text.nii.gz")
 
 
 def test_panes_on_different_grids_show_the_same_place():
@@ -180,6 +195,27 @@ def test_panes_on_different_grids_show_the_same_place():
         there = coarse_grid.affine @ coarse_grid.to_voxel @ [*(to_coarse @ [*cursor, 1]), 1]
         np.testing.assert_allclose(there, world, atol=1e-6)
     assert Image.open(io.BytesIO(viewer.still())).size[0] > 100
+
+
+def test_the_exact_value_is_that_of_the_voxel_that_is_drawn():
+    """Between two voxels of a coarser grid both the browser and the readout take the later one on the screen."""
+    volume = np.random.default_rng(4).integers(0, 200, (24, 28, 20)).astype(np.int16)
+    volume[[0, -1]] = 200  # nothing is cropped
+    coarse = Pane(volume[::2, ::2, ::2], affine=LPS @ np.diag([2.0, 2.0, 2.0, 1.0]))
+    viewer = SliceViewer([Pane(volume), coarse], LPS)
+    grid, to_coarse = viewer.scene.parts.grids[1], np.array(viewer._scene["grids"][1]["toScreen"])
+    for cursor in [(13, 15, 11), (12, 14, 10), (7, 15, 12), (9, 9, 9)]:
+        drawn = grid.voxel_at([int(np.floor(at + 0.5)) for at in to_coarse @ [*cursor, 1]])
+        assert viewer.values_at(cursor)[1] == coarse.volume[drawn]
+
+
+def test_state_is_taken_in_any_order_and_windows_of_any_sequence():
+    image, _ = case_arrays()
+    for state in ({"index": 5, "plane": "coronal"}, {"plane": "coronal", "index": 5}):
+        assert SliceViewer(image, LPS, **state).index == 5
+    viewer = SliceViewer(image, LPS, window=(1, 2), active=1)
+    assert viewer.windows[1] == (1, 2) and viewer.windows[0] != (1, 2)
+    assert SliceViewer([Pane(image[0], window=[0, 100])], LPS).window == (0, 100)
 
 
 def test_plane_index_and_cursor_stay_in_line():

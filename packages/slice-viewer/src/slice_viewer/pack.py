@@ -80,12 +80,6 @@ class Grid:
         flip[:3, 3] = np.array(self.full_shape) - 1 - np.array(self.start)
         return nib.orientations.inv_ornt_aff(nib.orientations.io_orientation(self.affine), self.shape) @ flip
 
-    @property
-    def centre(self) -> list[float]:
-        """Middle of the box in mm to the left, posterior and inferior."""
-        middle = (np.array(self.stop) - np.array(self.start) - 1) / 2
-        return (-(self.affine @ self.to_voxel @ [*middle, 1])[:3]).tolist()
-
     def clip(self, voxel: Iterable[float]) -> tuple[int, int, int]:
         """The nearest of the caller's voxels within the box."""
         screen = np.linalg.inv(self.to_voxel) @ [*voxel, 1]
@@ -166,7 +160,7 @@ def pack_volume(volume: np.ndarray, grid: Grid, *, window: tuple[float, float] |
         coded[box == 0] = BACKGROUND
     table = np.interp(np.arange(256), codes, levels)
     table[:FIRST] = 0
-    return PackedVolume(_compress(coded), tuple(float(f"{value:.6g}") for value in table), window, background)
+    return PackedVolume(_compress(coded), tuple(float(f"{value:.10g}") for value in table), window, background)
 
 
 def pack_labels(labels: np.ndarray, grid: Grid) -> PackedLabels:

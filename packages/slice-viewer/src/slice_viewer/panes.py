@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,8 +71,11 @@ def file_panes(path: Path, labels: Any = None) -> list[Pane]:
     """One pane for each volume of a 3-D or 4-D file that nibabel reads."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; check the folder and the file's name")
-    image = nib.load(path)
-    values = np.asanyarray(image.dataobj)
+    try:
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}); copy or export it again") from error
     if values.ndim == 3:
         return [Pane(values, labels, path.name, image.affine)]
     volumes = np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
@@ -92,6 +96,7 @@ def complete(pane: Pane, affine: np.ndarray | None, names: Mapping[int, str] | N
         volume=as_array(pane.volume),
         labels=None if pane.labels is None else as_array(pane.labels),
         affine=None if chosen is None else np.asarray(chosen, dtype=float),
+        window=None if pane.window is None else tuple(map(float, pane.window)),
         names=names if pane.names is None else pane.names,
         colours=colours if pane.colours is None else pane.colours,
     )

@@ -192,10 +192,12 @@ def _describe(parts: Parts, volumes: list[PackedVolume], labels: list[PackedLabe
 def _describe_grid(grid: Grid, first: Grid) -> dict:
     """Geometry of a grid; matrices lead from the cursor, a voxel of the `first` grid, to the box on the screen and back."""
     to_cursor = np.linalg.inv(first.affine) @ grid.affine @ grid.to_voxel
+    middle = (np.array(grid.stop) - np.array(grid.start) - 1) / 2
+    on_first = np.linalg.inv(first.affine @ first.to_voxel) @ grid.affine @ grid.to_voxel @ [*middle, 1]
     return {
         "shape": [last - start for start, last in zip(grid.start, grid.stop, strict=True)],
         "spacing": list(grid.spacing),
-        "centre": grid.centre,
+        "centre": (on_first[:3] * np.array(first.spacing)).tolist(),  # mm along the axes of the first grid
         "toScreen": np.linalg.inv(to_cursor)[:3].tolist(),
         "toCursor": to_cursor[:3].tolist(),
     }

@@ -90,7 +90,9 @@ def robust_window(volume: np.ndarray) -> tuple[float, float]:
     if values.size == 0:
         return 0.0, 1.0
     low, high = np.percentile(values[:: max(1, values.size // 200_000)], [1, 99.5])
-    return float(low), float(high) if high > low else float(low) + 1.0
+    if high > low:
+        return float(low), float(high)
+    return (0.0, float(low)) if low > 0 else (2 * float(low), float(low))  # of a mask: what is in it is white
 
 
 def show_slice(

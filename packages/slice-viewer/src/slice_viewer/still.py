@@ -83,7 +83,7 @@ def _slice_in(grid: Grid, viewer: SliceViewer) -> int | None:
     """Index, in screen order of the whole grid, of the slice through the cursor; None where it misses the box."""
     first, axis = viewer.scene.grid, PLANES[viewer.plane].axis
     place = np.linalg.inv(grid.affine @ grid.to_voxel) @ first.affine @ [*viewer.cursor, 1]
-    index = round(float(place[axis])) + grid.start[axis]
+    index = int(np.floor(place[axis] + 0.5)) + grid.start[axis]  # halves upwards, as in the browser
     return index if grid.start[axis] <= index < grid.stop[axis] else None
 
 

@@ -89,7 +89,8 @@ def surface_of(
     volume = np.pad(mask[inside].astype(np.float32), 4)
     # A small structure would shrink away under the Gaussian, so the surface lies where it holds as many voxels as before.
     soft = ndimage.gaussian_filter(volume, smooth / spacing)
-    level = float(np.partition(soft, -int(mask.sum()), axis=None)[-int(mask.sum())])
+    count = int(mask.sum())
+    level = float(np.partition(soft, (-count - 1, -count), axis=None)[[-count - 1, -count]].mean())
     level = np.clip(level, 1e-3, 0.999 * soft.max())
     step = 1
     vertices, faces, *_ = marching_cubes(soft, level)

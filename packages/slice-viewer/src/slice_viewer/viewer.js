@@ -538,15 +538,12 @@ function listenToPointers(viewer) {
   const cross = (event, pane) => {
     const { left, top, width, height } = pane.frame.getBoundingClientRect();
     const inPane = [(event.clientX - left) / width, (event.clientY - top) / height];
-    const { across, down } = viewer.plane;
-    const grid = viewer.scene.grids[0];
-    const point = viewer.point;
-    [across, down].forEach((axis, side) => {
-      const voxel = clamp(Math.floor(inPane[side] * pane.grid.shape[axis]), 0, pane.grid.shape[axis] - 1);
-      const mm = pane.grid.centre[axis] + (voxel - (pane.grid.shape[axis] - 1) / 2) * pane.grid.spacing[axis];
-      point[axis] = Math.round((mm - grid.centre[axis]) / grid.spacing[axis] + (grid.shape[axis] - 1) / 2);
+    const { shape, toScreen, toCursor } = pane.grid;
+    const place = apply(toScreen, viewer.model.get("cursor")); // what is clicked lies in the slice that the pane shows
+    [viewer.plane.across, viewer.plane.down].forEach((axis, side) => {
+      place[axis] = clamp(Math.floor(inPane[side] * shape[axis]), 0, shape[axis] - 1);
     });
-    viewer.moveTo(point);
+    viewer.moveTo(apply(viewer.scene.grids[0].toScreen, apply(toCursor, place)).map(Math.round));
   };
   const level = (event, start) => {
     const [low, high] = start.windows[start.pane.index];
@@ -595,9 +592,11 @@ function listenToKeys(viewer) {
   const moves = { ArrowUp: step(1), ArrowRight: step(1), ArrowDown: step(-1), ArrowLeft: step(-1), PageUp: step(10), PageDown: step(-10), Home: end(0), End: end(1) };
   const others = { o: () => viewer.toggle("overlay"), b: () => viewer.toggle("outline"), "[": fade(-0.1), "]": fade(0.1) };
   Object.assign(others, { t: () => viewer.goToLargest(), r: () => viewer.reset(), " ": () => viewer.play() });
+  others["?"] = () => (viewer.help.hidden = !viewer.help.hidden);
   for (const plane of Object.keys(PLANES)) others[plane[0]] = () => viewer.set({ plane });
   const pressed = (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typed = "[]".includes(event.key) && (event.altKey || event.getModifierState("AltGraph")); // on many keyboards
+    if (event.metaKey || (!typed && (event.ctrlKey || event.altKey))) return;
     const own = event.target.tagName; // sliders move by the arrow keys and buttons are pressed by the space bar
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const action = (own === "INPUT" ? null : moves[key]) ?? (own === "BUTTON" && key === " " ? null : others[key]);
@@ -618,15 +617,21 @@ function widget() {
     },
     async render({ model, el }) {
       el.textContent = "loading slices ...";
-      let viewer = new Viewer(model, el, await data);
+      let viewer = null;
+      let gone = false;
       const renew = async () => {
-        viewer.close();
-        viewer = new Viewer(model, el, await data);
+        viewer?.close();
+        viewer = null;
+        const newest = data;
+        const ready = await newest;
+        if (!gone && newest === data) viewer = new Viewer(model, el, ready); // else a later scene is on its way
       };
       model.on("change:_scene", renew);
+      await renew();
       return () => {
+        gone = true;
         model.off("change:_scene", renew);
-        viewer.close();
+        viewer?.close();
       };
     },
   };

@@ -123,7 +123,7 @@ class SliceViewer(anywidget.AnyWidget):
         super().__init__(**_contents(self.scene))
         self.observe(self._derive, ["cursor", "plane", "windows", "active"])
         self._derive()
-        for name, value in state.items():
+        for name, value in sorted(state.items(), key=lambda item: item[0] in ("index", "window")):  # of that plane and pane
             if name not in self.trait_names():
                 raise TypeError(f"SliceViewer has no {name!r}; its state is {', '.join((*STATE, 'index', 'window'))}")
             setattr(self, name, value)
@@ -203,10 +203,10 @@ class SliceViewer(anywidget.AnyWidget):
     def values_at(self, cursor: Sequence[int]) -> list[float | None]:
         """Value of each distinct volume at a voxel of the first grid, in its own units; None outside."""
         parts = self.scene.parts
-        place = parts.grids[0].affine @ [*cursor, 1]
         values = []
         for pane, grid in parts.volumes:
-            voxel = np.rint((np.linalg.inv(parts.grids[grid].affine) @ place)[:3]).astype(int)
+            screen = np.array(self.scene.description["grids"][grid]["toScreen"]) @ [*cursor, 1]
+            voxel = parts.grids[grid].voxel_at(np.floor(screen + 0.5))  # the browser rounds halves upwards
             inside = all(0 <= at < length for at, length in zip(voxel, pane.volume.shape, strict=True))
             values.append(pane.volume[tuple(voxel)].item() if inside else None)
         return values
