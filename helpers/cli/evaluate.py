@@ -16,6 +16,7 @@ from brats_cohort.case import fault_of
 from brats_cohort.cases import discover, patients_of
 from brats_cohort.command import Target, check_tables
 from brats_cohort.files import DataError, write_atomically
+from brats_cohort.formats import find_cases
 from brats_cohort.regions import CONVENTIONS, REGIONS
 from helpers.evaluation.cohort import LabelFile, score_files
 from helpers.evaluation.metrics import METRICS
@@ -106,12 +107,15 @@ def run(
 def list_label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFile]:
     """List the label maps of a folder by identifier: those of its cases if it is a cohort, else every NIfTI file."""
     try:
-        cases = discover(folder, format)
-    except DataError:
-        if format != "auto":
-            raise
-        cases = []
-    maps = {each.identifier: LabelFile(each.label, each.labels if labels == "auto" else labels) for each in cases if each.label}
+        cohort = format != "auto" or bool(find_cases(folder))
+    except DataError:  # a dataset.json beside predictions may be of any data set
+        cohort = False
+    try:
+        cases = discover(folder, format, labels=labels) if cohort else []
+    except DataError as error:
+        remedy = error.remedy.replace("--labels", "--reference-labels or --prediction-labels")
+        raise DataError(error.problem, remedy) from error
+    maps = {each.identifier: LabelFile(each.label, each.labels, each.patient) for each in cases if each.label}
     if not cases:
         paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]
         maps = {_ROLE.sub("", path.name.split(".nii")[0]): LabelFile(path, labels) for path in paths}
@@ -165,7 +169,7 @@ def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
             continue
         evaluation.labels[table.attrs.pop("labels")] = None
         table.insert(0, "case", name)
-        table.insert(1, "patient", patients[name])
+        table.insert(1, "patient", pair[1].patient or patients[name])
         tables.append(table)
     if tables:
         evaluation.scores = pd.concat(tables, ignore_index=True)
@@ -181,7 +185,7 @@ def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
         print(pd.DataFrame(columns).rename_axis(None).to_string())
         if scores["case"].nunique() > 1:
             cases, patients = scores["case"].nunique(), scores["patient"].nunique()
-            over = f"{cases} cases" if patients == cases else f"{cases} cases of {patients} patients"
+            over = f"{cases} cases" if patients == cases else f"{cases} cases of {patients} patient{'s' * (patients > 1)}"
             print(f"\nOver {over}, with the 95 % bootstrap interval of the mean over patients:")
             print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="too few"))
         for predicted, expected in evaluation.labels:

@@ -228,10 +228,13 @@ def _from_environment(option: str, name: str) -> Path:
 def _check_manifest(manifest: SplitManifest, path: Path, cases: list[Case], usable: list[Case], cohort: Path) -> None:
     """Raise `DataError` if a split was made for other cases than those of the cohort."""
     there = {case.identifier: case.patient for case in (*cases, *usable)}  # the check may have merged patients
-    foreign = [name for name, patient in manifest.patients.items() if there.get(name) != patient]
+    absent = [name for name in manifest.patients if name not in there]
+    moved = [name for name, patient in manifest.patients.items() if there.get(name, patient) != patient]
     unknown = [case.identifier for case in usable if case.identifier not in manifest.patients]
-    if foreign or unknown:
-        what = f"names case {foreign[0]}, which is not there" if foreign else f"does not know case {unknown[0]}"
+    if absent or moved or unknown:
+        what = f"names case {absent[0]}, which is not there" if absent else f"does not know case {(moved + unknown)[0]}"
+        if moved and not absent:
+            what = f"takes {moved[0]} for patient {manifest.patients[moved[0]]}, and it is {there[moved[0]]} now"
         raise DataError(f"the split {path} was not made for {cohort}: it {what}", "take another --out or remove the split")
 
 

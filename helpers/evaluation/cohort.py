@@ -19,6 +19,7 @@ from torch import nn
 from brats_cohort.case import Case
 from brats_cohort.cases import onto_grid, read_classes, to_numbered_classes
 from brats_cohort.files import DataError
+from brats_cohort.formats import described_labels
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import read_label_values
 from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, convention_by_name, to_classes
@@ -39,10 +40,14 @@ ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label map on disk, with the key of `brats_cohort.regions.CONVENTIONS` whose numbers it uses; "auto" tells from them."""
+    """A label map on disk, with the key of `brats_cohort.regions.CONVENTIONS` whose numbers it uses; "auto" tells from them.
+
+    `patient` is empty if only the file's name can say it.
+    """
 
     path: Path
     labels: str = "auto"
+    patient: str = ""
 
 
 def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +55,8 @@ def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
 
     With labels "auto" a name that begins as those of a data set (`brats_cohort.regions.CASE_NAMES`) decides, if its numbers
     fit. Else a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither, the two agree. MSD Task01 and nnU-Net swap 1 and 2,
-    which no value gives away: MSD is recognised by its folder ``labelsTr`` only, and must be named otherwise.
+    which no value gives away: for a file in a folder ``labelsTr`` the dataset.json above it says whose they are, without one
+    they are those of MSD; elsewhere they must be named.
     """
     values, affine = read_label_values(label.path)
     return to_numbered_classes(values, CONVENTIONS[labels_in(label, values)], label.path), affine
@@ -61,7 +67,11 @@ def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str
     if label.labels != "auto":
         return label.labels
     if label.path.parent.name == "labelsTr":
-        return "msd"
+        described = described_labels(label.path.parent.parent)
+        if described == "":
+            problem = f"{label.path.parent.parent / 'dataset.json'} does not say whose label numbers it uses"
+            raise DataError(problem, "name them with --reference-labels or --prediction-labels")
+        return described or "msd"
     for key in (likely, convention_by_name(label.path.name, "auto")):
         if key != "auto" and np.isin(values, list(CONVENTIONS[key].numbers)).all():
             return key

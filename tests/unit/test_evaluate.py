@@ -1,11 +1,13 @@
 """The evaluate command on real files: two files, two folders, foreign numbers, unmatched and broken cases."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from brats_cohort.cases import discover, read_classes, read_numbers
 from brats_cohort.files import DataError
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import BRATS2021, CONVENTIONS, MSD, from_classes
@@ -112,6 +114,47 @@ def test_the_names_of_plain_files_say_whose_numbers_they_hold(tmp_path, name, nu
     scores = score_files(*map(LabelFile, paths))
     assert scores.attrs["labels"] == (numbers, numbers) and scores["dice"].tolist() == [1, 1, 1]
     assert scores["reference_ml"].tolist()[2] == 0
+
+
+def test_the_dataset_json_above_labelstr_says_whose_numbers_are_there(tmp_path):
+    """nnU-Net names that folder as MSD does, and its label 4 may be a resection cavity."""
+    case = write_case(tmp_path / "cohort", "BraTS-GLI-00001-100", "brats2023")
+    values, affine = read_numbers(case)
+    values[2:6, 2:6, 2:6] = 4
+    write_volume(case.label, values, affine)
+    dataset = tmp_path / "Dataset501_X"
+    assert main(["convert", str(tmp_path / "cohort"), "--to", "nnunet", "--out", str(dataset)]) == 0
+    write_volume(tmp_path / "out" / "BraTS-GLI-00001-100.nii.gz", values, affine)
+    for reference in (dataset, dataset / "labelsTr"):
+        assert main(["evaluate", str(tmp_path / "out"), str(reference), "--csv", str(tmp_path / "s.csv")]) == 0
+        assert pd.read_csv(tmp_path / "s.csv")["dice"].tolist() == [1, 1, 1]
+
+
+def test_an_nnunet_dataset_with_labels_that_nobody_knows_is_not_guessed(tmp_path, capsys):
+    case = write_case(tmp_path / "from", "Case-001", "nnunet")
+    facts = json.loads((tmp_path / "from" / "dataset.json").read_text())
+    plain = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+    (tmp_path / "from" / "dataset.json").write_text(json.dumps({**facts, "labels": plain}))
+    out = write_volume(tmp_path / "out" / "Case-001.nii.gz", *read_numbers(case)).parent
+    for reference in (tmp_path / "from", tmp_path / "from" / "labelsTr"):
+        assert main(["evaluate", str(out), str(reference)]) == 1
+        assert "--reference-labels" in capsys.readouterr()[1 if reference.name == "from" else 0]
+        words = ["--reference-labels", "brats2023", "--csv", str(tmp_path / "s.csv")]
+        assert main(["evaluate", str(out), str(reference), *words]) == 0
+        assert pd.read_csv(tmp_path / "s.csv")["dice"].tolist() == [1, 1, 1]
+
+
+def test_sessions_of_a_bids_subject_are_one_patient_in_the_mean(tmp_path, capsys):
+    write_case(tmp_path / "bids", "Case-001", "bids")
+    for name in ("sub-Case001", "derivatives/raters/sub-Case001"):
+        shutil.copytree(tmp_path / "bids" / name / "ses-1", tmp_path / "bids" / name / "ses-postop")
+        for path in (tmp_path / "bids" / name / "ses-postop").rglob("*ses-1*"):
+            path.rename(path.with_name(path.name.replace("ses-1", "ses-postop")))
+    assert {case.patient for case in discover(tmp_path / "bids")} == {"Case-001"}
+    for case in discover(tmp_path / "bids"):
+        write_prediction(tmp_path / "out", case.identifier, read_classes(case)[0])
+    assert main(["evaluate", str(tmp_path / "out"), str(tmp_path / "bids")]) == 0
+    assert "Over 2 cases of 1 patient," in capsys.readouterr().out
 
 
 def test_names_match_as_whole_words_and_doubles_are_a_fault(tmp_path):

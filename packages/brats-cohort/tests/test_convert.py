@@ -99,6 +99,7 @@ def test_labels_of_a_foreign_nnunet_dataset_are_never_guessed(tmp_path):
         ({"background": 0, "whole tumour": [1, 2, 3], "core": [1, 3], "enhancing": 3}, "brats2023"),
         ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": 3, "cavity": 4}, "brats2024"),
         ({"background": 0, "ED": 1, "NCR": 2, "ET": 3}, None),
+        ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": 3, "ignore": 4}, None),
     ):
         (tmp_path / "dataset.json").write_text(json.dumps({**facts, "labels": labels}))
         if key:

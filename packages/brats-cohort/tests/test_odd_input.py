@@ -475,6 +475,8 @@ def test_a_file_in_place_of_the_cohort_and_four_volumes_without_a_description_ar
         (["Brain_Scan_000", "Brain_Scan_001", "Brain_Scan_002"], 3),
         (["anna_week1", "anna_week2", "berta_week1"], 2),
         (["p07_scan1", "p07_scan2"], 1),
+        (["sub-01_ses-1_run-1", "sub-01_ses-1_run-2", "sub-02_ses-1_run-1"], 2),
+        (["Patient-001_week-000-1", "Patient-001_week-044"], 1),
     ],
 )
 def test_names_tell_patients_apart(names, patients):

@@ -57,6 +57,11 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
     cases = [replace(case, identifier=printable(case.identifier)) for case in cases]
     default = format.lower() if format.lower() in CONVENTIONS else ""  # brats2024 names files as brats2023 does
     names = patients_of([case.identifier for case in cases], patients)
+    if patients is None:  # BIDS says itself which sessions are one patient's
+        first: dict[str, str] = {}
+        for case in sorted(cases, key=lambda case: case.identifier):
+            if case.format == "bids":
+                names[case.identifier] = first.setdefault(case.patient, names[case.identifier])
 
     def labels_of(case: Case) -> str:
         if labels != "auto" or case.format in DESCRIBED:
@@ -121,7 +126,7 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
 _SESSIONS = (
     r"(BraTS-[A-Z]+-\d+)-\d{3}",
     r"(BraTS1[789]_.+)_\d+",
-    r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)[-_]?\w*\d\w*",
+    r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)[-_]?\w*\d[\w-]*",
 )
 """Beginning of a name that is the patient's, before what public data sets append for a session."""
 

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from brats_cohort.case import WARNING, Case, Fault, Source
 from brats_cohort.files import DataError, named
@@ -274,15 +275,34 @@ def _find_msd(folder: Path) -> list[Case]:
     return cases
 
 
+def described_labels(folder: Path) -> str | None:
+    """Whose label numbers a dataset.json says its references have: "" if it does not tell, None if there is none."""
+    if not (folder / "dataset.json").is_file():
+        return None
+    try:
+        if _description(folder, "modality", "MSD Task01"):
+            return "msd"
+        described = _description(folder, "channel_names", "nnU-Net")
+    except DataError:  # of another data set
+        return ""
+    return _labels_of_nnunet(described[0]) if described else ""
+
+
+def _labels_of_nnunet(facts: Mapping[str, Any]) -> str:
+    """Key of the convention whose regions a dataset.json lists; empty if none has them or voxels are to be ignored."""
+    groups = facts.get("labels", {})
+    numbers = {frozenset([group] if isinstance(group, int) else group) for group in groups.values()} - {frozenset([0])}
+    known = {key: {frozenset(group) for group in each.regions.values()} for key, each in CONVENTIONS.items()}
+    return "" if "ignore" in groups else next((key for key in ("nnunet", *known) if known[key] == numbers), "")
+
+
 def _find_nnunet(folder: Path) -> list[Case]:
     """Find the cases of a raw dataset of nnU-Net: dataset.json, imagesTr/<case>_0000.nii.gz ... _0003, labelsTr."""
     described = _description(folder, "channel_names", "nnU-Net")
     if not described:
         return []
     facts, channels = described
-    numbers = {frozenset([group] if isinstance(group, int) else group) for group in facts.get("labels", {}).values()}
-    known = {key: {frozenset(group) for group in each.regions.values()} for key, each in CONVENTIONS.items()}
-    labels = next((key for key in ("nnunet", *known) if known[key] == numbers - {frozenset([0])}), "")
+    labels = _labels_of_nnunet(facts)
     images: dict[str, dict[int, list[Path]]] = defaultdict(dict)
     for name, paths in _listed(folder, "imagesTr", "imagesTs").items():
         if match := re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL):
@@ -307,8 +327,9 @@ def _find_bids(folder: Path) -> list[Case]:
     # A name becomes the name of files: one that leads elsewhere, or that two sessions have, is not taken.
     own = {session: name for session, name in own.items() if times[name] == 1 and not re.search(r"[/\\]|^\.", name)}
     cases = []
-    for case in (case for subject in sorted(folder.glob("sub-*/")) for case in _find_named(subject)):
-        case = replace(case, identifier=own.get(case.identifier) or case.identifier, format="bids", label=None)
+    for subject, case in ((each, case) for each in sorted(folder.glob("sub-*/")) for case in _find_named(each)):
+        identifier = own.get(case.identifier) or case.identifier
+        case = replace(case, identifier=identifier, patient=subject.name, format="bids", label=None)
         name = role_of(next(iter(case.channels)).name)[0]
         references = {}
         for label in sorted(folder.glob(f"derivatives/*/sub-*/**/{name}_dseg.nii*")):

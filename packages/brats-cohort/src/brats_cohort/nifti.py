@@ -140,7 +140,7 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
         image.header.set_xyzt_units("mm")
     with write_atomically(path) as temporary:
         payload = image.to_bytes()
-        temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0) if path.suffix == ".gz" else payload)
+        temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0) if path.suffix.lower() == ".gz" else payload)
     return path
 
 
