@@ -310,7 +310,10 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     """
     own = network.state_dict()
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = dequantise(load_file(path))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it ends early")
         raise DataError(f"{path} holds no plain weights ({reason})", "save its state_dict alone") from error

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from brats_cohort.files import DataError
-from helpers.models.checkpoints import load_pretrained
+from helpers.models.checkpoints import ModelCard, load_checkpoint, load_pretrained, save_checkpoint
 from helpers.models.networks import build_network
 
 CHANNELS = {"channels": (4, 8, 16), "spatial_dims": 2}
@@ -33,6 +33,15 @@ def test_wrapped_weights_arrive(tmp_path, wrap):
     assert set(load_pretrained(target, tmp_path / "weights.pt")) == set(target.state_dict())
     image = torch.randn(1, 4, 16, 16)
     torch.testing.assert_close(target(image), source(image))
+
+
+def test_released_weights_of_8_bits_arrive_as_numbers(tmp_path):
+    source, target = unet(), unet()
+    save_checkpoint(tmp_path / "best.safetensors", source, ModelCard("unet", CHANNELS, {}, (16, 16)), compact=True)
+    load_pretrained(target, tmp_path / "best.safetensors")
+    restored, _ = load_checkpoint(tmp_path / "best.safetensors")
+    image = torch.randn(1, 4, 16, 16)
+    torch.testing.assert_close(target.eval()(image), restored(image))
 
 
 def as_self_supervised(encoder):
