@@ -100,7 +100,7 @@ def run_ablation(
     Returns
     -------
     DataFrame
-        ``variant, fold, case, region``, the columns of `helpers.evaluation.metrics.score_case`, and
+        ``variant, fold, patient, case, region``, the columns of `helpers.evaluation.metrics.score_case`, and
         ``checkpoint``, the SHA-256 of the weights, which are not kept.
     """
     tables = []
@@ -114,7 +114,7 @@ def run_ablation(
             mean = pd.concat([table for table in tables if (table["variant"] == name).all()])["dice"].mean()
             report(f"{variant.question:15} {name:28} mean Dice {mean:.3f}")
     scores = pd.concat(tables, ignore_index=True)
-    first = ["variant", "fold", "case", "region"]
+    first = ["variant", "fold", "patient", "case", "region"]
     return scores[[*first, *scores.columns.difference(first, sort=False)]]
 
 
@@ -136,7 +136,8 @@ def ablation_table(
         One row a variant, its name as index: ``question, n`` (patients), ``mean``, ``difference, low, high`` (variant minus
         baseline, with the 95 % bootstrap interval over patients), ``p, p_holm`` (Wilcoxon, corrected for all rows).
     """
-    per_case = scores.groupby(["variant", "case"])[metric].mean().unstack("variant")
+    sessions = scores.groupby(["variant", "patient", "case"])[metric].mean()
+    per_case = sessions.groupby(["variant", "patient"]).mean().unstack("variant")  # sessions of a patient count as one
     rows = {}
     for name in (name for name in variants if name in per_case):
         row = {"question": variants[name].question, "n": len(per_case), "mean": bootstrap_interval(per_case[name]).mean}
@@ -162,7 +163,9 @@ def _train_and_score(settings: TrainSettings, manifest: SplitManifest, files: Ma
     for path in parts[1]:
         prepared = PreparedFile(path).load()
         classes = segment_prepared(network, card, prepared.image)
-        tables.append(score_case(classes, np.asarray(prepared.classes), card.spacing).assign(case=prepared.identifier))
+        patient = manifest.patients[prepared.identifier]
+        table = score_case(classes, np.asarray(prepared.classes), card.spacing)
+        tables.append(table.assign(case=prepared.identifier, patient=patient))
     return pd.concat(tables).assign(checkpoint=card.weights_sha256)
 
 
@@ -188,7 +191,7 @@ def main() -> None:
         scores = measure(arguments, Path(folder))
     if arguments.csv:
         scores.to_csv(arguments.csv, index=False)
-    averaged = scores.groupby(["variant", "case", "region"], as_index=False)["dice"].mean()
+    averaged = scores.groupby(["variant", "patient", "case", "region"], as_index=False)["dice"].mean()
     chosen = {name: VARIANTS[name] for name in arguments.variants}
     for title, part in {"mean of the regions": averaged, **{r: averaged[averaged["region"] == r] for r in REGIONS}}.items():
         print(f"\nDice, {title}\n{ablation_table(part, variants=chosen).round(4).to_string(na_rep='')}")

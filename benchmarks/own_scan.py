@@ -34,8 +34,8 @@ from scan_session.grid import write_nifti as write_image
 SEED = 1717
 WRONG_MM = 1.5
 """A registration that is further off, and was not refused, is wrong without a word."""
-FIELDS = ("session", "thickest_mm", "t1_mm", "t1ce_mm", "t2_mm", "flair_mm", "wt_raw", "wt_resampled", "wt_drawn", "seconds",
-          "failed")  # fmt: skip
+FIELDS = ("session", "count", "spacing", "weights", "thickest_mm", "t1_mm", "t1ce_mm", "t2_mm", "flair_mm", "wt_raw",
+          "wt_resampled", "wt_drawn", "seconds", "failed")  # fmt: skip
 
 
 def plans_of(index: int, count: int) -> dict[str, SeriesPlan]:
@@ -111,10 +111,13 @@ def main() -> None:
     arguments = parser.parse_args()
     network, card = load_released()
     rows = list(csv.DictReader(arguments.out.open())) if arguments.out.is_file() else []
+    run = {"count": str(arguments.count), "spacing": str(arguments.spacing), "weights": card.weights_sha256[:12]}
+    if any({name: row.get(name) for name in run} != run for row in rows):
+        raise SystemExit(f"{arguments.out} is of another run; give another --out")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for index in range(len(rows), arguments.count):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(index, arguments.count, Path(folder), network, card, arguments.spacing))
+            rows.append(run | measure(index, arguments.count, Path(folder), network, card, arguments.spacing))
         with arguments.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()

@@ -7,7 +7,7 @@ measured in notebook 06.
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -15,8 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+
+def run(words: list[str]) -> tuple[float, float]:
+    """Run a command of helpers; returns its seconds and its peak memory in GB, above that of this small process."""
+    start = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-m", "helpers", *words], stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:
@@ -29,15 +37,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not arguments.case:
-            case = write_cohort(folder / "cohort", 1, PhantomSettings(), progress=False)[0]
-        words = ["predict", str(arguments.case or case.files[0].parent), "--out", str(folder / "seg.nii.gz")]
+            run(["phantom", "--count", "1", "--out", str(folder / "cohort")])
+        words = ["predict", str(arguments.case or folder / "cohort"), "--out", str(folder / "seg.nii.gz")]
         words += ["--checkpoint", arguments.checkpoint] if arguments.checkpoint else []
-        seconds = []
-        for _ in range(arguments.repeats):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "helpers", *words], check=True, capture_output=True)
-            seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        seconds, memory = zip(*(run(words) for _ in range(arguments.repeats)), strict=True)
+    peak = max(memory)
     print(f"{statistics.median(seconds):.1f} s [{min(seconds):.1f} to {max(seconds):.1f}], peak memory {peak:.2f} GB")
 
 

@@ -18,7 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from brats_cohort.cases import discover
 from brats_cohort.regions import REGIONS
-from glioma_phantom.generator import WIDE
+from glioma_phantom.generator import RANDOMISED_VERSION, WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
 from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
 from helpers.data.prepared import PreparedFile, save_prepared
@@ -47,7 +47,7 @@ def validation_phantoms(folder: Path, each: int = EACH, *, first: int = FIRST, s
     found: dict[str, list[Path]] = {}
     for number, (kind, variants) in enumerate(KINDS.items()):
         for index in range(first + number, first + number + each * len(KINDS), len(KINDS)):
-            path = folder / f"{kind}-{index}.safetensors"
+            path = folder / f"{kind}-{index}-{spacing}mm-v{RANDOMISED_VERSION}.safetensors"
             if not path.exists():
                 phantom = prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=replace(WIDE, variants=variants))
                 save_prepared(path, replace(phantom, identifier=path.stem))

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,18 +75,13 @@ def ask(client: httpx.Client, body: bytes, kind: str) -> tuple[float, int]:
 
 def crowd(address: httpx.URL, body: bytes, kind: str, *, clients: int) -> list[tuple[float, int]]:
     """Ask from many clients at once."""
-    results = []
 
-    def one() -> None:
+    def one(_: int) -> tuple[float, int]:
         with httpx.Client(base_url=address, timeout=3600) as client:
-            results.append(ask(client, body, kind))
+            return ask(client, body, kind)
 
-    threads = [threading.Thread(target=one) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(one, range(clients)))
 
 
 def measure(model_dir: Path, bodies: Mapping[str, bytes], *, repeats: int, clients: int, threads: int) -> float:
