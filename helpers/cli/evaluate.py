@@ -60,8 +60,8 @@ def run(
     format
         Dataset format of the reference cohort, such as brats2021, brats2023 or msd.
     prediction_labels
-        Numbers in the predictions, such as brats2023 or nnunet; auto: those of the reference if they fit, else a 4 means
-        brats2021 and a 3 brats2023.
+        Numbers in the predictions, such as brats2023 or nnunet; auto: those of the reference or of the file's name if they fit,
+        else a 4 means brats2021 and a 3 brats2023.
     reference_labels
         Numbers in the references; auto: those of the cohort, else as for predictions.
     csv

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,7 @@ from brats_cohort.cases import case_of_files, discover, refuse_to_overwrite
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from brats_cohort.nifti import ENDINGS
-from brats_cohort.regions import CONVENTIONS
+from brats_cohort.regions import CONVENTIONS, convention_by_name
 from brats_cohort.session import read_session
 from helpers.cli import importing
 from helpers.workspace import pick_device
@@ -82,7 +83,7 @@ def run(
     format
         Dataset format, such as brats2021, brats2023 or msd.
     labels
-        Numbers to write; auto takes those of the cohort, else brats2021.
+        Numbers to write; auto takes those of the cohort, or of the file's name (BraTS-PED-...), else brats2021.
     tta
         Test-time augmentation: the mean over mirrored images, up to eight times as long.
     device
@@ -101,7 +102,8 @@ def run(
     if case:
         cases = discover(case, format, labels=labels)
     else:
-        cases = [case_of_files(files, labels="brats2021" if labels == "auto" else labels)]
+        found = case_of_files(files)
+        cases = [replace(found, labels=convention_by_name(found.identifier, "brats2021") if labels == "auto" else labels)]
     single = out.name.lower().endswith(ENDINGS)
     if not single and out.suffix and not out.is_dir():
         raise DataError(f"{out} is neither a .nii.gz file nor a folder", "give one of them to --out")

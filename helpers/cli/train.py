@@ -232,9 +232,12 @@ def _check_manifest(manifest: SplitManifest, path: Path, cases: list[Case], usab
     moved = [name for name, patient in manifest.patients.items() if there.get(name, patient) != patient]
     unknown = [case.identifier for case in usable if case.identifier not in manifest.patients]
     if absent or moved or unknown:
-        what = f"names case {absent[0]}, which is not there" if absent else f"does not know case {(moved + unknown)[0]}"
-        if moved and not absent:
-            what = f"takes {moved[0]} for patient {manifest.patients[moved[0]]}, and it is {there[moved[0]]} now"
+        if absent:
+            what = f"names case {absent[0]}, which is not there"
+        elif moved:
+            what = f"gives case {moved[0]} to patient {manifest.patients[moved[0]]}, and it belongs to {there[moved[0]]} now"
+        else:
+            what = f"does not know case {unknown[0]}"
         raise DataError(f"the split {path} was not made for {cohort}: it {what}", "take another --out or remove the split")
 
 

@@ -55,23 +55,23 @@ def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float 
             names = ", ".join(name for _, name, _ in running)
             raise DataError(f"{names} did not stop within {seconds:g} s, so nothing was deleted", "try again later")
         time.sleep(1)
-    found = left = list_run(session, run, bucket)
-    while left := [(one, error) for one in left if (error := _refusal(one))]:  # an endpoint is not deleted while it changes
-        if time.monotonic() > deadline:
-            names = "; ".join(f"{one.kind} {one.name} ({error})" for one, error in left)
+    deleted: dict[tuple[str, str], None] = {}
+    while found := list_run(session, run, bucket):
+        refusals = {}
+        for one in found:
+            try:
+                one.delete()
+                deleted[one.kind, one.name] = None
+            except ClientError as error:
+                refusals[one.kind, one.name] = error.response["Error"]
+        if not refusals:
+            break
+        changing = all(error["Code"] == "ValidationException" for error in refusals.values())  # such as "Creating"
+        if not changing or time.monotonic() > deadline:
+            names = "; ".join(f"{kind} {name} ({error['Message']})" for (kind, name), error in refusals.items())
             raise DataError(f"still there, and may cost money: {names}", "delete the run again in some minutes")
-        left = [one for one, _ in left]
         time.sleep(1)
-    return pd.DataFrame([(one.kind, one.name) for one in found], columns=["deleted", "name"])
-
-
-def _refusal(one: Found) -> str:
-    """Delete one thing; what AWS says if it refuses, else empty."""
-    try:
-        one.delete()
-    except ClientError as error:
-        return error.response["Error"].get("Message", str(error))
-    return ""
+    return pd.DataFrame(list(deleted), columns=["deleted", "name"])
 
 
 def stop_jobs(session: boto3.Session, run: str) -> None:

@@ -108,7 +108,8 @@ class Server:
             data = self.functions.input_fn(body.read(), kind)
         prediction = self.functions.predict_fn(data, self.model)
         answer = self.functions.output_fn(prediction, accept)
-        content, kind = answer if isinstance(answer, tuple) else (answer, accept)  # AWS's containers take either
+        named = accept if accept and not set("*,") & set(accept) else "application/octet-stream"
+        content, kind = answer if isinstance(answer, tuple) else (answer, named)  # AWS's containers take either
         summary = prediction.summary if isinstance(prediction, handler.Answer) else ""
         return Response(content, media_type=kind, headers={ATTRIBUTES: summary} if summary else None)
 

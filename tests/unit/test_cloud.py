@@ -1,5 +1,7 @@
 """What goes to the cloud, how a job's options come to the training, and what is deleted afterwards."""
 
+from functools import partial
+
 import pytest
 from botocore.exceptions import ClientError
 
@@ -113,21 +115,26 @@ class Jobs:
 
 
 def test_what_aws_refuses_to_delete_is_tried_again_and_named_at_the_end(monkeypatch):
-    refusals, deleted = iter(["Cannot update in-progress endpoint"] * 2), []
+    refusals, there = iter(["ValidationException"] * 2 + ["AccessDenied"]), ["run-1-a", "run-1"]
 
-    def delete_endpoint():
-        if message := next(refusals, ""):
-            raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "DeleteEndpoint")
+    def delete(name):
+        if name == "run-1-a" and (code := next(refusals, "")):
+            raise ClientError({"Error": {"Code": code, "Message": "Cannot update in-progress endpoint"}}, "DeleteEndpoint")
+        there.remove(name)
 
-    found = [aws.Found("endpoint", "run-1-a", delete_endpoint), aws.Found("model", "run-1", lambda: deleted.append("model"))]
+    def found():
+        return [aws.Found("endpoint", name, partial(delete, name)) for name in list(there)]
+
     monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(aws, "stop_jobs", lambda session, run: None)
     monkeypatch.setattr(aws, "_running", lambda session, run: [])
-    monkeypatch.setattr(aws, "list_run", lambda session, run, bucket: found)
+    monkeypatch.setattr(aws, "list_run", lambda session, run, bucket: found())
     with pytest.raises(DataError, match="still there, and may cost money: endpoint run-1-a"):
         aws.delete_run(None, "run-1", "bucket", seconds=-1)
-    assert deleted == ["model"], "the others are deleted all the same"
-    assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a", "run-1"]
+    assert there == ["run-1-a"], "the others are deleted all the same"
+    with pytest.raises(DataError, match="still there"):  # changing, then forbidden: the second is not waited for
+        aws.delete_run(None, "run-1", "bucket")
+    assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a"] and not there
 
 
 def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_stopped(monkeypatch):

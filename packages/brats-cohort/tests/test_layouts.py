@@ -71,13 +71,14 @@ def test_sessions_of_one_patient_share_it_from_brats_2023_on(tmp_path):
     }
 
 
-@pytest.mark.parametrize("format", ["auto", "brats2021"])
-def test_a_case_of_which_one_file_is_spelt_otherwise_stays_in_the_cohort(tmp_path, format):
-    cases = [write_case(tmp_path, f"Case_{number:03}", seed=number) for number in range(3)]
+@pytest.mark.parametrize("given", ["auto", None])
+@pytest.mark.parametrize("format", ["brats2021", "brats2023"])
+def test_a_case_of_which_one_file_is_spelt_otherwise_stays_in_the_cohort(tmp_path, format, given):
+    cases = [write_case(tmp_path, f"Case-{number:03}", format, seed=number) for number in range(3)]
     path = cases[1].images["t1ce"].path
-    path.rename(path.with_name("Case_001_T1Gd.nii.gz"))
-    found = discover(tmp_path, format)
-    assert [(case.identifier, case.missing) for case in found] == [(case.identifier, ()) for case in cases]
+    path.rename(path.with_name("Case-001_T1Gd.nii.gz" if format == "brats2021" else "Case-001-T1Gd.nii.gz"))
+    found = discover(tmp_path, given or format)
+    assert [(case.identifier, case.missing, case.labels) for case in found] == [(c.identifier, (), format) for c in cases]
     assert all(np.array_equal(read_image(case)[0], case_arrays(seed=number)[0]) for number, case in enumerate(found))
 
 

@@ -237,10 +237,11 @@ def test_no_length_at_which_a_file_was_cut_off_stops_the_search(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR IS")
-def test_an_odd_series_number_and_no_preamble_are_no_obstacle(tmp_path):
+@pytest.mark.parametrize("odd", ["1a", "1\\2"])
+def test_an_odd_series_number_and_no_preamble_are_no_obstacle(tmp_path, odd):
     headers = slices("t1", number=5)
     for index, header in enumerate(headers):
-        header.add(pydicom.DataElement("SeriesNumber", "LO", "1a"))
+        header.add(pydicom.DataElement("SeriesNumber", "LO", odd))
         header.preamble, header.file_meta = None, pydicom.dataset.FileMetaDataset()
         header.save_as(tmp_path / f"IM{index}", implicit_vr=True, little_endian=True)
     series = only(tmp_path)
@@ -301,6 +302,10 @@ def test_dates_with_separators_short_names_and_short_numbers_do_not_reach_a_labe
     label = only(save(headers, tmp_path)).label
     assert "T1 MPRAGE ..." in label and label.endswith("1.0 mm)")
     assert text.lower() not in label.lower()
+
+
+def test_numbers_after_the_weighting_are_no_date(tmp_path):
+    assert "AX_T2_5_10 TSE" in only(save(slices("t2", number=3, SeriesDescription="AX_T2_5_10 TSE"), tmp_path)).label
 
 
 def test_nifti_files_of_any_name(tmp_path):

@@ -95,8 +95,8 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
 
     Two names that differ only in a session at their end belong to one patient: ``BraTS-GLI-00005-000`` and ``-001``,
     ``UPENN-GBM-00001_11`` and ``_21``, ``sub-01_ses-1`` and ``sub-01_ses-2``. A number of up to three digits counts as a
-    session if what stands before it ends in a number of at least three digits and some name shares that beginning. What all
-    names of a cohort begin with is no patient if it has no digit: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
+    session if what stands before it ends in a number of at least three digits and some name shares that beginning. If all names
+    of a cohort are one word and the number of a scan, each is a patient: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
     """
     if table is not None:
         try:
@@ -118,15 +118,14 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
         patients[name] = match[1] if match else name
         if not match and several and numbered.get(name) in shared:
             patients[name] = numbered[name]
-    if len(identifiers) > 1 and len(set(patients.values())) == 1 and not re.search(r"\d", patients[identifiers[0]]):
-        return {name: name for name in identifiers}
-    return patients
+    counted = all(re.fullmatch(r"\D+[-_]scan[-_]?\d+", name, re.IGNORECASE) for name in identifiers)
+    return {name: name for name in identifiers} if counted and len(set(patients.values())) == 1 else patients
 
 
 _SESSIONS = (
     r"(BraTS-[A-Z]+-\d+)-\d{3}",
     r"(BraTS1[789]_.+)_\d+",
-    r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)[-_]?\w*\d[\w-]*",
+    r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)(?:[-_]?\w*\d\w*|[-_]\d[\w-]*)",
 )
 """Beginning of a name that is the patient's, before what public data sets append for a session."""
 

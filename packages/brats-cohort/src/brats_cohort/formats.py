@@ -205,16 +205,20 @@ def _one_of(cases: Sequence[Case]) -> Case:
 def _find(key: str) -> Callable[[Path], list[Case]]:
     """Finder for the named cases of one dataset format, and for those beside them of which only some files are spelt so."""
 
-    def spelt(path: Path) -> bool:
-        role = role_of(path.name)
-        return role is not None and role[2] == key
-
     def find(folder: Path) -> list[Case]:
         cases = _find_named(folder)
-        whole = any(case.format == key for case in cases)
-        return [case for case in cases if whole and (case.format == key or any(map(spelt, case.files)))]
+        if key in _OWN and any(case.format == key for case in cases):
+            cases = [_by_most(case) for case in cases]
+        return [case for case in cases if case.format == key]
 
     return find
+
+
+def _by_most(case: Case) -> Case:
+    """The case in the dataset format of BraTS that most of its files are spelt in, if any is; it may have one odd name."""
+    formats = Counter(role[2] for path in case.files if (role := role_of(path.name)))
+    own = [key for key in _OWN if formats[key]]
+    return replace(case, format=max(own, key=lambda key: formats[key])) if own and case.format == "named" else case
 
 
 def _find_spelt(folder: Path) -> list[Case]:
@@ -362,11 +366,11 @@ def _volumes_of(path: Path) -> int:
 def find_cases(folder: Path, wanted: str | None = None) -> list[Case]:
     """Find the cases of one dataset format, by default of the first that fits.
 
-    By default a case beside those of BraTS is found too, however its files are spelt: none may be lost without a word.
+    By default a case beside those of BraTS is found too, however its files are spelt, so that none is dropped silently.
     """
     for key in [wanted] if wanted else FORMATS:
         if cases := FORMATS[key].find(folder):
-            return _find_named(folder) if key in _OWN and not wanted else cases
+            return list(map(_by_most, _find_named(folder))) if key in _OWN and not wanted else cases
     return []
 
 

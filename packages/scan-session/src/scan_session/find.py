@@ -38,7 +38,7 @@ PERSONAL = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "
 _DAMAGED = (InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError,
             struct.error, zlib.error)  # fmt: skip
 """What pydicom raises for a file that was cut off or changed."""
-_DATE = r"(?<!\d)(\d{4}([-./_])\d{1,2}\2\d{1,2}|\d{1,2}([-./_])\d{1,2}\3(\d{4}|\d{2}))(?!\d)"
+_DATE = r"(?<!\d)(?<![tT](?=[12][-._/]))(\d{4}([-./_])\d{1,2}\2\d{1,2}|\d{1,2}([-./_])\d{1,2}\3(\d{4}|\d{2}))(?!\d)"
 
 
 def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
@@ -179,7 +179,7 @@ def _series_number(header: pydicom.Dataset) -> int:
     """The number of an image's series, 0 if it has none or an odd one."""
     try:
         return int(header.get("SeriesNumber") or 0)
-    except ValueError:
+    except (TypeError, ValueError):
         return 0
 
 

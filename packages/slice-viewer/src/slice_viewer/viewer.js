@@ -18,6 +18,7 @@ const KEYS = [
   ["t", "slice with the largest labelled area"],
   ["space", "play and pause"],
   ["r", "reset"],
+  ["?", "this list"],
 ];
 const MISSING = 0; // code of a voxel without a number
 const BACKGROUND = 1; // code of a background voxel: black, whatever the window
@@ -298,7 +299,7 @@ class Viewer {
     this.overlay = button("overlay", "labels on or off, key o", () => this.toggle("overlay"));
     this.help = make("dl", { className: "slice-viewer-help", hidden: true });
     for (const [keys, meaning] of KEYS) this.help.append(make("dt", {}, keys), make("dd", {}, meaning));
-    const extra = [button("reset", "reset, key r", () => this.reset()), button("?", "keys and mouse", () => (this.help.hidden = !this.help.hidden))];
+    const extra = [button("reset", "reset, key r", () => this.reset()), button("?", "keys and mouse, key ?", () => (this.help.hidden = !this.help.hidden))];
     const names = new Map(this.maps.flatMap((map) => map.entries).map((entry) => [entry.name, entry.colour]));
     this.legend = [...names].map(([name, colour]) => this.legendEntry(name, colour));
     const bar = [...this.planes, this.playing, this.slider];
