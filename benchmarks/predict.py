@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def run(words: list[str]) -> tuple[float, float]:
-    """Run a command of helpers; returns its seconds and its peak memory in GB, above that of this small process."""
+    """Run a command of helpers; returns its seconds and its own peak memory in GB."""
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, "-m", "helpers", *words], stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
