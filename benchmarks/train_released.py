@@ -96,8 +96,8 @@ SEGRESNET = Recipe(
     falling=0.25,
 )
 RECIPES = {
-    "unet": Recipe("unet", 2500, 3e-3, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
-    "swin_unetr": Recipe("swin_unetr", 700, 3e-3, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
+    "unet": Recipe("unet", 6000, 1e-2, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
+    "swin_unetr": Recipe("swin_unetr", 1800, 1e-2, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
     "segresnet_1": replace(SEGRESNET, seed=3026),
     "segresnet_2": replace(SEGRESNET, seed=4026),  # other first weights and other phantoms
 }
