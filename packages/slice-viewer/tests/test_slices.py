@@ -115,6 +115,14 @@ def test_the_window_ignores_background_and_single_bright_voxels():
     assert robust_window(np.zeros((3, 3, 3))) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
+def test_a_mask_is_white_where_it_is_set(kind):
+    mask = np.zeros((6, 7, 8), kind)
+    mask[2:4, 2:5, 2:6] = 1
+    picture = show_slice(mask, np.eye(4), index=3).images[0]
+    assert picture.norm(picture.get_array().max()) == 1
+
+
 def test_background_is_black_for_normalised_intensities_too():
     volume = np.zeros((20, 20, 20))
     volume[5:15, 5:15, 5:15] = np.random.default_rng(0).normal(0, 1, (10, 10, 10))

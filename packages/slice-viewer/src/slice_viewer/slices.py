@@ -87,7 +87,7 @@ def best_slice(classes: np.ndarray, affine: np.ndarray, *, plane: str = "axial")
 def robust_window(volume: np.ndarray) -> tuple[float, float]:
     """Darkest and brightest value to show: percentiles 1 and 99.5 of the non-zero voxels, so that no vessel sets the scale."""
     values = volume[volume != 0]
-    if values.size == 0:
+    if values.size == 0 or values.dtype == bool:
         return 0.0, 1.0
     low, high = np.percentile(values[:: max(1, values.size // 200_000)], [1, 99.5])
     if high > low:
