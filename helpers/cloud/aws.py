@@ -56,20 +56,20 @@ def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float 
             raise DataError(f"{names} did not stop within {seconds:g} s, so nothing was deleted", "try again later")
         time.sleep(1)
     deleted: dict[tuple[str, str], None] = {}
-    while found := list_run(session, run, bucket):
-        refusals = {}
+    refused: dict[tuple[str, str], str] = {}
+    forbidden = False
+    while found := list_run(session, run, bucket):  # AWS lists an endpoint until it is gone
+        if (deleted or refused) and (forbidden or time.monotonic() > deadline):
+            names = "; ".join(f"{one.kind} {one.name} ({refused.get((one.kind, one.name), 'still listed')})" for one in found)
+            raise DataError(f"still there, and may cost money: {names}", "delete the run again in some minutes")
+        refused = {}
         for one in found:
             try:
                 one.delete()
                 deleted[one.kind, one.name] = None
             except ClientError as error:
-                refusals[one.kind, one.name] = error.response["Error"]
-        if not refusals:
-            break
-        changing = all(error["Code"] == "ValidationException" for error in refusals.values())  # such as "Creating"
-        if not changing or time.monotonic() > deadline:
-            names = "; ".join(f"{kind} {name} ({error['Message']})" for (kind, name), error in refusals.items())
-            raise DataError(f"still there, and may cost money: {names}", "delete the run again in some minutes")
+                refused[one.kind, one.name] = error.response["Error"]["Message"]
+                forbidden |= error.response["Error"]["Code"] != "ValidationException"  # which says that it is changing
         time.sleep(1)
     return pd.DataFrame(list(deleted), columns=["deleted", "name"])
 

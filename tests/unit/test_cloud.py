@@ -137,10 +137,31 @@ def test_what_aws_refuses_to_delete_is_tried_again_and_named_at_the_end(monkeypa
     assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a"] and not there
 
 
+def test_the_clean_up_waits_until_aws_lists_nothing_any_more(monkeypatch):
+    """DeleteEndpoint only begins it: the endpoint is listed, and cannot be deleted again, until it is gone."""
+    looks = iter([True, True, True, False])
+
+    def delete_endpoint(asked=[]):  # noqa: B006
+        asked.append(1)
+        if len(asked) > 1:
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "in-progress"}}, "DeleteEndpoint")
+
+    monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(aws, "stop_jobs", lambda session, run: None)
+    monkeypatch.setattr(aws, "_running", lambda session, run: [])
+    endpoint = aws.Found("endpoint", "run-1-a", delete_endpoint)
+    monkeypatch.setattr(aws, "list_run", lambda session, run, bucket: [endpoint] if next(looks) else [])
+    assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a"]
+    assert next(looks, None) is None, "it looked until nothing was listed"
+
+
 def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_stopped(monkeypatch):
     jobs = Jobs()
     monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
-    listed = lambda session, run, bucket: [aws.Found("object", key, lambda: None) for key in jobs.objects]  # noqa: E731
+
+    def listed(session, run, bucket):
+        return [aws.Found("object", key, partial(jobs.objects.remove, key)) for key in list(jobs.objects)]
+
     monkeypatch.setattr(aws, "list_run", listed)
     deleted = aws.delete_run(jobs, "run-1", "bucket")
     assert jobs.stopped == ["run-1-spot"]
