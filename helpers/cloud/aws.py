@@ -118,7 +118,7 @@ def _scaling(session: boto3.Session, run: str) -> Iterator[Found]:
     for target in (one for page in pages for one in page["ScalableTargets"]):
         if belongs(target["ResourceId"].removeprefix("endpoint/"), run):
             keys = {name: target[name] for name in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
-            yield Found("scaling", target["ResourceId"], partial(scaling.deregister_scalable_target, **keys))
+            yield Found("scaling target", target["ResourceId"], partial(scaling.deregister_scalable_target, **keys))
     for page in watch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=run):
         for name in [alarm["AlarmName"] for alarm in page["MetricAlarms"]]:
             if belongs(name, run):
@@ -136,12 +136,12 @@ def _logs(session: boto3.Session, run: str) -> Iterator[Found]:
             continue
         for name in names:
             if belongs(name, run):
-                yield Found("log", name, partial(logs.delete_log_stream, logGroupName=group, logStreamName=name))
+                yield Found("log stream", name, partial(logs.delete_log_stream, logGroupName=group, logStreamName=name))
     prefix = "/aws/sagemaker/Endpoints/"
     for page in logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=f"{prefix}{run}"):
         for name in [group["logGroupName"] for group in page["logGroups"]]:
             if belongs(name.removeprefix(prefix), run):
-                yield Found("log", name, partial(logs.delete_log_group, logGroupName=name))
+                yield Found("log group", name, partial(logs.delete_log_group, logGroupName=name))
 
 
 def _objects(session: boto3.Session, run: str, bucket: str) -> Iterator[Found]:
