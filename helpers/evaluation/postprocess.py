@@ -118,7 +118,7 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     probabilities : float32 array (3, X, Y, Z)
         Of TC, WT and ET.
     image : array (4, X, Y, Z)
-        In the same grid, scanned or prepared; read only for `settings.contrast_enhancement` and `settings.presence`.
+        In the same grid, scanned or prepared. Where all four are 0 there is no brain, and so no tumour.
     spacing : three floats
         Voxel edges in mm.
 
@@ -136,7 +136,8 @@ def apply_thresholds(
 ) -> np.ndarray:
     """Threshold region probabilities; arguments as in `label_map`, result bool (3, X, Y, Z)."""
     limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
-    regions = probabilities >= limits[:, None, None, None]
+    brain = image.any(0)  # probabilities of a coarser grid reach beyond its edge
+    regions = (probabilities >= limits[:, None, None, None]) & brain
     if settings.contrast_enhancement or settings.presence:
         likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
         if settings.contrast_enhancement:

@@ -7,8 +7,8 @@ from scipy import ndimage
 from brats_cohort.regions import ED, ET, NCR
 from helpers.evaluation.postprocess import PostProcessing, label_map, postprocess
 
-NO_IMAGE = np.zeros((4, 1, 1, 1))
-"""None of the rules here looks at it."""
+BRAIN = np.ones((4, 1, 1, 1))
+"""Brain everywhere, which is all that the rules here look at."""
 
 
 def tumour_with_specks():
@@ -125,18 +125,18 @@ def test_the_likeliest_place_is_core_where_none_is_sure():
     rule = PostProcessing(0.0, 0.0, core_share=0.1, core_threshold=0.1)
     middle = np.zeros((16, 16, 16), bool)
     middle[4:12, 4:12, 4:12] = True
-    assert np.array_equal(label_map(likely(0.2), NO_IMAGE, (1, 1, 1), rule) == NCR, middle), "only within the tumour"
-    assert (label_map(likely(0.2), NO_IMAGE, (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
+    assert np.array_equal(label_map(likely(0.2), BRAIN, (1, 1, 1), rule) == NCR, middle), "only within the tumour"
+    assert (label_map(likely(0.2), BRAIN, (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
     for probability, settings in ((0.05, rule), (0.2, PostProcessing(0.0, 0.0))):
-        assert not (label_map(likely(probability), NO_IMAGE, (1, 1, 1), settings) == NCR).any()
+        assert not (label_map(likely(probability), BRAIN, (1, 1, 1), settings) == NCR).any()
 
 
 def test_a_sure_core_and_one_that_enhances_are_not_enlarged():
     rule = PostProcessing(0.0, 0.0, core_share=0.1, core_threshold=0.1)
     sure = likely(0.2)
     sure[0, 4:12, 4:12, 4:8] = 0.9
-    assert (label_map(sure, NO_IMAGE, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
-    enhancing = label_map(likely(0.2, enhancing=0.9), NO_IMAGE, (1, 1, 1), rule)
+    assert (label_map(sure, BRAIN, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
+    enhancing = label_map(likely(0.2, enhancing=0.9), BRAIN, (1, 1, 1), rule)
     assert (enhancing == ET).sum() == 8 and not (enhancing == NCR).any()
 
 
@@ -144,5 +144,13 @@ def test_whole_tumour_can_be_cut_lower_than_core():
     probabilities = np.full((3, 6, 6, 6), 0.3, np.float32)
     probabilities[1] = 0.45
     probabilities[0, 2:4, 2:4, 2:4] = 0.48
-    assert not label_map(probabilities, NO_IMAGE, (1, 1, 1), PostProcessing(0.0, 0.0)).any()
-    assert (label_map(probabilities, NO_IMAGE, (1, 1, 1), PostProcessing(0.0, 0.0, tumour_threshold=0.45)) == ED).all()
+    assert not label_map(probabilities, BRAIN, (1, 1, 1), PostProcessing(0.0, 0.0)).any()
+    assert (label_map(probabilities, BRAIN, (1, 1, 1), PostProcessing(0.0, 0.0, tumour_threshold=0.45)) == ED).all()
+
+
+def test_nothing_outside_the_brain_is_tumour():
+    tumour, image = np.zeros((3, 8, 8, 8), np.float32), np.zeros((4, 8, 8, 8), np.float32)
+    tumour[:, 2:, 2:, 2:] = 0.9
+    image[1, :6] = -1.0  # one of the four is enough
+    classes = label_map(tumour, image, (1, 1, 1), PostProcessing(0.0, 0.0))
+    assert np.array_equal(classes > 0, (tumour[1] > 0) & (image[1] != 0))
