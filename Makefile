@@ -108,7 +108,7 @@ lock: $(READY) ## add what pyproject.toml asks for and write the versions of .ve
 	@pwd -P > $(READY)
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
 
-clean: ## remove results, phantoms and caches; keeps .venv and downloaded cohorts
+clean: ## remove outputs/ (your trainings too), data/phantom and caches; keeps .venv and the rest of data/
 	@rm -rf outputs data/phantom .pytest_cache .ruff_cache .hypothesis
 	@find helpers packages tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
 
