@@ -2,7 +2,7 @@
 
 The same command under ``torchrun`` trains in several processes, and is what SageMaker starts: the cohort is then
 SM_CHANNEL_TRAINING, and ``best.safetensors`` and ``best.json`` go to SM_MODEL_DIR itself. After SIGTERM it ends with status 75,
-its checkpoint written.
+after Ctrl-C with status 130, its checkpoint written.
 """
 
 from __future__ import annotations

@@ -107,15 +107,16 @@ class History(Callback):
 
 
 class ResumableCheckpoint(Checkpoint):
-    """Save ``last.ckpt`` every few steps, around validations and at SIGTERM, but only when Lightning can resume exactly.
+    """Save ``last.ckpt`` every few steps, around validations, and at SIGTERM or Ctrl-C, if Lightning can resume exactly.
 
     That is after a whole step, and if a validation follows, after it: Lightning would leave it out. (`ModelCheckpoint` saves in
     the middle of an accumulation after a restart, and with `monitor` saves the last state only on improvement; Lightning's own
-    answer to SIGTERM saves nothing.)
+    answers to SIGTERM and Ctrl-C save nothing.) `asked` is the signal that came, 0 before; a second Ctrl-C does not wait for
+    the step.
     """
 
     def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every, self.finished, self.asked = Path(path), every, False, False
+        self.path, self.every, self.finished, self.asked = Path(path), every, False, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"finished": self.finished}
@@ -124,8 +125,15 @@ class ResumableCheckpoint(Checkpoint):
         self.finished = state["finished"]
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if threading.current_thread() is threading.main_thread():  # in place of Lightning's handler, which gives it back
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+        if threading.current_thread() is threading.main_thread():  # Lightning puts all handlers back at the end
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *_: Any) -> None:
         if not module.whole_step:
@@ -133,20 +141,24 @@ class ResumableCheckpoint(Checkpoint):
         step, interval = trainer.global_step, module.settings.validate_every
         trainer.should_stop |= step >= trainer.max_steps  # so that Lightning validates the last step
         validates = trainer.should_stop or step % interval == 0
-        due = step % self.every == 0 or (step + 1) % interval == 0  # the second: what SIGTERM in a validation costs is one step
-        asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
-        if not validates and (asked or due):
+        ahead = (step + 1) % interval == 0 or step + 1 >= trainer.max_steps  # a signal in a validation costs one step
+        asked = self._asked(trainer)
+        if not validates and (asked or ahead or step % self.every == 0):
             trainer.save_checkpoint(self.path)
         if asked:
             raise SIGTERMException
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+        if self._asked(trainer):
             raise SIGTERMException
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.finished = trainer.should_stop
         trainer.save_checkpoint(self.path)
+
+    def _asked(self, trainer: Trainer) -> bool:
+        """Whether any process was told to stop."""
+        return trainer.strategy.reduce_boolean_decision(bool(self.asked), all=False)
 
 
 class DurableIO(TorchCheckpointIO):

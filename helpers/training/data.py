@@ -6,6 +6,7 @@ of depends neither on the number of workers or processes nor on where a training
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -104,6 +105,11 @@ class StepBatches(Sampler[list[int]]):
             yield list(range(start + self.rank, start + part, self.world))
 
 
+def ignore_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C, which every process of a terminal gets, to the training: it needs its workers up to the end of the step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class CaseDataModule(LightningDataModule):
     """Load patches for training, of a `PatchDataset` or another whose items depend on their number only, and whole cases."""
 
@@ -111,6 +117,7 @@ class CaseDataModule(LightningDataModule):
         super().__init__()
         self.patches, self.cases, self.settings = patches, cases, settings
         self.options = {"num_workers": settings.workers, "pin_memory": torch.cuda.is_available()}
+        self.options["worker_init_fn"] = ignore_ctrl_c
 
     def train_dataloader(self) -> DataLoader:
         """Return one epoch that is the whole training, without the steps made before an interruption."""

@@ -76,7 +76,7 @@ class TrainSettings:
     workers : int
         Processes that load patches ahead; 0 loads them between the steps.
     save_every : int
-        Steps between checkpoints to resume from, besides those after validations and at SIGTERM.
+        Steps between checkpoints to resume from, besides those around validations and at SIGTERM or Ctrl-C.
     logger : str
         Logger besides TensorBoard and history.csv; none needs an account.
     """

@@ -107,7 +107,7 @@ def train(
         If the parts do not fit together, the checkpoint or the weights in the folder are of another training, another process
         trains in it, or a number is not finite and the settings say to stop.
     Interrupted
-        After SIGTERM; the same call then resumes.
+        After SIGTERM or Ctrl-C; the same call then resumes.
     """
     out, folder = Path(out), Path(checkpoints or Path(out) / "checkpoints")
     patches = _patches(settings, training)
@@ -140,7 +140,11 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=folder / CHECKPOINT if state else None, weights_only=True)
         except SIGTERMException:
             text = f"stopped after step {trainer.global_step} as told; the same command resumes from {folder / CHECKPOINT}"
-            raise Interrupted(text) from None
+            raise Interrupted(text, last.asked) from None
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends the process at a Ctrl-C that does not wait
+                raise KeyboardInterrupt from None
+            raise
         finally:
             if settings.logger == "wandb" and trainer.is_global_zero:
                 loggers[-1].experiment.finish()  # else the next training would continue its run

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -30,7 +32,7 @@ from helpers.data.prepared import PreparedFile, PreprocessSettings
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.checkpoints import load_card, load_checkpoint
 from helpers.models.networks import build_network
-from helpers.training import module
+from helpers.training import Interrupted, module
 from helpers.training.callbacks import EMA, PrintValidation
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset, StepBatches
 from helpers.training.loss import RegionLoss
@@ -514,6 +516,57 @@ def test_a_finished_training_is_not_done_again_and_other_workers_are_no_other_tr
     again = run(prepared, tmp_path, workers=1, resume="auto", callbacks=[PrintValidation(lines.append)])
     assert lines == []
     assert again.history.equals(first.history) and again.best_dice == first.best_dice and again.checkpoint.is_file()
+
+
+class Send(Callback):
+    """Send signals to the own process at a step, or during the validation after it."""
+
+    def __init__(self, *numbers: int, step: int, place: str = "on_train_batch_start") -> None:
+        self.numbers, self.step = numbers, step
+        setattr(self, place, self.send)
+
+    def send(self, trainer, *_):
+        if trainer.global_step == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_told_to_stop_it_finishes_the_step_and_resumes_after_it(number, status, prepared, tmp_path):
+    whole = run(prepared, tmp_path / "whole", steps=6, validate_every=6)
+    changes = {"steps": 6, "validate_every": 6, "resume": "auto"}
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"stopped after step 3 as told; .* resumes from .*last.ckpt") as caught:
+        run(prepared, tmp_path / "cut", **changes, callbacks=[Send(number, step=2)])
+    assert caught.value.exit_status == status and signal.getsignal(number) == handler
+    assert checkpoint(tmp_path / "cut")["global_step"] == 3
+    after = run(prepared, tmp_path / "cut", **changes)
+    assert after.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(prepared, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(prepared, tmp_path, callbacks=[Send(signal.SIGINT, signal.SIGINT, step=1)])
+    assert checkpoint(tmp_path)["global_step"] == 1
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_told_to_stop_in_the_last_validation_it_loses_one_step(steps, prepared, tmp_path):
+    changes = {"steps": steps, "validate_every": 3}
+    with pytest.raises(Interrupted):
+        run(prepared, tmp_path, **changes, callbacks=[Send(signal.SIGTERM, step=steps, place="on_validation_batch_start")])
+    assert checkpoint(tmp_path)["global_step"] == steps - 1
+
+
+def test_workers_leave_ctrl_c_to_the_training(prepared):
+    class Handler(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return int(signal.getsignal(signal.SIGINT))
+
+    assert [batch.tolist() for batch in batches_of(Handler(), small_settings(steps=1, workers=1))] == [[signal.SIG_IGN] * 2]
 
 
 def test_starting_afresh_removes_only_what_a_training_wrote(prepared, tmp_path):
