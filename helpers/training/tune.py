@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from brats_cohort.files import DataError
 from helpers.models.checkpoints import card_path
+from helpers.training import Interrupted
 from helpers.training.callbacks import History
 from helpers.training.module import NonFiniteError
 from helpers.training.settings import TrainSettings
@@ -44,18 +45,27 @@ SPACE: dict[str, tuple[float, float]] = {
 
 
 class ReportTrial(Callback):
-    """Tell Optuna the Dice of every validation, and end a training that is far behind the others."""
+    """Tell Optuna the Dice of every validation, and end a training that is far behind the others.
+
+    The trial keeps that it was pruned, for a worker may die before Optuna knows it, and the training is finished then.
+    """
 
     def __init__(self, trial: Trial) -> None:
-        self.trial, self.pruned = trial, False
+        self.trial = trial
         self.known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         row = History.of(trainer).rows[-1]
         if row["step"] not in self.known:  # else the worker before this one told it
             self.trial.report(row["dice_mean"], row["step"])
-        self.pruned = self.trial.should_prune()
-        trainer.should_stop |= self.pruned
+        if self.trial.should_prune():
+            self.trial.set_user_attr("pruned", True)
+            trainer.should_stop = True
+
+    @property
+    def pruned(self) -> bool:
+        """Whether this worker or one before it pruned the trial."""
+        return self.trial.user_attrs.get("pruned", False)
 
 
 def search(
@@ -130,9 +140,9 @@ def search(
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
         try:
             study.optimize(objective, n_trials=1, callbacks=[conclude])
-        except BaseException:  # a trial that failed is to be tried again by whoever goes on
+        except BaseException as error:  # a trial that failed is to be tried again by whoever goes on
             if begun and (trial := study.get_trials()[begun[-1]]).state == TrialState.FAIL:
-                _retry()(study, trial)
+                _try_again(study, trial, counted=not isinstance(error, Interrupted | KeyboardInterrupt))
             raise
     return study
 
@@ -190,6 +200,16 @@ def export_best(study: optuna.Study, folder: Path) -> Path:
 def _retry() -> RetryHeartbeatStaleTrialCallback:
     """Return what queues a trial again that lost its worker."""
     return RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
+
+
+def _try_again(study: optuna.Study, trial: FrozenTrial, *, counted: bool) -> None:
+    """Queue a trial again: up to `RETRIES` times if it failed, as often as it was told to stop if not `counted`."""
+    if counted:
+        _retry()(study, trial)
+        return
+    trial.state, trial.datetime_complete = TrialState.WAITING, None
+    trial.system_attrs.setdefault("failed_trial", trial.number)  # where `RetryHeartbeatStaleTrialCallback` keeps it
+    study.add_trial(trial)
 
 
 def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> None:

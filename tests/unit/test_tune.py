@@ -14,7 +14,7 @@ from brats_cohort.files import DataError
 from brats_cohort.testing import write_case
 from helpers.cli import main
 from helpers.models.checkpoints import load_checkpoint
-from helpers.training import tune
+from helpers.training import Interrupted, tune
 from helpers.training.module import NonFiniteError
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import ended_trials, export_best, open_study, origin, search, trial_folder
@@ -27,7 +27,7 @@ class Hill:
     """A training whose Dice is best at a foreground probability of 0.2 and grows over three validations; dies at some calls."""
 
     def __init__(self, dies=()):
-        self.dies, self.calls = dies, []
+        self.dies, self.calls, self.death = dies, [], RuntimeError("the machine is gone")
 
     def __call__(self, settings, training, validation, *, out, callbacks, **options):
         self.calls.append((settings, out))
@@ -38,7 +38,7 @@ class Hill:
             history = SimpleNamespace(rows=[{"step": step, "dice_mean": dice}])
             trainer = SimpleNamespace(callbacks=[history], should_stop=False)
             if number in self.dies and step == 2:
-                raise RuntimeError("the machine is gone")
+                raise self.death
             callbacks[0].on_validation_end(trainer, None)
             if trainer.should_stop:
                 break
@@ -86,6 +86,44 @@ def test_a_trial_that_fails_is_tried_again_in_its_folder_and_given_up_after_some
     assert [origin(trial) for trial in study.trials[1:3]] == [1, 1] and hill.calls[1] == hill.calls[2]
     assert len({trial_folder(tmp_path, trial) for trial in study.trials}) == 5, "one was given up"
     assert len(ended_trials(study)) == 4
+
+
+@pytest.mark.parametrize("death", [Interrupted("stopped as told"), KeyboardInterrupt()])
+def test_a_trial_that_is_told_to_stop_is_tried_again_however_often(death, hill, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "RETRIES", 1)
+    hill.dies, hill.death = (2, 3, 4), death
+    for _ in hill.dies:
+        with pytest.raises(type(death)):
+            run(tmp_path, trials=2)
+    hill.dies, hill.death = (5,), RuntimeError("the machine is gone")
+    with pytest.raises(RuntimeError):
+        run(tmp_path, trials=2)
+    study = run(tmp_path, trials=2)
+    assert [origin(trial) for trial in study.trials] == [0, 1, 1, 1, 1, 1]
+    assert len({settings.learning_rate for settings, _ in hill.calls[1:]}) == 1
+    assert [trial.state for trial in study.trials[1:]] == [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
+    assert list(study.trials[-1].intermediate_values) == [1, 2, 3]
+
+
+def test_a_trial_whose_worker_died_once_it_was_pruned_stays_pruned(tmp_path, monkeypatch):
+    calls = []
+
+    def finished_then_dead(settings, training, validation, *, out, callbacks, **options):
+        calls.append(out)
+        if len(calls) == 1:
+            trainer = SimpleNamespace(callbacks=[SimpleNamespace(rows=[{"step": 1, "dice_mean": 0.1}])], should_stop=False)
+            callbacks[0].on_validation_end(trainer, None)
+            assert trainer.should_stop
+            raise RuntimeError("the machine is gone")
+        return SimpleNamespace(best_dice=0.1)
+
+    monkeypatch.setattr(tune, "train", finished_then_dead)
+    monkeypatch.setattr(tune.History, "of", lambda trainer: trainer.callbacks[0])
+    monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda trial: True)
+    with pytest.raises(RuntimeError):
+        run(tmp_path, trials=1)
+    assert [trial.state for trial in run(tmp_path, trials=1).trials] == [TrialState.FAIL, TrialState.PRUNED]
+    assert len(set(calls)) == 1
 
 
 def test_more_trials_may_be_asked_for_and_a_complete_search_does_nothing(hill, tmp_path):
