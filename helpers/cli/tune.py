@@ -13,7 +13,7 @@ from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from helpers.cli.train import CohortOptions, open_cohort, parts_of
 from helpers.training.settings import TrainSettings
-from helpers.training.tune import SPACE, export_best, search
+from helpers.training.tune import SPACE, check_space, export_best, search
 
 
 def run(
@@ -50,6 +50,7 @@ def run(
     """
     if min(trials, search_workers) < 1:
         raise DataError(f"--trials is {trials} and --search-workers is {search_workers}", "give 1 or more for both")
+    check_space(settings, space)  # the preparation may take long
     _, manifest, prepared = open_cohort(source, settings, work=out)
     training, validation = parts_of(manifest, prepared, fold)
     options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space), "storage": storage}

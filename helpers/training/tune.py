@@ -7,6 +7,7 @@ trials have lost theirs; such a trial is tried again with the same settings in t
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 import warnings
@@ -101,12 +102,10 @@ def search(
     Raises
     ------
     DataError
-        If the folder holds a study with other settings, or the space names what is no number of `TrainSettings`.
+        If the folder holds a study with other settings, or the space names what is no number of `TrainSettings` or goes
+        beyond its limits.
     """
-    for name, limits in space.items():
-        if not isinstance(getattr(settings, name, None), float) or len(limits) != 2 or not limits[0] < limits[1]:
-            remedy = f"give two numbers for settings such as {', '.join(SPACE)}"
-            raise DataError(f"{name} cannot be searched over {limits}", remedy)
+    check_space(settings, space)
     study, begun = open_study(out, storage), []
     _check_fixed(study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out)
 
@@ -190,7 +189,7 @@ def trial_folder(folder: Path, trial: FrozenTrial) -> Path:
 def export_best(study: optuna.Study, folder: Path) -> Path:
     """Copy weights and card of the best trial to the folder of the search; returns the weights."""
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        raise DataError(f"no trial of {Path(folder) / 'study.db'} is complete", "let the search go on, with more trials")
+        raise DataError(f"no trial of the search in {folder} is complete", "let the search go on, with more trials")
     source, target = trial_folder(folder, study.best_trial) / "best.safetensors", Path(folder) / "best.safetensors"
     for each, copy in ((source, target), (card_path(source), card_path(target))):
         shutil.copyfile(each, copy)
@@ -212,12 +211,22 @@ def _try_again(study: optuna.Study, trial: FrozenTrial, *, counted: bool) -> Non
     study.add_trial(trial)
 
 
+def check_space(settings: TrainSettings, space: Mapping[str, Any]) -> None:
+    """Refuse a space whose names are no numbers of the settings, or that goes beyond what they may be."""
+    for name, limits in space.items():
+        pair = isinstance(limits, Sequence) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)
+        if not isinstance(getattr(settings, name, None), float) or not pair or not -math.inf < limits[0] < limits[1] < math.inf:
+            remedy = f"give the least and the greatest value of settings such as {', '.join(SPACE)}"
+            raise DataError(f"{name} cannot be searched over {limits}", remedy)
+        for limit in limits:
+            replace(settings, **{name: limit})
+
+
 def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> None:
     """Refuse a study whose trainings differ in more than what is drawn."""
     wanted = json.loads(json.dumps(fixed))
     found = study.user_attrs.get("fixed", wanted)
     differing = [f"{name} {found.get(name)} there, {wanted[name]} here" for name in wanted if found.get(name) != wanted[name]]
     if differing:
-        problem = f"{Path(folder) / 'study.db'} is a search with {'; '.join(differing)}"
-        raise DataError(problem, "give the settings of then, or another --out")
+        raise DataError(f"the search in {folder} has {'; '.join(differing)}", "give the settings of then, or another --out")
     study.set_user_attr("fixed", wanted)

@@ -1,6 +1,7 @@
 """A search: how many trials, which settings, what happens to trials that fail and to those whose workers die."""
 
 import json
+import math
 import multiprocessing
 import threading
 import time
@@ -141,17 +142,33 @@ def test_a_training_that_is_not_finite_ends_its_trial_only(tmp_path, monkeypatch
     study = run(tmp_path, trials=2)
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
     assert "not finite" in study.trials[0].user_attrs["reason"]
-    with pytest.raises(DataError, match="no trial of"):
+    with pytest.raises(DataError, match=f"no trial of the search in {tmp_path} is complete"):
         export_best(study, tmp_path)
 
 
-def test_other_settings_and_spaces_that_cannot_be_are_refused(hill, tmp_path):
+def test_a_study_with_other_settings_is_refused(hill, tmp_path):
     run(tmp_path, trials=1)
-    with pytest.raises(DataError, match="steps 600 there, 7 here"):
+    with pytest.raises(DataError, match=f"the search in {tmp_path} has steps 600 there, 7 here"):
         search(TrainSettings(seed=5, steps=7), [], [], out=tmp_path, space=SPACE, trials=1)
-    for space in ({"network": (0.0, 1.0)}, {"learning_rate": (1.0, 0.1)}, {"nonsense": (0.0, 1.0)}):
-        with pytest.raises(DataError, match="cannot be searched"):
-            search(SETTINGS, [], [], out=tmp_path / "other", space=space)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"network": (0.0, 1.0)}, "network cannot be searched"),
+        ({"learning_rate": (1.0, 0.1)}, "learning_rate cannot be searched"),
+        ({"nonsense": (0.0, 1.0)}, "nonsense cannot be searched"),
+        ({"learning_rate": 0.1}, "learning_rate cannot be searched over 0.1"),
+        ({"learning_rate": ["a", "b"]}, "learning_rate cannot be searched"),
+        ({"learning_rate": [0.1, math.inf]}, "learning_rate cannot be searched"),
+        ({"learning_rate": [0, 0.1]}, "learning_rate is 0; give a number greater than 0"),
+        ({"warmup": [0.5, 2.0]}, "warmup is 2.0; give a number between 0 and 1"),
+    ],
+)
+def test_spaces_that_cannot_be_are_refused_before_the_first_trial(space, words, hill, tmp_path):
+    with pytest.raises(DataError, match=words):
+        search(SETTINGS, [], [], out=tmp_path, space=space)
+    assert not hill.calls and not list(tmp_path.iterdir())
 
 
 def test_a_worker_that_is_slow_to_store_its_result_keeps_its_trial(hill, tmp_path, monkeypatch):
