@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-from collections.abc import Mapping
+import signal
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from tqdm import tqdm
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
 from helpers.cli.train import CohortOptions, open_cohort, parts_of
+from helpers.training import EXIT_STATUS, Interrupted
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import SPACE, check_space, export_best, search
 
@@ -56,12 +60,21 @@ def run(
     options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space), "storage": storage}
     context = multiprocessing.get_context("spawn")
     words = (search_workers, settings, training, validation, options)
-    others = [context.Process(target=_work, args=(number, *words)) for number in range(1, search_workers)]
-    for process in others:
-        process.start()
-    study = _work(0, *words)
-    for process in others:
-        process.join()
+    others = [context.Process(target=_work_apart, args=(number, *words)) for number in range(1, search_workers)]
+    with _interruptible():
+        try:
+            for process in others:
+                process.start()
+            study = _work(0, *words)
+            for process in others:
+                process.join()
+        except BaseException:  # else the others would go on
+            running = [process for process in others if process.is_alive()]
+            for process in running:
+                process.terminate()  # it saves its training first
+            for process in running:
+                process.join()
+            raise
     best = export_best(study, out)
     drawn = ", ".join(f"{name} {value:.3g}" for name, value in study.best_params.items())
     print(f"best mean validation Dice {study.best_value:.4f} with {drawn}\n{best}")
@@ -69,6 +82,29 @@ def run(
     if failed:
         raise DataError(f"the search is complete, but {' and '.join(failed)} died on the way", "look at what it printed above")
     return 0
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise `Interrupted` at SIGTERM between trainings too, such as while other workers end their trials."""
+
+    def stop(*_: Any) -> None:
+        raise Interrupted("stopped as told; the same command goes on with the search")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _work_apart(*words: Any) -> None:
+    """Work on the study in a process of its own, which ends without a traceback when it is told to stop."""
+    try:
+        with _interruptible():
+            _work(*words)
+    except (Interrupted, KeyboardInterrupt):
+        sys.exit(EXIT_STATUS)
 
 
 def _work(number: int, workers: int, settings: TrainSettings, training: list, validation: list, options: Mapping) -> Any:

@@ -3,6 +3,8 @@
 import json
 import math
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from types import SimpleNamespace
@@ -250,3 +252,25 @@ def test_the_command_searches_with_real_trainings_and_tells_of_dead_workers(tmp_
     monkeypatch.setattr("multiprocessing.get_context", lambda kind=None: context if kind else real())
     assert main([*words, "--search-workers", "2"]) == 1
     assert "worker 1 with status -9 died" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_first_worker_stops_the_others_too(number, tmp_path, monkeypatch, capfd):
+    def work(worker, *_):
+        if worker == 0:
+            while not (tmp_path / "other").exists():
+                time.sleep(0.05)
+            os.kill(os.getpid(), number)
+        (tmp_path / "other").touch()
+        time.sleep(60)
+
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr("helpers.cli.tune.multiprocessing.get_context", lambda kind: context)
+    monkeypatch.setattr("helpers.cli.tune.open_cohort", lambda *arguments, **options: (None, SimpleNamespace(sha256=""), None))
+    monkeypatch.setattr("helpers.cli.tune.parts_of", lambda *arguments: ([], []))
+    monkeypatch.setattr("helpers.cli.tune._work", work)
+    before = signal.getsignal(signal.SIGTERM)
+    status = main(["tune", "--cohort", str(tmp_path), "--out", str(tmp_path / "out"), "--search-workers", "2"])
+    assert status == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert not multiprocessing.active_children() and signal.getsignal(signal.SIGTERM) == before
+    assert "Traceback" not in capfd.readouterr().err
