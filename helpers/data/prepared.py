@@ -156,13 +156,13 @@ class PreparedFile:
 
     def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
         """Read part of the label map, uint8 (x, y, z); `DataError` where the case has no reference."""
-        self._need_classes()
+        self.need_classes()
         return self._handle.get_slice("classes")[tuple(slices)].numpy().copy()
 
     def voxel_count(self, region: str) -> int:
         """How many voxels of TC, WT, ET or "brain" the file lists: 0 where the region is empty, `TABLE` at most."""
         if region != BRAIN:
-            self._need_classes()
+            self.need_classes()
         return self._handle.get_slice(f"voxels_{region}").get_shape()[0]
 
     def voxel(self, region: str, index: int) -> tuple[int, int, int]:
@@ -175,7 +175,8 @@ class PreparedFile:
         image = self._handle.get_tensor("image").numpy().copy()
         return Prepared(self.identifier, image, classes, self.affine, self.native_shape, self.native_affine, self.settings)
 
-    def _need_classes(self) -> None:
+    def need_classes(self) -> None:
+        """Raise `DataError` if the case has no reference."""
         if not self.has_classes:
             raise DataError(f"{self.path} has no reference label map", "training needs cases with one")
 

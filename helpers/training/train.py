@@ -222,6 +222,7 @@ def model_card(settings: TrainSettings, patches: Dataset, validation: Sequence[P
         raise DataError("a case is in both the training and the validation part", "make the split again")
     wanted = asdict(files[0].settings)
     for file in files:
+        file.need_classes()
         if asdict(file.settings) != wanted:
             raise DataError(f"{file.path} was prepared with other settings than {files[0].path}", "prepare the cohort again")
     if not own and {**wanted, **patches.preprocessing} != wanted:

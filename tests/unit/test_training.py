@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +28,7 @@ from helpers.cli import main
 from helpers.cli.options import call
 from helpers.cli.train import choose_folders
 from helpers.data.patches import draw_centre, pad_patch, patch_slices
-from helpers.data.prepared import PreparedFile, PreprocessSettings
+from helpers.data.prepared import PreparedFile, PreprocessSettings, save_prepared
 from helpers.data.preprocess import prepare_cohort
 from helpers.models.checkpoints import load_card, load_checkpoint
 from helpers.models.networks import build_network
@@ -516,6 +516,16 @@ def test_a_finished_training_is_not_done_again_and_other_workers_are_no_other_tr
     again = run(prepared, tmp_path, workers=1, resume="auto", callbacks=[PrintValidation(lines.append)])
     assert lines == []
     assert again.history.equals(first.history) and again.best_dice == first.best_dice and again.checkpoint.is_file()
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_a_case_without_a_reference_is_named_before_the_first_step(part, prepared, tmp_path):
+    case = replace(PreparedFile(prepared[part]).load(), identifier="Bare_000", classes=None)
+    files = list(prepared)
+    files[part] = save_prepared(tmp_path / "bare.safetensors", case)
+    with pytest.raises(DataError, match="bare.safetensors has no reference label map"):
+        run(files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 class Send(Callback):
