@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks import copy_model_state
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import nn
@@ -306,8 +305,11 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     Raises
     ------
     DataError
-        If the file cannot be read without unpickling code, or less than half of its tensors fit; nothing is changed then.
+        If there is no such file, it cannot be read without unpickling code, or less than half of its tensors fit; nothing is
+        changed then.
     """
+    if not path.is_file():
+        raise DataError(f"the pretrained weights {path} do not exist", "check the path")
     own = network.state_dict()
     try:
         if path.suffix == ".safetensors":
@@ -320,12 +322,12 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     while inner := [content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)]:
         content = inner[0]
     tensors = {_own_name(key, own): value for key, value in content.items() if torch.is_tensor(value)}
-    state, taken, _ = copy_model_state(own, tensors)
+    taken = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
     if len(taken) < max(1, len(tensors) / 2):
         problem = f"{path} does not fit {type(network).__name__}: {len(taken)} of its {len(tensors)} tensors match"
         raise DataError(problem, "build the network that it was saved from, and save its state_dict")
-    network.load_state_dict(state)
-    return taken
+    network.load_state_dict(taken, strict=False)
+    return [*taken]
 
 
 def _own_name(key: str, own: Mapping[str, torch.Tensor]) -> str:

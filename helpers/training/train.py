@@ -123,7 +123,7 @@ def train(
         timer = StepTimer(timedelta(minutes=settings.minutes) if settings.minutes else None, verbose=False)
         history, last = History(out), ResumableCheckpoint(folder / CHECKPOINT, settings.save_every)
         network = build_network(settings.network, **settings.arguments)
-        if settings.pretrained:
+        if settings.pretrained and not state:
             load_pretrained(network, Path(settings.pretrained))
         module = SegmentationModule(network, settings, card, timer)
         if state and state["callbacks"]["ResumableCheckpoint"]["finished"]:

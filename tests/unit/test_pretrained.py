@@ -80,7 +80,9 @@ def test_files_that_hold_code_or_nothing_are_refused(tmp_path, capsys):
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "text.safetensors").write_text("no weights")
     torch.save({"epoch": 3}, tmp_path / "other.pt")
-    for name in ("trap.pt", "empty.pt", "text.safetensors", "other.pt", "absent.pt"):
+    for name in ("trap.pt", "empty.pt", "text.safetensors", "other.pt"):
         with pytest.raises(DataError, match=name):
             load_pretrained(unet(), tmp_path / name)
+    with pytest.raises(DataError, match=r"absent.pt do not exist; check the path"):
+        load_pretrained(unet(), tmp_path / "absent.pt")
     assert capsys.readouterr().out == ""

@@ -630,7 +630,13 @@ def test_a_training_may_start_from_the_weights_of_another(prepared, tmp_path):
     with pytest.raises(DataError, match=r"best.safetensors does not fit UNet: \d+ of its"):
         run(prepared, tmp_path / "other", **changes, arguments={"channels": (8, 16)})
     foreign = before.checkpoint.rename(tmp_path / "foreign.safetensors")
-    assert run(prepared, tmp_path / "again", **{**changes, "pretrained": str(foreign)}).best_dice == after.best_dice
+    changes["pretrained"] = str(foreign)
+    assert run(prepared, tmp_path / "again", **changes).best_dice == after.best_dice
+    with pytest.raises(Interrupted):
+        run(prepared, tmp_path / "cut", **{**changes, "steps": 4}, callbacks=[Send(signal.SIGTERM, step=2)])
+    foreign.unlink()
+    assert run(prepared, tmp_path / "again", **changes, resume="auto").best_dice == after.best_dice
+    assert run(prepared, tmp_path / "cut", **{**changes, "steps": 4}, resume="auto").steps == 4, "the file was needed once"
 
 
 def test_tensorboard_shows_every_step(prepared, tmp_path):
