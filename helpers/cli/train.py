@@ -52,7 +52,7 @@ class CohortOptions:
     Attributes
     ----------
     cohort : Path
-        Folder of the cohort, or phantom-stream for endless new phantoms; on SageMaker SM_CHANNEL_TRAINING.
+        Folder of the cohort; train also takes phantom-stream, endless new phantoms. On SageMaker SM_CHANNEL_TRAINING.
     format : str
         Dataset format of the cohort, such as brats2021, brats2023 or msd.
     labels : str
@@ -153,8 +153,11 @@ def open_cohort(
         Prepared files of the cases outside the test part.
     """
     cohort = source.cohort or _from_environment("cohort", "SM_CHANNEL_TRAINING")
+    if str(cohort) == STREAM:
+        raise DataError(f"{STREAM} has no cases to split", "give the folder of a cohort; only train takes the stream")
     cases = discover(cohort, source.format, labels=source.labels, patients=source.patients)
-    report = check_cohort(cases, workers=settings.workers or None)
+    workers = settings.workers or None
+    report = check_cohort(cases, workers=workers)
     for line in (*(f"{fault.severity}: {fault}" for fault in report.faults), *report.notes):
         print(line)
     usable, path = report.usable, work / "splits.json"
@@ -166,7 +169,7 @@ def open_cohort(
         save_splits(path, manifest)
     outside = {name for fold in manifest.folds for name in fold}
     wanted = [case for case in usable if case.identifier in outside]
-    prepared = prepare_cohort(wanted, work / "prepared", PreprocessSettings(spacing=(source.spacing,) * 3))
+    prepared = prepare_cohort(wanted, work / "prepared", PreprocessSettings(spacing=(source.spacing,) * 3), workers=workers)
     for sentence in prepared.faults.values():
         print(f"not prepared: {sentence}")
     return {case.identifier: case for case in usable}, manifest, prepared.paths

@@ -74,7 +74,8 @@ class TrainSettings:
     device : str
         auto takes a GPU if there is one.
     workers : int
-        Processes that load patches ahead; 0 loads them between the steps.
+        Processes that load patches ahead; 0 loads them between the steps. As many cases of a cohort are checked and prepared
+        at a time; with 0, one for each core.
     save_every : int
         Steps between checkpoints to resume from, besides those around validations and at SIGTERM or Ctrl-C.
     logger : str

@@ -26,7 +26,7 @@ from brats_cohort.splits import load_splits
 from brats_cohort.testing import case_arrays, write_case
 from helpers.cli import main
 from helpers.cli.options import call
-from helpers.cli.train import choose_folders
+from helpers.cli.train import CohortOptions, choose_folders, open_cohort
 from helpers.data.patches import draw_centre, pad_patch, patch_slices
 from helpers.data.prepared import PreparedFile, PreprocessSettings, save_prepared
 from helpers.data.preprocess import prepare_cohort
@@ -378,6 +378,27 @@ def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
     write_case(tmp_path / "cohort", "Case_007", seed=7)
     assert main([*words, *small]) == 1
     assert "does not know case Case_007" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_prepare_the_cohort_too(workers, tmp_path, monkeypatch):
+    for number in range(5):
+        write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
+    given = []
+
+    def watched(*arguments, workers, **options):
+        given.append(workers)
+        return prepare_cohort(*arguments, workers=workers, **options)
+
+    monkeypatch.setattr("helpers.cli.train.prepare_cohort", watched)
+    open_cohort(CohortOptions(tmp_path / "cohort"), small_settings(workers=workers), work=tmp_path / "out")
+    assert given == [workers or None], "one for each core unless told"
+
+
+@pytest.mark.parametrize("command", ["tune", "crossvalidate"])
+def test_a_stream_has_no_folds(command, tmp_path, capsys):
+    assert main([command, "--cohort", "phantom-stream", "--out", str(tmp_path)]) == 1
+    assert "phantom-stream has no cases to split; give the folder of a cohort" in capsys.readouterr().err
 
 
 TINY = {"arguments": {"channels": (4, 8), "num_res_units": 1}, "patch": (8, 8, 8), "batch": 4, "steps": 4, "validate_every": 2}
