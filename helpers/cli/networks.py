@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.models.networks import NETWORKS, build_network
+from helpers.models.networks import NETWORKS, build_network, check_patch
 
 EDGES: dict[int, int] = {2: 256, 3: 128}
 """Edge of the input for which operations are counted, by number of dimensions, unless one is given."""
@@ -48,6 +48,7 @@ def run(
     for name in network:
         for kind in setting:
             arguments = {"spatial_dims": spatial_dims, **(PUBLISHED[name] if kind == "published" else {})}
+            check_patch((edge,) * spatial_dims, name, **arguments)
             parameters, gflop = describe_network(build_network(name, **arguments), size=(edge,) * spatial_dims)
             row = {"network": name, "setting": kind, "parameters M": f"{parameters / 1e6:.2f}"}
             rows.append(row | {f"GFLOP {edge}{'²' if spatial_dims == 2 else '³'}": f"{gflop:.1f}"})

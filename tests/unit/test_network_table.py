@@ -28,3 +28,9 @@ def test_the_table_lists_each_network_and_setting(capsys):
         [name, setting] for name in ("unet", "swin_unetr") for setting in ("laptop", "published")
     ]
     assert "GFLOP 64²" in table
+
+
+@pytest.mark.parametrize("edge", [100, 8, -16])
+def test_an_edge_that_a_network_cannot_take_is_a_sentence(edge, capsys):
+    assert main(["networks", "--network", "unet", "--edge", str(edge)]) == 1
+    assert f"patches of {edge}x{edge}x{edge} voxels; take multiples of 8" in capsys.readouterr().err
