@@ -11,7 +11,7 @@ import torch
 
 from brats_cohort.files import DataError
 from helpers.evaluation.postprocess import PostProcessing
-from helpers.models.networks import NETWORKS, check_patch
+from helpers.models.networks import GRID, NETWORKS, check_patch
 from helpers.workspace import pick_device
 
 FREE = frozenset({"workers", "save_every", "logger"})
@@ -132,6 +132,10 @@ class TrainSettings:
         if self.batch % self.accumulate:
             problem = f"a batch of {self.batch} patches has no {self.accumulate} equal parts"
             raise DataError(problem, "change batch or accumulate")
+        for name, usual in GRID.items():
+            if self.arguments.get(name, usual) != usual:
+                problem = f"{self.network} cannot train with {name} {self.arguments[name]}, as cases have {usual}"
+                raise DataError(problem, f"leave {name} out of the arguments")
         check_patch(self.patch, self.network, **self.arguments)
 
     @property

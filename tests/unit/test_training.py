@@ -292,6 +292,9 @@ def test_mistakes_in_the_parts_are_refused(prepared, tmp_path):
         ({"precision": "16"}, "precision"),
         ({"patch": (20, 20, 20)}, "multiples of"),
         ({"seed": -1}, "seed is -1"),
+        ({"arguments": {"in_channels": 3}}, "in_channels 3, as cases have 4; leave in_channels out"),
+        ({"arguments": {"out_channels": 4}}, "out_channels 4, as cases have 3"),
+        ({"arguments": {"spatial_dims": 2}, "patch": (64, 64)}, "spatial_dims 2, as cases have 3"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, words):
