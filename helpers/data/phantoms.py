@@ -25,7 +25,7 @@ from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
 from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE
 from helpers.data.patches import draw_patch
-from helpers.data.prepared import Prepared, PreprocessSettings, save_prepared
+from helpers.data.prepared import Prepared, PreprocessSettings, is_intact, save_prepared
 from helpers.data.preprocess import one_thread, preprocess_image
 
 PATCH = 1
@@ -139,9 +139,12 @@ class PhantomStream(Dataset):
 
 
 def held_out_phantoms(folder: Path, count: int, *, spacing: int = 2) -> list[Path]:
-    """Write the first `count` of the prepared phantoms that no stream ever shows, and return their files."""
-    made = (prepare_phantom(HELD_OUT_SEED, index, spacing=spacing) for index in range(count))
-    return [save_prepared(Path(folder) / f"{each.identifier}.safetensors", each) for each in made]
+    """Write the first `count` of the prepared phantoms that no stream ever shows, keep those there, and return their files."""
+    paths = [Path(folder) / f"HeldOut-{index:05d}-{spacing}mm-v{RANDOMISED_VERSION}.safetensors" for index in range(count)]
+    for index, path in enumerate(paths):
+        if not is_intact(path):
+            save_prepared(path, prepare_phantom(HELD_OUT_SEED, index, spacing=spacing))
+    return paths
 
 
 @one_thread()

@@ -129,6 +129,23 @@ def test_held_out_phantoms_are_files_that_no_stream_shows(tmp_path):
         StreamSettings(seed=HELD_OUT_SEED)
 
 
+def test_held_out_phantoms_are_made_once_for_each_grid(tmp_path, monkeypatch):
+    (path,) = held_out_phantoms(tmp_path, 1, spacing=4)
+    kept = path.stat().st_mtime_ns
+    made = []
+
+    def watched(*arguments, **options):
+        made.append(options)
+        return PreparedFile(path).load()
+
+    monkeypatch.setattr("helpers.data.phantoms.prepare_phantom", watched)
+    assert held_out_phantoms(tmp_path, 1, spacing=4) == [path] and path.stat().st_mtime_ns == kept and not made
+    (other,) = held_out_phantoms(tmp_path, 1, spacing=2)
+    assert other != path and made == [{"spacing": 2}]
+    monkeypatch.setattr("helpers.data.phantoms.RANDOMISED_VERSION", -1)
+    assert held_out_phantoms(tmp_path, 1, spacing=4) != [path] and len(made) == 2
+
+
 @pytest.mark.parametrize("wrong", [{"spacing": 3}, {"pool": 0}, {"lanes": 0}, {"patches_per_case": 0}])
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
