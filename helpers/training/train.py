@@ -113,7 +113,8 @@ def train(
     patches = _patches(settings, training)
     card = model_card(settings, patches, validation, split_hash)
     options = {"accelerator": pick_device(settings.device), "precision": choose_precision(settings)}
-    with _locked(folder), _quiet(), torch.random.fork_rng():  # the caller's random state stays as it was
+    gpus = [torch.cuda.current_device()] if options["accelerator"] == "cuda" else []
+    with _locked(folder), _quiet(), torch.random.fork_rng(gpus):  # the caller's random state stays as it was
         torch.manual_seed(settings.seed)
         state = _read_checkpoint(folder / CHECKPOINT, identity(settings, card)) if resume == "auto" else {}
         if not state:

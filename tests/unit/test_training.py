@@ -200,6 +200,11 @@ def test_same_seed_same_weights_and_the_callers_random_state_is_kept(prepared, t
     assert not all(torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
 
 
+def test_a_training_on_the_cpu_leaves_the_gpus_of_the_machine_alone(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert run(prepared, tmp_path, device="cpu").steps == 4
+
+
 def test_history_and_card_tell_what_happened(prepared, tmp_path, capsys):
     lines = []
     result = train(
