@@ -28,13 +28,14 @@ from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from brats_cohort.files import DataError, write_atomically
+from brats_cohort.files import DataError
 from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
 from helpers.models.checkpoints import RELEASED, ModelCard, load_card, save_checkpoint
 from helpers.models.networks import build_network, channels_last
+from helpers.training.callbacks import DurableIO
 from helpers.training.loss import RegionLoss
 
 SAVE_EVERY = 180.0
@@ -186,8 +187,8 @@ def train(
         if time.time() - saved > SAVE_EVERY or step + 1 == last:
             saved, seconds = time.time(), time.time() - began
             state = {key: part.state_dict() for key, part in parts.items()}
-            with write_atomically(path) as temporary:
-                torch.save(state | {"identity": identity, "step": step + 1, "seconds": seconds, "loss": recent}, temporary)
+            state |= {"identity": identity, "step": step + 1, "seconds": seconds, "loss": recent}
+            DurableIO().save_checkpoint(state, path)
             print(f"{name}: step {step + 1} of {recipe.steps}, {seconds:.0f} s, loss {recent:.3f}", flush=True)
     facts = {**asdict(recipe), "minutes": round(seconds / 60, 1), "whole_cohort_hash": batches.streams[1].fingerprint}
     if start:

@@ -35,6 +35,16 @@ def _own_folders(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 200 kB, as if the disk were full then."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.fixture(autouse=True)
 def _close_figures():
     """Figures that a test leaves open do not pile up."""

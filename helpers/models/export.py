@@ -8,6 +8,7 @@ the steps that MONAI has no transform for (`helpers.evaluation.bundle`) come wit
 from __future__ import annotations
 
 import copy
+import io
 import json
 import shutil
 import warnings
@@ -48,10 +49,9 @@ class Probabilities(nn.Module):
 
 def export_program(path: Path, network: nn.Module, card: ModelCard) -> Path:
     """Write a ``.pt2`` file of torch.export, which `torch.export.load` reads without this package, and the card beside it."""
-    with write_atomically(path) as temporary:
-        partial = temporary.with_suffix(".pt2")  # torch insists on the ending
-        torch.export.save(_program(network, card), partial, extra_files={"card.json": json.dumps(asdict(card))})
-        partial.replace(temporary)
+    content = io.BytesIO()
+    torch.export.save(_program(network, card), content, extra_files={"card.json": json.dumps(asdict(card))})
+    _write_bytes(path, content)
     return _write_card(path, card)
 
 
@@ -111,12 +111,20 @@ def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:
     (folder / "configs" / "metadata.json").write_text(json.dumps(described, indent=2) + "\n")
     (folder / "models").mkdir()
     (folder / "models" / "model.json").write_text(json.dumps(asdict(card), indent=2) + "\n")
-    torch.save(network.state_dict(), folder / "models" / "model.pt")  # tensors only: torch loads them with weights_only
+    content = io.BytesIO()
+    torch.save(network.state_dict(), content)  # tensors only: torch loads them with weights_only
+    _write_bytes(folder / "models" / "model.pt", content)
     (folder / "docs").mkdir()
     for name, target in (("MODEL_CARD.md", "docs/README.md"), ("LICENSE", "LICENSE")):
         if (REPOSITORY / name).is_file():
             shutil.copyfile(REPOSITORY / name, folder / target)
     return folder
+
+
+def _write_bytes(path: Path, content: io.BytesIO) -> None:
+    """Write what torch has saved in memory: if it writes to a disk that is full, it raises a RuntimeError of its own."""
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _write_card(path: Path, card: ModelCard) -> Path:

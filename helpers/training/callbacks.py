@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -164,12 +165,15 @@ class ResumableCheckpoint(Checkpoint):
 class DurableIO(TorchCheckpointIO):
     """Write a checkpoint so that at every moment the file is the one before or this one, also when power fails.
 
-    Lightning writes to the temporary folder and moves the file, which may be a copy.
+    Lightning writes to the temporary folder and moves the file, which may be a copy. To a file of its own, torch would write
+    until the disk is full and then raise a RuntimeError.
     """
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
         with write_atomically(Path(path), durable=True) as temporary:
-            torch.save(checkpoint, temporary)
+            temporary.write_bytes(content.getbuffer())
 
 
 class PrintValidation(Callback):

@@ -1,4 +1,4 @@
-"""The transforms of an exported bundle read every layout as `predict` does."""
+"""The transforms of an exported bundle read every layout as `predict` does; an export that has no room is a sentence."""
 
 import json
 from dataclasses import asdict
@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from brats_cohort.cases import discover, read_image
+from brats_cohort.files import DataError
 from brats_cohort.nifti import write_volume
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.evaluation.bundle import PrepareSessiond, list_sessions
 from helpers.models.checkpoints import ModelCard
+from helpers.models.export import export_bundle, export_program
+from helpers.models.networks import build_network
 
 
 @pytest.fixture
@@ -38,3 +41,13 @@ def test_channels_and_names_are_those_of_the_cohort(prepare, tmp_path, layout):
     assert [item["image"].meta["filename_or_obj"] for item in items] == [f"{case.identifier}.nii.gz" for case in cases]
     for case, item in zip(cases, items, strict=True):
         assert np.array_equal(item["scan"].numpy(), read_image(case)[0])
+
+
+@pytest.mark.parametrize(("export", "name"), [(export_bundle, "bundle/models/model.pt"), (export_program, "model.pt2")])
+def test_a_model_for_which_the_disk_has_no_room_is_a_sentence(tmp_path, full_disk, export, name):
+    arguments = {"channels": (16, 128), "num_res_units": 0}
+    card = ModelCard("unet", arguments, {"spacing": (2.0, 2.0, 2.0), "normalise": "zscore"}, (32, 32, 32))
+    path = tmp_path / name
+    with pytest.raises(DataError, match=rf"{path.name} cannot be written .*make room"):
+        export(tmp_path / name.partition("/")[0], build_network("unet", **arguments), card)
+    assert not path.exists()

@@ -33,7 +33,7 @@ from helpers.data.preprocess import prepare_cohort
 from helpers.models.checkpoints import load_card, load_checkpoint
 from helpers.models.networks import build_network
 from helpers.training import Interrupted, module
-from helpers.training.callbacks import EMA, PrintValidation
+from helpers.training.callbacks import EMA, DurableIO, PrintValidation
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset, StepBatches
 from helpers.training.loss import RegionLoss
 from helpers.training.module import END, START, NonFiniteError, learning_rate_share, non_finite
@@ -674,6 +674,15 @@ def test_tensorboard_shows_every_step(prepared, tmp_path):
     losses = [(event.step, event.value) for event in curves.Scalars("train_loss")]
     np.testing.assert_allclose(losses, result.history[["step", "train_loss"]], rtol=1e-6)
     assert [event.step for event in curves.Scalars("dice_mean")] == [2, 4]
+
+
+def test_a_checkpoint_for_which_the_disk_has_no_room_is_a_sentence(tmp_path, full_disk):
+    path = tmp_path / "last.ckpt"
+    DurableIO().save_checkpoint({"step": 1}, path)
+    with pytest.raises(DataError, match=r"last\.ckpt cannot be written .*make room"):
+        DurableIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_bf16_trains(prepared, tmp_path):
