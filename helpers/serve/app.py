@@ -27,7 +27,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from brats_cohort.files import DataError
+from brats_cohort.files import DataError, out_of_memory
 from helpers.serve import handler
 from helpers.serve.decode import MB, BadRequest, Limits, limits_from
 
@@ -93,9 +93,9 @@ class Server:
             return _text(error.status, str(error))
         except ClientDisconnect:
             return _text(400, "the connection ended before the body did")
-        except MemoryError:
-            return _text(503, "there is not enough memory at the moment; ask again or send a smaller case", retry=True)
-        except Exception:
+        except Exception as error:
+            if out_of_memory(error):
+                return _text(503, "there is not enough memory at the moment; ask again or send a smaller case", retry=True)
             log.exception("a request failed")
             return _text(500, "the model failed on this request; the log of the endpoint says why")
 

@@ -19,6 +19,7 @@ from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import (
     predict_case,
+    predict_cases,
     predict_image,
     predict_prepared,
     window_size,
@@ -106,6 +107,17 @@ def test_msd_files_with_four_channels_give_a_3d_label_map(tmp_path, oracle):
     path = write_prediction(tmp_path / "seg.nii.gz", predict_case(oracle, make_card(), case))
     assert nib.load(path).shape == (24, 28, 20)
     np.testing.assert_array_equal(np.unique(np.asarray(nib.load(path).dataobj)), [0, 1, 2, 3])
+
+
+def test_a_case_too_large_for_the_memory_is_no_bad_file_and_the_others_go_on(tmp_path):
+    class Large(Oracle):
+        def forward(self, image):
+            return super().forward(image if image.shape[-1] < 32 else torch.empty(2**55))
+
+    cases = [known_case(tmp_path, "Case_001", shape=(24, 28, 40)), known_case(tmp_path, "Case_002")]
+    first, second = (outcome for _, outcome in predict_cases(Large().eval(), make_card(), cases, folder=tmp_path / "out"))
+    assert (first.file, first.problem) == ("", "there is not enough memory for it")
+    np.testing.assert_array_equal(second.classes, read_classes(cases[1])[0])
 
 
 def test_windows_cover_what_fits():

@@ -167,4 +167,5 @@ def test_any_exception_of_a_case_becomes_its_fault_line(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.data.preprocess.preprocess_case", fail)
     result = prepare_cohort(cases, tmp_path / "out", progress=False)
     assert list(result.paths) == ["Case_0", "Case_2"]
-    assert result.faults == {"Case_1": "Case_1: there is not enough memory for it; work on fewer cases at a time (workers)"}
+    remedy = "work on fewer cases at a time (workers), or on a device with more memory"
+    assert result.faults == {"Case_1": f"Case_1: there is not enough memory for it; {remedy}"}

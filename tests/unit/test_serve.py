@@ -14,6 +14,7 @@ import zipfile
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from brats_cohort.files import DataError
@@ -359,6 +360,14 @@ def test_a_full_queue_sends_the_next_away_and_an_inner_error_is_no_crash(model_d
         for answer in answers:
             refused(answer, 500, "the model failed")
             assert "no concern" not in answer.text
+
+
+def test_a_case_too_large_for_the_memory_at_the_moment_may_be_sent_again(model_dir, case, monkeypatch):
+    monkeypatch.setattr(handler, "predict_fn", lambda data, model: torch.empty(2**55))
+    with started(model_dir, Limits()) as client:
+        answer = ask(client, bodies_of(case)[NPZ])
+    refused(answer, 503, "not enough memory", "ask again")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_the_functions_work_alone(model_dir, case, expected):

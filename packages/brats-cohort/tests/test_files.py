@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_cohort.files import DataError, require_writable, write_atomically
+from brats_cohort.files import DataError, out_of_memory, require_writable, write_atomically
 from brats_cohort.nifti import open_volume, read_label_values, read_volume, write_volume
 from brats_cohort.testing import LPS
 
@@ -227,6 +227,22 @@ def test_odd_real_files_that_are_refused(name, sentence):
 def test_an_error_has_a_problem_and_a_remedy_that_travel_between_processes():
     error = pickle.loads(pickle.dumps(DataError("a; b is wrong", "mend it")))
     assert (error.problem, error.remedy, str(error)) == ("a; b is wrong", "mend it", "a; b is wrong; mend it")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 16 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError("no such file in memory"), False),
+    ],
+)
+def test_errors_that_say_that_memory_ran_out_are_known(error, expected):
+    assert out_of_memory(error) is expected
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from brats_cohort.files import DataError, printable
+from brats_cohort.files import DataError, out_of_memory, printable
 from brats_cohort.regions import MODALITIES
 
 ERROR, WARNING = "error", "warning"
@@ -89,7 +89,8 @@ def fault_of(identifier: str, error: Exception, path: Path | None = None) -> Fau
     if isinstance(error, DataError):
         problem = error.problem.replace(str(path), file) if path else error.problem
         return Fault(identifier, file, problem.removeprefix(f"case {identifier}: "), error.remedy)
-    if isinstance(error, MemoryError):
-        return Fault(identifier, file, "there is not enough memory for it", "work on fewer cases at a time (workers)")
+    if out_of_memory(error):
+        remedy = "work on fewer cases at a time (workers), or on a device with more memory"
+        return Fault(identifier, file, "there is not enough memory for it", remedy)
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return Fault(identifier, file, f"it cannot be read ({reason})", "look at the case's files, or leave the case out")

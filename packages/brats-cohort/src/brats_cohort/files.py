@@ -32,6 +32,12 @@ def named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; PyTorch raises a RuntimeError for it, on a CPU as on a GPU."""
+    said = re.search("(out of|enough|allocate) memory", str(error))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
+
+
 @contextmanager
 def without(*names: str) -> Iterator[None]:
     """Let an import find modules absent that are optional to it and would take long; afterwards they can be imported."""
