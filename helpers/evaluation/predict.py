@@ -109,8 +109,9 @@ def predict_image(
     batch, window = image[None].to(device, torch.float32), window_size(image.shape[1:], patch, multiple)
     mirrored = [axes for count in range(len(tta_axes) + 1) for axes in itertools.combinations(tta_axes, count)]
     total = torch.zeros(())
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     for axes in ([2 + axis for axis in axes] for axes in mirrored):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = sliding_window_inference(
                 batch.flip(axes), window, WINDOWS, lambda part: network(channels_last(part)), overlap=0.5, mode="gaussian"
             )

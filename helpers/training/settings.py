@@ -152,14 +152,17 @@ class TrainSettings:
 def choose_precision(settings: TrainSettings) -> str:
     """Return the precision in Lightning's words.
 
-    "auto" is bf16-mixed if there are instructions for it and they make this network faster: on a GPU, and for most networks on
-    a CPU with AVX512-BF16 or AMX. Weights, optimiser and loss stay in 32 bits.
+    "auto" is bf16-mixed if there are instructions for it and they make this network faster: on a GPU from Ampere on (a T4, V100
+    or P100 has none), and for most networks on a CPU with AVX512-BF16 or AMX. Weights, optimiser and loss stay in 32 bits.
     """
     gpu = pick_device(settings.device) == "cuda"
     if settings.precision == "16-mixed" and not gpu:
         raise DataError("precision 16-mixed needs a GPU", "take bf16-mixed or 32-true")
     if settings.precision != "auto":
         return settings.precision
-    able = torch.cpu.get_capabilities()
-    fast = NETWORKS[settings.network].cpu_bf16 and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return "bf16-mixed" if gpu or fast else "32-true"
+    if gpu:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        fast = NETWORKS[settings.network].cpu_bf16 and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"

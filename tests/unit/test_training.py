@@ -37,7 +37,7 @@ from helpers.training.callbacks import EMA, DurableIO, PrintValidation
 from helpers.training.data import CaseDataModule, CaseDataset, PatchDataset, StepBatches
 from helpers.training.loss import RegionLoss
 from helpers.training.module import END, START, NonFiniteError, learning_rate_share, non_finite
-from helpers.training.settings import TrainSettings
+from helpers.training.settings import TrainSettings, choose_precision
 from helpers.training.train import CHECKPOINT, train
 
 SMALL = {"channels": (8, 16, 32), "num_res_units": 1}
@@ -683,6 +683,13 @@ def test_a_checkpoint_for_which_the_disk_has_no_room_is_a_sentence(tmp_path, ful
         DurableIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("able", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_gpu_computes_in_bf16_only_if_it_has_instructions_for_it(monkeypatch, able, precision):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: able or including_emulation)
+    assert choose_precision(TrainSettings(device="cuda")) == precision
 
 
 def test_bf16_trains(prepared, tmp_path):
