@@ -23,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import Unicode
 from traitlets.config import Config
 
-from brats_cohort.files import DataError
+from brats_cohort.files import DataError, write_atomically
 from helpers.workspace import REPOSITORY, Workspace, load_metrics, metrics_path
 
 SERIES: tuple[str, ...] = ("01", "02", "03", "04")
@@ -260,10 +260,14 @@ def write_pages(runs: Sequence[NotebookRun], workspace: Workspace, folder: Path)
     Notebooks that an earlier call executed and this one did not stay in the index.
     """
     record, index = folder / "run.json", folder / "index.md"
-    earlier = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
+    try:
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # the first call, or what a crash left
+        earlier = []
     earlier = [run for run in earlier if run.keys() == {field.name for field in fields(NotebookRun)}]  # of this version
     every = sorted({run["name"]: run for run in [*earlier, *map(asdict, runs)]}.values(), key=lambda run: run["name"])
-    record.write_text(json.dumps(every, indent=2, default=str) + "\n", encoding="utf-8")
+    with write_atomically(record) as temporary:
+        temporary.write_text(json.dumps(every, indent=2, default=str) + "\n", encoding="utf-8")
     lines = [f"# Results: {workspace.cohort}", "For research and teaching only, not for clinical use."]
     lines += [_entry(NotebookRun(**run), workspace, folder) for run in every]
     names = [run["name"] for run in every if run["status"] != "not run"]

@@ -17,6 +17,7 @@ from brats_cohort.files import DataError
 from helpers.cli import main, run
 from helpers.cli.run import phantom_folders
 from helpers.running import (
+    NotebookRun,
     assign,
     check_range,
     execute_notebooks,
@@ -26,8 +27,9 @@ from helpers.running import (
     parse_value,
     read_parameters,
     show_number,
+    write_pages,
 )
-from helpers.workspace import REPOSITORY
+from helpers.workspace import REPOSITORY, open_workspace
 
 OUTPUTS = runpy.run_path(str(REPOSITORY / ".ci" / "outputs.py"))
 normalise, update_notebook, WIDGET_VIEW = (OUTPUTS[name] for name in ("normalise", "update_notebook", "WIDGET_VIEW"))
@@ -142,6 +144,14 @@ def test_a_later_call_keeps_what_an_earlier_one_ran(series, capsys):
     records = {record["name"]: record["status"] for record in json.loads((out / "run" / "run.json").read_text())}
     assert records["03_late"] == "ok"
     assert records["01_good"] == "ok"
+
+
+def test_a_damaged_record_of_earlier_runs_does_not_cost_the_pages(tmp_path):
+    workspace = open_workspace("phantom", data=tmp_path / "cohort", out=tmp_path)
+    (tmp_path / "run.json").write_text('[{"name": "01_')
+    index = write_pages([NotebookRun("02_b", "not run", error="needs the results of 01_a")], workspace, tmp_path)
+    assert "needs the results of 01_a" in index.read_text()
+    assert [record["name"] for record in json.loads((tmp_path / "run.json").read_text())] == ["02_b"]
 
 
 def test_a_kernel_is_this_python_with_this_checkout_and_its_figures(tmp_path):
