@@ -106,7 +106,8 @@ def run(
         cases = [replace(found, labels=convention_by_name(found.identifier, "brats2021") if labels == "auto" else labels)]
     single = out.name.lower().endswith(ENDINGS)
     if not single and out.suffix and not out.is_dir():
-        raise DataError(f"{out} is neither a .nii.gz file nor a folder", "give one of them to --out")
+        remedy = "give one of them to --out; a new folder with a dot in its name has to be made first"
+        raise DataError(f"{out} is neither a .nii.gz file nor a folder", remedy)
     if single and len(cases) > 1:
         raise DataError(f"{case} holds {len(cases)} cases", f"give a folder to --out, not the file {out}")
     refuse_to_overwrite(out, [path for each in cases for path in each.files])

@@ -116,7 +116,7 @@ def test_no_command_writes_onto_what_it_reads_or_under_an_image_s_name(tmp_path,
     for words, sentence in (
         (["predict", *files, "--out", str(t1)], "one of the files that are read"),
         (["predict", *files, "--out", str(tmp_path / "new_flair.nii.gz")], "has the name of a flair image"),
-        (["predict", *files, "--out", str(tmp_path / "new.mha")], "neither a .nii.gz file nor a folder"),
+        (["predict", *files, "--out", str(tmp_path / "new.mha")], "a new folder with a dot in its name has to be made first"),
         (["evaluate", str(label), str(label), "--json", str(label)], "one of the files that are read"),
         (["evaluate", str(cohort), str(cohort), "--csv", str(label)], "one of the files that are read"),
         (["evaluate", str(label), str(label), "--csv", str(new), "--json", str(new)], "would hold two tables"),
