@@ -552,7 +552,7 @@ def test_a_case_without_a_reference_is_named_before_the_first_step(part, prepare
     case = replace(PreparedFile(prepared[part]).load(), identifier="Bare_000", classes=None)
     files = list(prepared)
     files[part] = save_prepared(tmp_path / "bare.safetensors", case)
-    with pytest.raises(DataError, match="bare.safetensors has no reference label map"):
+    with pytest.raises(DataError, match=r"bare\.safetensors has no reference label map"):
         run(files, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -74,8 +74,8 @@ def prepare_session(
     found = _resolve(find_series(folder, study=study), overrides, say)
     taken, left, notes = choose(found, overrides)
     _require(taken, left, require)
-    for modality, series in taken.items():
-        say(f"{NAMES[modality]}: {series.label}, {series.reason}")
+    for series in taken.values():
+        say(f"{series.label} is {series.reason}")
         notes += [f"{series.label}: {warning}" for warning in series.warnings]
     images = {modality: series.read() for modality, series in taken.items()}
     reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: max(images[key].GetSpacing()))
