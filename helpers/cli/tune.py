@@ -60,7 +60,7 @@ def run(
     options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space), "storage": storage}
     context = multiprocessing.get_context("spawn")
     words = (search_workers, settings, training, validation, options)
-    others = [context.Process(target=_work_apart, args=(number, *words)) for number in range(1, search_workers)]
+    others = [context.Process(target=_work_in_process, args=(number, *words)) for number in range(1, search_workers)]
     with _interruptible():
         try:
             for process in others:
@@ -98,7 +98,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _work_apart(*words: Any) -> None:
+def _work_in_process(*words: Any) -> None:
     """Work on the study in a process of its own, which ends without a traceback when it is told to stop."""
     try:
         with _interruptible():

@@ -48,7 +48,7 @@ SPACE: dict[str, tuple[float, float]] = {
 class ReportTrial(Callback):
     """Tell Optuna the Dice of every validation, and end a training that is far behind the others.
 
-    The trial keeps that it was pruned, for a worker may die before Optuna knows it, and the training is finished then.
+    That it was pruned is kept with the trial: if the worker dies before Optuna stores the end, the training looks complete.
     """
 
     def __init__(self, trial: Trial) -> None:
@@ -202,7 +202,7 @@ def _retry() -> RetryHeartbeatStaleTrialCallback:
 
 
 def _try_again(study: optuna.Study, trial: FrozenTrial, *, counted: bool) -> None:
-    """Queue a trial again: up to `RETRIES` times if it failed, as often as it was told to stop if not `counted`."""
+    """Queue a trial again; after a failure, which is `counted`, at most `RETRIES` times."""
     if counted:
         _retry()(study, trial)
         return
@@ -212,7 +212,7 @@ def _try_again(study: optuna.Study, trial: FrozenTrial, *, counted: bool) -> Non
 
 
 def check_space(settings: TrainSettings, space: Mapping[str, Any]) -> None:
-    """Refuse a space whose names are no numbers of the settings, or that goes beyond what they may be."""
+    """Raise `DataError` unless the space has two numbers for each setting, between which the setting may lie."""
     for name, limits in space.items():
         pair = isinstance(limits, Sequence) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)
         if not isinstance(getattr(settings, name, None), float) or not pair or not -math.inf < limits[0] < limits[1] < math.inf:
