@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from statsmodels.stats.multitest import multipletests
 
 from brats_cohort.cases import discover
 from brats_cohort.checks import check_cohort
+from brats_cohort.files import write_atomically
 from brats_cohort.regions import REGIONS
 from brats_cohort.splits import SplitManifest, make_splits
 from glioma_phantom import PhantomSettings
@@ -79,10 +80,8 @@ def run_ablation(
     prepared: Mapping[str, Mapping[str, Path]],
     *,
     variants: Mapping[str, Variant] = VARIANTS,
-    folds: Sequence[int] | None = None,
-    report: Callable[[str], None] | None = None,
-) -> pd.DataFrame:
-    """Train every variant on every fold and score each fold's cases on the prepared grid.
+) -> Iterator[pd.DataFrame]:
+    """Train every variant on every fold and score each fold's cases on the prepared grid; yield the scores of each variant.
 
     Parameters
     ----------
@@ -92,30 +91,24 @@ def run_ablation(
     prepared : mapping from normalisation to mapping from identifier to Path
         Prepared files of all cases outside the test part.
     variants : mapping from name to Variant
-    folds : sequence of int, optional
-        All folds if left out.
-    report : callable, optional
-        Called with a line of text after every variant.
 
-    Returns
-    -------
+    Yields
+    ------
     DataFrame
         ``variant, fold, patient, case, region``, the columns of `helpers.evaluation.metrics.score_case`, and
         ``checkpoint``, the SHA-256 of the weights, which are not kept.
     """
-    tables = []
-    for name, variant in variants.items():
-        files = prepared[variant.normalise]
-        for fold in range(len(manifest.folds)) if folds is None else folds:
-            changed = replace(settings, **variant.changes, seed=settings.seed + fold)
-            table = _train_and_score(replace(changed, validate_every=changed.steps), manifest, files, fold)
-            tables.append(table.assign(variant=name, fold=fold))
-        if report:
-            mean = pd.concat([table for table in tables if (table["variant"] == name).all()])["dice"].mean()
-            report(f"{variant.question:15} {name:28} mean Dice {mean:.3f}")
-    scores = pd.concat(tables, ignore_index=True)
     first = ["variant", "fold", "patient", "case", "region"]
-    return scores[[*first, *scores.columns.difference(first, sort=False)]]
+    for name, variant in variants.items():
+        tables = []
+        for fold in range(len(manifest.folds)):
+            changed = replace(settings, **variant.changes, seed=settings.seed + fold)
+            changed = replace(changed, validate_every=changed.steps)
+            table = _train_and_score(changed, manifest, prepared[variant.normalise], fold)
+            tables.append(table.assign(variant=name, fold=fold))
+        scores = pd.concat(tables, ignore_index=True)
+        print(f"{variant.question:15} {name:28} mean Dice {scores['dice'].mean():.3f}")
+        yield scores[[*first, *scores.columns.difference(first, sort=False)]]
 
 
 def ablation_table(
@@ -126,7 +119,7 @@ def ablation_table(
     Parameters
     ----------
     scores : DataFrame
-        As `run_ablation` returns it.
+        What `run_ablation` yields, of the baseline and other variants.
     metric : str
         Column to compare.
 
@@ -181,23 +174,22 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--channels", type=int, nargs="+", default=(16, 32, 64))
     parser.add_argument("--repeats", type=int, default=1, help="seeds a fold; their scores are averaged patient by patient")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME",
+                        help=f"besides the baseline: {', '.join(name for name in VARIANTS if name != BASELINE)}")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=2021)
-    parser.add_argument("--csv", type=Path, help="write one row for each variant, fold, case and region here")
+    parser.add_argument("--csv", type=Path, help="write one row for each variant, fold, case and region, after every variant")
     arguments = parser.parse_args()
+    chosen = {name: VARIANTS[name] for name in (BASELINE, *arguments.variants)}
     torch.set_num_threads(max(1, arguments.workers))
     with tempfile.TemporaryDirectory() as folder:
-        scores = measure(arguments, Path(folder))
-    if arguments.csv:
-        scores.to_csv(arguments.csv, index=False)
+        scores = measure(arguments, chosen, Path(folder))
     averaged = scores.groupby(["variant", "patient", "case", "region"], as_index=False)["dice"].mean()
-    chosen = {name: VARIANTS[name] for name in arguments.variants}
     for title, part in {"mean of the regions": averaged, **{r: averaged[averaged["region"] == r] for r in REGIONS}}.items():
         print(f"\nDice, {title}\n{ablation_table(part, variants=chosen).round(4).to_string(na_rep='')}")
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> pd.DataFrame:
+def measure(arguments: argparse.Namespace, variants: Mapping[str, Variant], folder: Path) -> pd.DataFrame:
     """Scores of every variant, fold and repeat."""
     cohort = arguments.cohort or folder / "phantoms"
     if not arguments.cohort:
@@ -213,7 +205,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> pd.DataFrame:
             PreprocessSettings(spacing=(arguments.spacing,) * 3, normalise=normalise),
             workers=arguments.workers,
         ).paths
-        for normalise in {VARIANTS[name].normalise for name in arguments.variants}
+        for normalise in {variant.normalise for variant in variants.values()}
     }
     settings = TrainSettings(
         arguments={"channels": tuple(arguments.channels)},
@@ -227,10 +219,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> pd.DataFrame:
     tables, start = [], time.perf_counter()
     for repeat in range(arguments.repeats):
         again = replace(settings, seed=arguments.seed + 1000 * repeat)
-        chosen = {name: VARIANTS[name] for name in arguments.variants}
-        tables.append(run_ablation(again, manifest, prepared, variants=chosen, report=print).assign(repeat=repeat))
+        for table in run_ablation(again, manifest, prepared, variants=variants):
+            tables.append(table.assign(repeat=repeat))
+            scores = pd.concat(tables, ignore_index=True)
+            if arguments.csv:
+                with write_atomically(arguments.csv) as temporary:
+                    scores.to_csv(temporary, index=False)
     print(f"{time.perf_counter() - start:.0f} s")
-    return pd.concat(tables, ignore_index=True)
+    return scores
 
 
 if __name__ == "__main__":

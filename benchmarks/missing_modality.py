@@ -103,6 +103,8 @@ def main() -> None:
     parser.add_argument("--phantoms", type=Path, help="folder for the phantoms, which are written once")
     parser.add_argument("--cases", type=Path, help="folder of patients with references")
     arguments = parser.parse_args()
+    if not (arguments.phantoms or arguments.cases):
+        parser.error("give --phantoms, --cases or both")
     network, card = load_released()
     if arguments.phantoms:
         kinds = validation_phantoms(arguments.phantoms, each=1, spacing=int(card.spacing[0]))

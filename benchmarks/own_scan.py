@@ -13,6 +13,7 @@ import argparse
 import csv
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,20 @@ def measure(index: int, count: int, folder: Path, network: nn.Module, card: Mode
     return row | {f"{name}_mm": round(registration_error(raw, session, name), 2) for name in session.matrices}
 
 
+def summary(rows: Sequence[Mapping[str, object]]) -> str:
+    """How many sessions were prepared, how far off their series are, and what Dice the whole tumour lost."""
+    good = [row for row in rows if not row.get("failed")]
+    lines = [f"{len(good)} of {len(rows)} prepared"]
+    if good:
+        errors = [float(row[f"{name}_mm"]) for row in good for name in MODALITIES if float(row[f"{name}_mm"])]
+        lines.append(f"registration {np.mean(errors):.2f} mm on average, {max(errors):.2f} at most, "
+                     f"{sum(error > WRONG_MM for error in errors)} series further off than {WRONG_MM} mm")  # fmt: skip
+        for against in ("wt_drawn", "wt_resampled"):
+            lost = [float(row[against]) - float(row["wt_raw"]) for row in good]
+            lines.append(f"whole tumour against {against}: {np.mean(lost):.3f} Dice lost on average, {max(lost):.3f} at most")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure every session that --out does not have yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,13 +138,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
         print({name: rows[-1][name] for name in FIELDS if name in rows[-1]}, flush=True)
-    good = [row for row in rows if not row.get("failed")]
-    errors = [float(row[f"{name}_mm"]) for row in good for name in MODALITIES if float(row[f"{name}_mm"])]
-    print(f"{len(good)} of {len(rows)} prepared; registration {np.mean(errors):.2f} mm on average, {max(errors):.2f} at most, "
-          f"{sum(error > WRONG_MM for error in errors)} series further off than {WRONG_MM} mm")  # fmt: skip
-    for against in ("wt_drawn", "wt_resampled"):
-        lost = [float(row[against]) - float(row["wt_raw"]) for row in good]
-        print(f"whole tumour against {against}: {np.mean(lost):.3f} Dice lost on average, {max(lost):.3f} at most")
+    print(summary(rows))
 
 
 if __name__ == "__main__":

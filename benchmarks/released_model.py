@@ -125,6 +125,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, nargs="+", help="another model, or the members of an ensemble")
     parser.add_argument("--tta", action="store_true", help="mean over mirrored copies")
     arguments = parser.parse_args()
+    if not (arguments.phantoms or arguments.cases):
+        parser.error("give --phantoms, --cases or both")
     paths = arguments.checkpoint or ()
     network, card = load_ensemble(paths) if len(paths) > 1 else load_checkpoint(*paths) if paths else load_released()
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
