@@ -1,9 +1,9 @@
 """Learning curves of fine-tuning on few patients: ``python -m benchmarks.fine_tuning --cases FOLDER --out CSV``.
 
-Each usable case of the folder is the test case once; one, two or four of the others, in an order of their own, are learnt
-from: alone, or with as many phantoms beside the patients. With ``--pseudo-labels`` their references are not used: the network
-learns from what it predicted itself. Nothing is chosen by the test case: the learning rate is constant, an exponential moving
-average (EMA) of the weights is kept, and it is scored after every number of steps, on the prepared grid.
+Each usable case of the folder is the test case once; one, two or four cases of other patients, in an order of their own, are
+learnt from: alone, or with as many phantoms beside the patients. With ``--pseudo-labels`` their references are not used: the
+network learns from what it predicted itself. Nothing is chosen by the test case: the learning rate is constant, an exponential
+moving average (EMA) of the weights is kept, and it is scored after every number of steps, on the prepared grid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import copy
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +109,25 @@ def score(network: nn.Module, card: ModelCard, path: Path) -> dict[str, float]:
     return {region: dice(*pair) for region, *pair in zip(REGIONS, masks, truths, strict=True)}
 
 
+def others(test: str, patients: Mapping[str, str]) -> list[str]:
+    """Names of the cases of other patients in an order of their own; `patients` has the patient of every case by its name."""
+    names = [name for name, patient in patients.items() if patient != patients[test]]
+    return [names[place] for place in np.random.default_rng(list(patients).index(test)).permutation(len(names))]
+
+
+def gains(table: pd.DataFrame, patients: Mapping[str, str]) -> pd.DataFrame:
+    """Mean gain in Dice after every training, with the interval over patients; the sessions of a patient count as one."""
+    rows, before = [], table[table["step"] == 0].set_index("case")[list(REGIONS)]
+    for (size, mixed, step), part in table[table["step"] > 0].groupby(["cases", "mixed", "step"]):
+        gain = (part.set_index("case")[list(REGIONS)] - before).groupby(patients).mean()
+        row = {"cases": size, "mixed": mixed, "step": step}
+        for region in REGIONS:
+            found = bootstrap_interval(list(gain[region]))
+            row[region] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Train, score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,30 +144,26 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare_cohort(cases, Path(folder), PreprocessSettings(**card.preprocessing)).paths
+        patients = {case.identifier: case.patient for case in cases if case.identifier in prepared}
+        fewest = min((len(others(test, patients)) for test in patients), default=0)
+        if fewest < max(arguments.sizes):
+            raise SystemExit(f"a case has only {fewest} of other patients to learn from; give smaller --sizes")
         learnt = dict(prepared)
         if arguments.pseudo_labels:
             unread = Path(folder) / "predicted"
             learnt = {name: label_by_prediction(network, card, path, unread) for name, path in prepared.items()}
-        for number, test in enumerate(prepared):
-            others = [path for name, path in learnt.items() if name != test]
-            training = [others[place] for place in np.random.default_rng(number).permutation(len(others))]
+        for test in prepared:
+            training = [learnt[name] for name in others(test, patients)]
             rows.append({"cases": 0, "mixed": False, "step": 0, "case": test, **score(network, card, prepared[test])})
             for size, mixed in itertools.product(arguments.sizes, (False,) if arguments.alone else (False, True)):
                 for step, learner in fine_tune(network, card, training[:size], marks=arguments.marks, mixed=mixed):
                     found = score(learner, card, prepared[test])
                     rows.append({"cases": size, "mixed": mixed, "step": step, "case": test, **found})
                 pd.DataFrame(rows).to_csv(arguments.out, index=False)
-    table, gains = pd.DataFrame(rows), []
-    before = table[table["step"] == 0].set_index("case")
-    for (size, mixed, step), part in table[table["step"] > 0].groupby(["cases", "mixed", "step"]):
-        gain = part.set_index("case")[list(REGIONS)] - before[list(REGIONS)]
-        row = {"cases": size, "mixed": mixed, "step": step}
-        for region in REGIONS:
-            found = bootstrap_interval(list(gain[region]))
-            row[region] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-        gains.append(row)
-    print(before[list(REGIONS)].mean().round(3).to_dict(), "before; gain in Dice after:")
-    print(pd.DataFrame(gains).to_string(index=False))
+    table = pd.DataFrame(rows)
+    before = table[table["step"] == 0].set_index("case")[list(REGIONS)].groupby(patients).mean()
+    print(before.mean().round(3).to_dict(), "before; gain in Dice after:")
+    print(gains(table, patients).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,45 @@
-"""Benchmarks: what was measured is kept, and wrong options cost no work."""
+"""Benchmarks: what is learnt from is of other patients, what was measured is kept, and wrong options cost no work."""
 
 import sys
 
 import pandas as pd
 import pytest
 
-from benchmarks import ablation, missing_modality, own_scan, released_model
+from benchmarks import ablation, fine_tuning, missing_modality, own_scan, released_model
+from brats_cohort.regions import REGIONS
 from brats_cohort.testing import write_case
+
+SESSIONS = {"A-1": "A", "A-2": "A", "B-1": "B", "C-1": "C"}
+"""Patients of four cases."""
 
 
 def call(monkeypatch, module, *words):
     monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
     module.main()
+
+
+def test_fine_tuning_learns_from_no_other_session_of_the_test_patient():
+    for test, patient in SESSIONS.items():
+        found = fine_tuning.others(test, SESSIONS)
+        assert sorted(found) == [name for name, other in SESSIONS.items() if other != patient]
+
+
+def test_sessions_of_a_patient_count_as_one_in_the_gain_of_fine_tuning():
+    gained = {"A-1": 0.1, "A-2": 0.3, "B-1": 0.5, "C-1": 0.0}
+    rows = [
+        {"cases": min(step, 1), "mixed": False, "step": step, "case": case, **dict.fromkeys(REGIONS, step * gain)}
+        for step in (0, 1)
+        for case, gain in gained.items()
+    ]
+    found = fine_tuning.gains(pd.DataFrame(rows), SESSIONS)
+    assert found.loc[0, "WT"].startswith("+0.233 ")
+
+
+def test_fine_tuning_refuses_more_cases_than_there_are(monkeypatch, tmp_path):
+    for number in range(2):
+        write_case(tmp_path / "cohort", f"Case_{number}", seed=number)
+    with pytest.raises(SystemExit, match="has only 1 of other patients to learn from; give smaller --sizes"):
+        call(monkeypatch, fine_tuning, "--cases", tmp_path / "cohort", "--out", tmp_path / "table.csv", "--sizes", 1, 2)
 
 
 def test_an_ablation_keeps_the_scores_of_every_variant_and_has_the_baseline(monkeypatch, tmp_path, capsys):
