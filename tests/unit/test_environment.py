@@ -8,6 +8,7 @@ import tomllib
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -98,11 +99,22 @@ def test_conda_gets_the_same_environment():
 
 
 def test_every_line_for_conda_says_which_notebook_needs_it():
+    """Every notebook, if by way of `helpers`, or the numbered ones that import it; a process that one starts may need more."""
     text = (REPOSITORY / "environment.yml").read_text()
     lines = [line for line in text.partition("dependencies:")[2].splitlines() if re.match(r" +- (?!pip:|--constraint)", line)]
     assert len(lines) == len(FROM_INDEX) + len(PACKAGES) + len(FOR_TESTS) + 3
+    importing = {}
+    for path in sorted(REPOSITORY.glob("notebooks/*.ipynb")):
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for module in set(re.findall(r"^ *(?:from|import) (\w+)", "\n".join(cells), re.MULTILINE)):
+            for name in providers(module):
+                importing.setdefault(name, []).append(path.stem[:2])
     for line in lines:
-        assert re.search(r"# (every notebook|none|\d\d)", line), line
+        found = re.match(r" +- (?:--editable (?:packages/)?)?([\w.-]+).*# (every notebook|none|\d\d(?:, \d\d)*)", line)
+        assert found, line
+        name, needed = found.groups()
+        if name in importing and needed != "every notebook":
+            assert needed == ", ".join(importing[name]), line
 
 
 @pytest.mark.parametrize(
