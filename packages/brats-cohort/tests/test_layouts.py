@@ -187,6 +187,16 @@ def test_a_single_case_is_found_from_its_own_folder(tmp_path):
     assert [case.identifier for case in discover(tmp_path / "Case_002")] == ["Case_002"]
 
 
+def test_the_series_beside_a_prepared_session_are_no_case(tmp_path):
+    case = write_case(tmp_path, "CASE2")
+    (tmp_path / "CASE2" / "session.json").write_text("{}")
+    for modality, volume in zip(MODALITIES, read_image(case)[0], strict=True):
+        write_volume(tmp_path / "CASE2" / "series" / f"{modality}_native.nii.gz", volume, LPS)
+    for folder in (tmp_path, tmp_path / "CASE2"):
+        (found,) = discover(folder)
+        assert found.images == case.images and not found.faults
+
+
 def test_of_two_files_for_one_modality_neither_is_taken(tmp_path):
     case = write_case(tmp_path)
     write_volume(case.images["t1"].path.with_suffix(""), read_image(case)[0][3], LPS)

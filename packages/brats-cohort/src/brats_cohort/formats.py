@@ -68,7 +68,7 @@ def rows_of(table: Path, separator: str = ",") -> list[dict[str, str]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, links followed, hidden ones left out; of a folder named like a file, what is in it."""
+    """Every file below a folder, links followed; not hidden ones, nor the series as they came beside a prepared session."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -76,7 +76,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        raw = {"series"} if "session.json" in files else set()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in raw)
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
 
 
