@@ -12,6 +12,7 @@ from conftest import TIMING, save, slices
 
 from scan_session import SessionError, brain, find_series, load_session, prepare_session
 from scan_session.grid import affine_of, array_of, image_of, write_nifti
+from scan_session.recognise import one_session
 
 SHIFT = np.array([12.0, -9.0, 7.0])
 
@@ -114,6 +115,49 @@ def test_what_is_missing_is_said_with_what_was_found(tmp_path):
     assert "series 9 (ADC) is diffusion by its description" in str(caught.value) and "--t2 NUMBER" in str(caught.value)
     with pytest.raises(SessionError, match="give --out another folder"):
         prepare_session(tmp_path / "raw", tmp_path / "raw" / "case")
+
+
+def niftis(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), folder / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ([f"{who}_{kind}" for who in "AB" for kind in TIMING], "of 2 sessions, such as A_flair.nii.gz and B_flair.nii.gz"),
+        ([f"{kind}_{who}" for who in "AB" for kind in TIMING], "of 2 sessions, such as flair_A.nii.gz and flair_B.nii.gz"),
+        ([f"all/{who}/{kind}" for who in "AB" for kind in TIMING], "of 2 sessions, such as all/A/flair.nii.gz and all/B/flair"),
+        ([*(f"A_{kind}" for kind in TIMING), "B_t2", "B_flair"], "of 2 sessions, such as A_flair.nii.gz and B_flair.nii.gz"),
+        ([f"C_{who}/C_{who}_{kind}" for who in "123" for kind in TIMING], "of 3 sessions, such as C_1/C_1_flair.nii.gz and"),
+    ],
+)
+def test_nifti_files_of_several_sessions_are_refused(tmp_path, names, sentence):
+    with pytest.raises(SessionError, match=sentence):
+        prepare_session(niftis(tmp_path / "raw", names), tmp_path / "case", say=lambda text: None)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*TIMING, "derived/t1_brain", "derived/t2_brain"],
+        ["p7_t1", "p7_t2", "p7_brain_t1", "p7_brain_t2"],
+        ["T1/a_t1", "T1/a_t1ce", "T2/b_t2", "T2/b_flair"],
+        ["p_AX_T1", "p_AX_T2", "p_SAG_T1", "p_SAG_3D_T2", "p_3D_FLAIR"],
+        ["4_t1", "5_t1ce", "6_t2", "7_flair", "8_t2"],
+    ],
+)
+def test_files_of_one_session_may_have_several_names_and_folders(tmp_path, names):
+    one_session(find_series(niftis(tmp_path, names)), tmp_path)
+
+
+def test_what_is_said_names_nifti_files_and_the_record_does_not(tmp_path):
+    niftis(tmp_path / "raw", ["Doe_t1", "Doe_t2"])
+    with pytest.raises(SessionError, match=r"T1 is file 1 \(Doe_t1.nii.gz\), T2 is file 2 \(Doe_t2.nii.gz\)"):
+        prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
+    assert [one.label for one in find_series(tmp_path / "raw")] == ["file 1", "file 2"]
 
 
 def test_a_failed_registration_is_an_error_with_a_picture_and_no_case(tmp_path):

@@ -45,7 +45,7 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
     """Find every series in a folder, good ones and those with a fault, and say what each is.
 
     `study` chooses one of several sessions, counted from the oldest, 1. Raises `SessionError` if there is no image, or there
-    are images of several patients or sessions.
+    are DICOM images of several patients or sessions.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -15,7 +15,7 @@ from scan_session import brain, page
 from scan_session.errors import SessionError
 from scan_session.find import find_series
 from scan_session.grid import affine_of, array_of, matrix_of, write_nifti
-from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, which_enhances
+from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, one_session, which_enhances
 from scan_session.registration import Registration, information, register
 from scan_session.series import MODALITIES, Series
 from scan_session.session import Session
@@ -71,11 +71,14 @@ def prepare_session(
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise SessionError("the case would be written into the folder that is read", "give --out another folder")
     overrides = dict(zip(MODALITIES, (t1, t1ce, t2, flair), strict=True))
-    found = _resolve(find_series(folder, study=study), overrides, say)
+    found = find_series(folder, study=study)
+    if not all(overrides.values()):
+        one_session([series for series in found if not series.is_dicom], folder)
+    found = _resolve(found, overrides, say)
     taken, left, notes = choose(found, overrides)
     _require(taken, left, require)
     for series in taken.values():
-        say(f"{series.label} is {series.reason}")
+        say(f"{series.title} is {series.reason}")
         notes += [f"{series.label}: {warning}" for warning in series.warnings]
     images = {modality: series.read() for modality, series in taken.items()}
     reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: max(images[key].GetSpacing()))
@@ -127,8 +130,8 @@ def _require(taken: Mapping[str, Series], left: Sequence[Series], require: Seque
         missing = missing or ["t1"]
     if missing:
         wanted = " and ".join(NAMES[modality] for modality in missing)
-        there = ", ".join(f"{NAMES[modality]} is {series.label}" for modality, series in taken.items()) or "none of the four"
-        others = "; ".join(f"{one.label} {one.fault or one.reason}" for one in left) or "nothing"
+        there = ", ".join(f"{NAMES[modality]} is {series.title}" for modality, series in taken.items()) or "none of the four"
+        others = "; ".join(f"{one.title} {one.fault or one.reason}" for one in left) or "nothing"
         options = " ".join(f"--{modality} NUMBER" for modality in missing)
         raise SessionError(
             f"there is no {wanted} (found: {there}; left out: {others})", f"add it to the folder, or say {options}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -37,6 +40,8 @@ WORDS = {
     "t2": r"t2\w*",
     "t1": r"t1\w*|mp ?rage|bravo|i?r? ?f?spgr|tfe3d|vibe|mp2rage",
 }
+PLANES = {"ax", "axial", "tra", "trans", "transverse", "cor", "coronal", "sag", "sagittal", "obl", "2d", "3d"}
+"""Words before the weighting that say how one series was acquired, not whose it is."""
 AGENT = r"contrast\w*|kontrast\w*|contraste|km|gd|gado\w*|gad|mdc|inj\w*|контраст\w*"
 WITH = (rf"\+ ?(?:c|ce|k|{AGENT})|c\+|(?:t1w?)?(?:c|ce|post\w*|{AGENT})|nach|apres|dopo|despues|pos|ку|"
         r".*造影.*|.*增强.*|.*增強.*|.*조영.*")  # fmt: skip
@@ -48,6 +53,41 @@ WITHOUT = (r"pre|t1pre|t1n|\w*nativ\w*|unenhanced|vor|avant|prima|antes|wo|w o|.
 def recognise(series: Sequence[Series]) -> list[Series]:
     """Give every series its modality or the reason why it is left out."""
     return [one if one.fault else _from_header(one) if one.is_dicom else _from_name(one) for one in series]
+
+
+def one_session(series: Sequence[Series], folder: Path) -> None:
+    """Raise `SessionError` if NIfTI files below a folder are of several sessions by their names or folders.
+
+    Two names or folders are two sessions if each has at least two of the four, and both have one of them. A name that
+    begins as another, such as "p7 brain" beside "p7", is of the same session.
+    """
+    known = [one for one in series if one.modality and not one.fault]
+    parts = [one.files[0].relative_to(folder).parts[:-1] for one in known]
+    depth = 0
+    while len({part[: depth + 1] for part in parts}) == 1 and all(len(part) > depth for part in parts):
+        depth += 1
+    by_name, by_folder = defaultdict(list), defaultdict(list)
+    for one, part in zip(known, parts, strict=True):
+        by_name[_session_words(str(one.facts["Name"]))].append(one)
+        by_folder[part[depth : depth + 1]].append(one)
+    for groups in (by_folder, by_name):
+        kinds = {name: {one.modality for one in files} for name, files in groups.items()}
+        pairs = combinations(sorted(name for name in kinds if len(kinds[name]) > 1), 2)
+        apart = sorted({name for a, b in pairs if kinds[a] & kinds[b] and b[: len(a)] != a for name in (a, b)})
+        if apart:
+            first, second = (groups[name][0].files[0].relative_to(folder) for name in apart[:2])
+            raise SessionError(
+                f"the folder holds NIfTI files of {len(apart)} sessions, such as {first} and {second}",
+                "give a folder with one of them, or name its files with --t1 --t1ce --t2 --flair",
+            )
+
+
+def _session_words(name: str) -> tuple[str, ...]:
+    """What a file's name says besides its weighting: the words before it, else those after it."""
+    words = _plain(name).split()
+    place = next((at for at, word in enumerate(words) if any(_says(word, pattern) for pattern in WORDS.values())), len(words))
+    before, after = ([word for word in part if word not in PLANES] for part in (words[:place], words[place + 1 :]))
+    return tuple(before or after)
 
 
 def choose(series: Sequence[Series], overrides: Mapping[str, str | None]) -> tuple[dict[str, Series], list[Series], list[str]]:

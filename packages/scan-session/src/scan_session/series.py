@@ -66,6 +66,11 @@ class Series:
         return not self.files[0].name.lower().endswith((".nii", ".nii.gz"))
 
     @property
+    def title(self) -> str:
+        """What it is called on the screen: its label, and a NIfTI file's name, which may hold the patient's."""
+        return self.label if self.is_dicom else f"{self.label} ({self.files[0].name})"
+
+    @property
     def fingerprint(self) -> str:
         """A hash by which the series is found again; its identifiers cannot be read from it."""
         if self.is_dicom:
