@@ -304,6 +304,19 @@ def test_plain_spellings_of_the_four_names_are_read(tmp_path, names, ending):
     assert np.array_equal(read_image(case_of_files({m: s.path for m, s in case.images.items()}))[0], IMAGE)
 
 
+def test_four_files_whose_names_say_two_cases_are_a_case_with_a_warning(tmp_path):
+    one, other = (write_case(tmp_path, name, image=IMAGE, classes=CLASSES) for name in ("A", "B"))
+    files = {modality: source.path for modality, source in one.images.items()}
+    before = read_session(case_of_files(files)).warnings
+    mixed = read_session(case_of_files(files | {"t2": other.images["t2"].path})).warnings
+    (warning,) = set(mixed) - set(before)
+    assert len(mixed) == len(before) + 1 and warning.startswith(
+        "A: A_flair.nii.gz and B_t2.nii.gz are of different cases by their names"
+    )
+    unnamed = other.images["t2"].path.rename(tmp_path / "scan.nii.gz")
+    assert not case_of_files(files | {"t2": unnamed}).faults
+
+
 def test_folders_named_like_files_hold_the_file(tmp_path):
     case = write_case(tmp_path, "Case_001", image=IMAGE, classes=CLASSES)
     for number, path in enumerate(case.files):

@@ -79,7 +79,10 @@ def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patien
 
 
 def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Case:
-    """Make a case from one file for each modality, such as {"t1": Path("x_t1.nii.gz"), ...}; raises `DataError`."""
+    """Make a case from one file for each modality, such as {"t1": Path("x_t1.nii.gz"), ...}; raises `DataError`.
+
+    Names that say different cases give it a fault, a warning.
+    """
     missing = [modality for modality in MODALITIES if not files.get(modality)]
     if missing:
         raise DataError(f"no file was given for {' and '.join(missing)}", f"all of {', '.join(MODALITIES)} are needed")
@@ -87,7 +90,12 @@ def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Ca
     first = images[MODALITIES[0]].path
     role = role_of(first.name)
     name = (role[0] or first.resolve().parent.name or "case") if role else first.name.split(".nii")[0]
-    return Case(printable(name), name, "named", images, None, labels)
+    owners = {role[0]: source.path.name for source in images.values() if (role := role_of(source.path.name)) and role[0]}
+    faults = ()
+    if len(owners) > 1:
+        problem = f"{' and '.join(owners.values())} are of different cases by their names"
+        faults = (Fault(printable(name), "", problem, "make sure that all four are of one session", WARNING),)
+    return Case(printable(name), name, "named", images, None, labels, faults)
 
 
 def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[str, str]:
