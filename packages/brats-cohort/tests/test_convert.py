@@ -88,8 +88,12 @@ def test_descriptions_count_what_is_there(cohort, tmp_path, format):
 def test_folders_that_would_not_do_are_refused(cohort, tmp_path, capsys):
     assert main(["convert", str(cohort), "--to", "nnunet", "--out", str(tmp_path / "mine")]) == 1
     assert "Dataset501_Gliomas" in capsys.readouterr().err
-    assert main(["convert", str(cohort), "--to", "msd", "--out", str(cohort)]) == 1
+    assert main(["convert", str(cohort), "--to", "msd", "--out", str(cohort.parent)]) == 1
     assert "is not empty" in capsys.readouterr().err
+    for out in (cohort, cohort / "copy", cohort / NAMES[0] / ".." / "copy"):
+        assert main(["convert", str(cohort), "--to", "msd", "--out", str(out)]) == 1
+        assert "written into the cohort that is read; give --out another folder" in capsys.readouterr().err
+    assert len(discover(cohort)) == len(NAMES)
 
 
 def test_labels_of_a_foreign_nnunet_dataset_are_never_guessed(tmp_path):

@@ -163,6 +163,8 @@ def convert(
     workers
         Cases at a time; one for each core by default.
     """
+    if cohort.resolve() in (out.resolve(), *out.resolve().parents):
+        raise DataError("the copy would be written into the cohort that is read", "give --out another folder")
     cases = discover(cohort, format, labels=labels, patients=patients)
     converted, faults = convert_cohort(cases, to, out, workers=workers)
     for fault in faults:
