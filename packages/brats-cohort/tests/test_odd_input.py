@@ -438,6 +438,7 @@ def test_a_reference_is_what_is_named_so_and_others_are_said(tmp_path):
         ("T1_MPR/a.nii.gz", b"", "the nearest known ending of T1_MPR is t1"),
         ("a/b.nii.gz", b"", "1 NIfTI files, such as b.nii.gz"),
         ("x.txt", b"", "no NIfTI file, but 1 .txt; name the files"),
+        ("a/MR000000", bytes(128) + b"DICM", "but 1 without an ending; these are DICOM files: .* with predict --raw FOLDER"),
         ("dataset.json", b"", "dataset.json does not describe the channels"),
         ("dataset.json", b"{}", "does not describe the channels of MSD"),
     ],

@@ -364,6 +364,14 @@ def _volumes_of(path: Path) -> int:
     return shape[3] if len(shape) > 3 else 1
 
 
+def _is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, whatever its name."""
+    if not (path.is_file() and os.access(path, os.R_OK)):  # as a link to nowhere is not
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
 def find_cases(folder: Path, wanted: str | None = None) -> list[Case]:
     """Find the cases of one dataset format, by default of the first that fits.
 
@@ -384,8 +392,11 @@ def nothing_found(folder: Path, wanted: str | None) -> DataError:
     if not paths:
         return DataError(f"{problem}: it is empty", "give the folder that holds the cases")
     if not images:
-        endings = Counter(path.suffix.lower() or path.name for path in paths)
+        endings = Counter(path.suffix.lower() or "without an ending" for path in paths)
         found = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(4))
+        if any(map(_is_dicom, paths)):
+            remedy = "these are DICOM files: segment them with predict --raw FOLDER, or prepare them with prepare-session"
+            return DataError(f"{problem}: no NIfTI file, but {found}", remedy)
         other = next((path for path in paths if conversion(path) != conversion(Path("x"))), None)
         return DataError(f"{problem}: no NIfTI file, but {found}", conversion(other) if other else remedy)
     name = images[0].name
