@@ -73,12 +73,12 @@ def test_damaged_changed_and_absent_files_are_refused(tmp_path):
     record = json.loads(path.read_text())
     moved = {**record, "test": record["test"] + record["folds"][0][:1]}
     path.write_text(json.dumps(moved))
-    with pytest.raises(DataError, match="was changed"):
+    with pytest.raises(DataError, match="was changed after it was made; remove it and run again what made it"):
         load_splits(path)
     path.write_text("{")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match=r"damaged .*; remove it and run again what made it"):
         load_splits(path)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="does not exist; make it first, with training or notebook 01_explore_data"):
         load_splits(tmp_path / "other.json")
 
 
@@ -88,7 +88,7 @@ def test_a_patient_in_two_parts_is_refused_even_with_a_right_checksum(tmp_path):
     mixed = type(manifest)(
         manifest.format, 3, manifest.test, manifest.folds, {**manifest.patients, case: manifest.patients[other]}
     )
-    with pytest.raises(DataError, match="in two parts"):
+    with pytest.raises(DataError, match="in two parts; remove it and run again what made it"):
         load_splits(save_splits(tmp_path / "splits.json", mixed))
 
 

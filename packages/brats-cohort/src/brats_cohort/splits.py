@@ -25,6 +25,7 @@ from brats_cohort.files import DataError, named, write_atomically
 PARTS = ("train", "val", "test")
 FOLDS = 5
 """Parts into which patients are divided: one of five is the test part, and the others are divided into five again."""
+_AGAIN = "remove it and run again what made it, training or notebook 01_explore_data"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def load_splits(path: Path) -> SplitManifest:
     """Read a manifest; raises `DataError` if it is absent, damaged, changed by hand, or has a patient in two parts."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"the split {path} does not exist", "run notebook 01_explore_data, which makes it")
+        raise DataError(f"the split {path} does not exist", "make it first, with training or notebook 01_explore_data")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         manifest = SplitManifest(
@@ -121,13 +122,11 @@ def load_splits(path: Path) -> SplitManifest:
         )
         stated = record["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"the split {path} is damaged ({named(error)})", "make it again with notebook 01_explore_data"
-        ) from error
+        raise DataError(f"the split {path} is damaged ({named(error)})", _AGAIN) from error
     if stated != manifest.sha256:
-        raise DataError(f"the split {path} was changed after it was made", "make it again with notebook 01_explore_data")
+        raise DataError(f"the split {path} was changed after it was made", _AGAIN)
     seen = Counter(patient for part in (manifest.test, *manifest.folds) for patient in {manifest.patients[c] for c in part})
     shared = sorted(patient for patient, count in seen.items() if count > 1)
     if shared:
-        raise DataError(f"the split {path} has patient {shared[0]} in two parts", "make it again with notebook 01_explore_data")
+        raise DataError(f"the split {path} has patient {shared[0]} in two parts", _AGAIN)
     return manifest
