@@ -450,6 +450,13 @@ def test_a_folder_without_a_case_says_what_it_holds(tmp_path, name, content, sen
         discover(tmp_path)
 
 
+@pytest.mark.parametrize("format", ["nnunet", "msd"])
+def test_the_folder_above_a_dataset_names_it(tmp_path, format):
+    write_case(tmp_path / "Dataset501_Gliomas", "Case-001", format)
+    with pytest.raises(DataError, match=r"holds no case .*; give one of them, such as .*Dataset501_Gliomas$"):
+        discover(tmp_path)
+
+
 def test_of_two_folders_the_only_complete_set_is_the_case_and_the_rest_is_said(tmp_path):
     case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
     derived = tmp_path / "Case_001" / "atlas"

@@ -391,6 +391,8 @@ def nothing_found(folder: Path, wanted: str | None) -> DataError:
     images = [path for path in paths if path.name.lower().endswith(ENDINGS)]
     if not paths:
         return DataError(f"{problem}: it is empty", "give the folder that holds the cases")
+    if datasets := [path.parent for path in sorted(folder.glob("*/dataset.json"))]:
+        return DataError(f"{problem}, but folders that are datasets", f"give one of them, such as {datasets[0]}")
     if not images:
         endings = Counter(path.suffix.lower() or "without an ending" for path in paths)
         found = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(4))
