@@ -156,7 +156,7 @@ FAULTS = [
     (fractional_label, "seg", "is not a label map", "nearest neighbour"),
     (damaged_label, "seg", "is truncated or damaged", "download it again"),
     (label_shape, "seg", "has shape (23, 28, 20)", "resample"),
-    (label_affine, "seg", "has another affine", "register"),
+    (label_affine, "seg", "has another affine", "write the reference in the grid of the images"),
     (label_outside, "seg", "100 % of the tumour in Case_001_seg.nii.gz lies outside the brain", "belongs to these images"),
 ]
 each_fault = pytest.mark.parametrize(

@@ -238,6 +238,15 @@ def test_modalities_on_other_grids_are_not_stacked(tmp_path):
         read_image(case)
 
 
+def test_a_reference_on_another_grid_is_to_be_written_again(tmp_path):
+    case = write_case(tmp_path)
+    moved = LPS.copy()
+    moved[0, 3] = 1
+    write_volume(case.label, case_arrays()[1], moved)
+    with pytest.raises(DataError, match=r"has another affine than .*; write the reference in the grid of the images$"):
+        read_classes(case)
+
+
 def test_labels_of_another_source_name_the_file(tmp_path):
     case = write_case(tmp_path)
     write_volume(case.label, case_arrays()[1], LPS)

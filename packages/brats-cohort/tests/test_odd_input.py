@@ -516,6 +516,8 @@ def test_a_table_of_patients_comes_before_names(tmp_path):
     table.write_text("case,patient\nCase_0,Ann\n")
     with pytest.raises(DataError, match="names no patient for 2 cases such as Case_1"):
         discover(tmp_path / "cohort", patients=table)
+    with pytest.raises(DataError, match=r"the table of patients .*missing\.csv does not exist; check its path"):
+        discover(tmp_path / "cohort", patients=tmp_path / "missing.csv")
     table.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="give a CSV file with the columns case and patient"):
         discover(tmp_path / "cohort", patients=table)

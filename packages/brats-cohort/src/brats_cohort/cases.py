@@ -107,6 +107,8 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
     of a cohort are one word and the number of a scan, each is a patient: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
     """
     if table is not None:
+        if not table.exists():
+            raise DataError(f"the table of patients {table} does not exist", "check its path")
         try:
             rows = {row["case"]: row["patient"] for row in rows_of(table)}
         except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
@@ -194,9 +196,18 @@ def read_modalities(case: Case, *, threads: int = 1) -> tuple[dict[str, np.ndarr
 
 
 def onto_grid(
-    volume: np.ndarray, affine: np.ndarray, grid: tuple[str, tuple[int, ...], np.ndarray], identifier: str, name: str
+    volume: np.ndarray,
+    affine: np.ndarray,
+    grid: tuple[str, tuple[int, ...], np.ndarray],
+    identifier: str,
+    name: str,
+    *,
+    reference: bool = False,
 ) -> tuple[np.ndarray | None, Fault | None]:
-    """Take a volume to the grid (file, shape, affine) of a case: the volume, or None if it lies elsewhere, and what to say."""
+    """Take a volume to the grid (file, shape, affine) of a case: the volume, or None if it lies elsewhere, and what to say.
+
+    `reference` says that the volume is a reference label map, which is not registered, but written in the images' grid.
+    """
     first, shape, to_affine = grid
     turned = turn_to_grid(volume, affine, shape, to_affine)
     if turned is not None:
@@ -205,7 +216,7 @@ def onto_grid(
     problem, remedy = f"{name} has shape {volume.shape}, {first} has {shape}", "resample one to the other's grid"
     if sorted(volume.shape) == sorted(shape):
         problem = f"{name} has another affine than {first}, so their voxels lie elsewhere in the head"
-        remedy = "register the images to each other"
+        remedy = "write the reference in the grid of the images" if reference else "register the images to each other"
     return None, Fault(identifier, name, problem, remedy)
 
 
@@ -241,7 +252,7 @@ def read_numbers(case: Case) -> tuple[np.ndarray, np.ndarray]:
         return values, affine
     image = open_volume(first)
     grid = (first.name, image.shape[:3], affine_in_mm(image, first))
-    turned, fault = onto_grid(values, affine, grid, case.identifier, case.label.name)
+    turned, fault = onto_grid(values, affine, grid, case.identifier, case.label.name, reference=True)
     raise_first(case.identifier, [fault] if fault else [])
     return turned, grid[2]
 

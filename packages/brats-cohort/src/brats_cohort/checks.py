@@ -165,7 +165,7 @@ def _label(
     try:
         values, affine = read_label_values(case.label)
         if grid:
-            values, fault = onto_grid(values, affine, grid, case.identifier, name)
+            values, fault = onto_grid(values, affine, grid, case.identifier, name, reference=True)
             faults += [fault] if fault else []
         if values is None:
             return None, faults
