@@ -12,7 +12,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 from torch.utils.data import Dataset
 
 from brats_cohort.files import DataError
@@ -117,15 +118,11 @@ def train(
     with _locked(folder), _quiet(), torch.random.fork_rng(gpus):  # the caller's random state stays as it was
         torch.manual_seed(settings.seed)
         state = _read_checkpoint(folder / CHECKPOINT, identity(settings, card)) if resume == "auto" else {}
-        if not state:
-            if resume == "auto":
-                _refuse_other_weights(out / "best.safetensors", identity(settings, card))
-            _remove_own_files(out, folder)
+        if resume == "auto" and not state:
+            _refuse_other_weights(out / "best.safetensors", identity(settings, card))
         timer = StepTimer(timedelta(minutes=settings.minutes) if settings.minutes else None, verbose=False)
         history, last = History(out), ResumableCheckpoint(folder / CHECKPOINT, settings.save_every)
-        network = build_network(settings.network, **settings.arguments)
-        if settings.pretrained and not state:
-            load_pretrained(network, Path(settings.pretrained))
+        network = initial_network(replace(settings, pretrained="") if state else settings)
         module = SegmentationModule(network, settings, card, timer)
         if state and state["callbacks"]["ResumableCheckpoint"]["finished"]:
             history.load_state_dict(state["callbacks"]["History"])
@@ -137,6 +134,8 @@ def train(
         loggers = _loggers(settings.logger, out, first=state.get("global_step", 0))
         trainer = _trainer(settings, callbacks=every, logger=loggers, default_root_dir=out, **options)
         data = CaseDataModule(patches, CaseDataset(validation), settings)
+        if not state:  # the last thing before the first step: until then an error leaves the folder as it was
+            _remove_own_files(out, folder)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=folder / CHECKPOINT if state else None, weights_only=True)
         except SIGTERMException:
@@ -150,6 +149,14 @@ def train(
             if settings.logger == "wandb" and trainer.is_global_zero:
                 loggers[-1].experiment.finish()  # else the next training would continue its run
     return _result(history)
+
+
+def initial_network(settings: TrainSettings) -> nn.Module:
+    """Build the network that a training starts from, with its pretrained weights; errors as in the two functions called."""
+    network = build_network(settings.network, **settings.arguments)
+    if settings.pretrained:
+        load_pretrained(network, Path(settings.pretrained))
+    return network
 
 
 def _trainer(settings: TrainSettings, **options: Any) -> Trainer:

@@ -668,6 +668,19 @@ def test_a_training_may_start_from_the_weights_of_another(prepared, tmp_path):
     assert run(prepared, tmp_path / "cut", **{**changes, "steps": 4}, resume="auto").steps == 4, "the file was needed once"
 
 
+def test_a_retraining_that_cannot_begin_leaves_the_earlier_model(prepared, tmp_path):
+    weights = run(prepared, tmp_path, steps=2).checkpoint
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="do not exist"):
+        run(prepared, tmp_path, pretrained=str(tmp_path / "bset.safetensors"))
+    with pytest.raises(DataError, match="does not fit"):
+        run(prepared, tmp_path, pretrained=str(weights), arguments={"channels": (8, 16)})
+    with pytest.raises(DataError, match="no argument chanels"):
+        run(prepared, tmp_path, arguments={"channels": (4, 8), "chanels": (4, 8)})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert run(prepared, tmp_path, pretrained=str(weights), steps=2).checkpoint == weights, "it may start from its own"
+
+
 def test_tensorboard_shows_every_step(prepared, tmp_path):
     result = run(prepared, tmp_path)
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
