@@ -69,8 +69,8 @@ def importing() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    What a user can mend is one sentence on standard error: wrong input or a file that cannot be read or written (status 1),
-    Ctrl-C (130), and errors with an `exit_status` of their own, such as a training that was told to stop (75).
+    What a user can mend is one sentence on standard error: wrong input, too little memory, a file that cannot be read or
+    written (status 1), Ctrl-C (130), and errors with an `exit_status` of their own, as of a training told to stop (75).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in COMMANDS:
@@ -93,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         message, status = describe_os_error(error), 1
     except Exception as error:
-        from brats_cohort.files import DataError
+        from brats_cohort.files import DataError, out_of_memory
 
+        if out_of_memory(error):
+            error = DataError("there is not enough memory", "take a smaller case, patch or batch, or more memory")
         if not isinstance(error, DataError) and not hasattr(error, "exit_status"):
             raise
         message, status = str(error), getattr(error, "exit_status", 1)

@@ -143,6 +143,8 @@ class Stopped(Exception):
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: permission denied; choose a folder of yours"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), 1, "/x: the file system is read-only"),
         (OSError("Cannot save file into a non-existent directory: 'no'"), 1, "non-existent directory: 'no'"),
+        (MemoryError(), 1, "there is not enough memory; take a smaller case"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "there is not enough memory;"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Stopped("state kept at step 4"), 75, "state kept at step 4"),
     ],
