@@ -146,13 +146,13 @@ def _segment_raw(
     if out.name.lower().endswith(ENDINGS):
         raise DataError(f"{out} is a file, and --raw gives several", "give a folder to --out")
     from helpers.evaluation.predict import predict_case, write_prediction
-    from scan_session import SessionError, prepare_session, to_native, volumes, write_dicom_seg, write_native
+    from scan_session import SessionError, find_series, prepare_session, to_native, volumes, write_dicom_seg, write_native
 
+    if dicom_seg and not any(one.is_dicom and not one.fault for one in find_series(raw, study=options["study"])):
+        raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")
+    network, card = _load(checkpoint, device)  # before the preparation, which takes minutes
     session = prepare_session(raw, out, **options)
     targets = to or (session.reference,)
-    if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
-        raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")
-    network, card = _load(checkpoint, device)
     prediction = predict_case(network, card, case_of_files(session.images), tta=tta)
     path = write_prediction(out / "label_map.nii.gz", prediction)
     _say(prediction, path)

@@ -187,6 +187,16 @@ def test_command_with_a_raw_session_takes_the_label_map_back_to_its_series(tmp_p
     assert "give a folder to --out" in capsys.readouterr().err
 
 
+def test_a_raw_session_is_refused_before_it_is_prepared(tmp_path, capsys, monkeypatch):
+    known_case(tmp_path / "cohort")
+    monkeypatch.setattr(scan_session, "prepare_session", lambda *_, **__: pytest.fail("minutes went by"))
+    words = ["predict", "--raw", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--checkpoint"]
+    assert main([*words, str(tmp_path / "none.safetensors")]) == 1
+    assert "none.safetensors does not exist" in capsys.readouterr().err
+    assert main([*words, checkpoint(tmp_path), "--dicom-seg"]) == 1
+    assert "leave out --dicom-seg" in capsys.readouterr().err
+
+
 def test_command_with_a_cohort_goes_on_after_a_bad_case(tmp_path, capsys):
     for number in (1, 2, 3):
         known_case(tmp_path / "cohort", f"Case_{number:03}")
