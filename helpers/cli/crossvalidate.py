@@ -13,14 +13,14 @@ from brats_cohort.case import Case
 from brats_cohort.command import Target
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.splits import SplitManifest
-from helpers.cli.train import CohortOptions, open_cohort, parts_of
+from helpers.cli.train import CohortOptions, check_settings, open_cohort, parts_of
 from helpers.evaluation.cohort import choose_postprocessing, predict_out_of_fold, score_cohort
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.statistics import summarise
 from helpers.models.checkpoints import load_checkpoint, load_ensemble, save_checkpoint
 from helpers.training.callbacks import PrintValidation
 from helpers.training.settings import TrainSettings
-from helpers.training.train import train
+from helpers.training.train import CHECKPOINT, train
 from helpers.workspace import pick_device
 
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
@@ -49,8 +49,10 @@ def run(
     settings : TrainSettings
         Of every training.
     """
-    cases, manifest, prepared = open_cohort(source, settings, work=out)
     folder = out / "crossvalidation" / settings.network
+    begun = any(folder.glob(f"fold_*/checkpoints/{CHECKPOINT}"))
+    check_settings(source, settings, work=out, folds=only, begun=begun)
+    cases, manifest, prepared = open_cohort(source, settings, work=out)
     checkpoints = train_folds(settings, manifest, prepared, out=folder, folds=only or range(len(manifest.folds)))
     if only:
         print(f"trained; leave out --only when folds 0 to {len(manifest.folds) - 1} are done, for the tables")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,13 @@ from brats_cohort.cases import discover
 from brats_cohort.checks import check_cohort
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
-from brats_cohort.splits import SplitManifest, load_splits, make_splits, save_splits
+from brats_cohort.splits import FOLDS, SplitManifest, load_splits, make_splits, save_splits
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.training.callbacks import DrawPredictions, PrintValidation
 from helpers.training.settings import TrainSettings
-from helpers.training.train import train
+from helpers.training.train import CHECKPOINT, initial_network, train
 from helpers.workspace import pick_device
 
 STREAM = "phantom-stream"
@@ -99,6 +99,8 @@ def run(
     """
     out = out or _from_environment("out", "SM_MODEL_DIR")
     folders = choose_folders(out, settings.network)
+    begun = resume == "auto" and (folders.checkpoints / CHECKPOINT).is_file()
+    check_settings(source, settings, work=folders.work, folds=(fold,), begun=begun)
     with join_processes(gpu=pick_device(settings.device) == "cuda"):
         if str(source.cohort) == STREAM:
             training, validation, split_hash = _open_stream(source.spacing, held_out, settings, folders.work)
@@ -116,6 +118,8 @@ def run(
             resume=resume,
             callbacks=[PrintValidation(tqdm.write), DrawPredictions(_draw)],
         )
+        if result.again:
+            say("this training was finished already; --resume never trains anew")
         say(f"{result.steps} steps in {result.seconds:.0f} s")
         say(f"best mean validation Dice {result.best_dice:.4f} at step {result.best_step}: {result.checkpoint}")
     return 0
@@ -137,6 +141,23 @@ def choose_folders(out: Path, network: str) -> Folders:
         return Folders(out, model, model / "checkpoints")
     work = Path(tempfile.gettempdir()) / "brain-tumour-segmentation"
     return Folders(work, out, SAGEMAKER_CHECKPOINTS if SAGEMAKER_CHECKPOINTS.is_dir() else work / "checkpoints")
+
+
+def check_settings(source: CohortOptions, settings: TrainSettings, *, work: Path, folds: Sequence[int], begun: bool) -> None:
+    """Raise `DataError` for what would only be found after the cohort was checked and prepared.
+
+    `work` is the folder of the split; trainings of which one has `begun` may do without the pretrained weights.
+    """
+    PreprocessSettings(spacing=(source.spacing,) * 3)
+    initial_network(replace(settings, pretrained="") if begun else settings)
+    path = work / "splits.json"
+    _check_folds(folds, len(load_splits(path).folds) if path.is_file() else FOLDS)
+
+
+def _check_folds(folds: Sequence[int], count: int) -> None:
+    for fold in folds:
+        if not 0 <= fold < count:
+            raise DataError(f"there is no fold {fold}", f"this split has folds 0 to {count - 1}")
 
 
 def open_cohort(
@@ -177,8 +198,7 @@ def open_cohort(
 
 def parts_of(manifest: SplitManifest, prepared: dict[str, Path], fold: int) -> tuple[list[Path], list[Path]]:
     """Return the prepared files of the training and the validation part."""
-    if not 0 <= fold < len(manifest.folds):
-        raise DataError(f"there is no fold {fold}", f"this split has folds 0 to {len(manifest.folds) - 1}")
+    _check_folds((fold,), len(manifest.folds))
     return tuple([prepared[name] for name in manifest.part(part, fold=fold) if name in prepared] for part in ("train", "val"))
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
-from helpers.cli.train import CohortOptions, open_cohort, parts_of
+from helpers.cli.train import CohortOptions, check_settings, open_cohort, parts_of
 from helpers.training import EXIT_STATUS, Interrupted
 from helpers.training.settings import TrainSettings
 from helpers.training.tune import SPACE, check_space, export_best, search
@@ -54,7 +54,8 @@ def run(
     """
     if min(trials, search_workers) < 1:
         raise DataError(f"--trials is {trials} and --search-workers is {search_workers}", "give 1 or more for both")
-    check_space(settings, space)  # the preparation may take long
+    check_space(settings, space)
+    check_settings(source, settings, work=out, folds=(fold,), begun=(out / "trials").is_dir())
     _, manifest, prepared = open_cohort(source, settings, work=out)
     training, validation = parts_of(manifest, prepared, fold)
     options = {"out": out, "trials": trials, "split_hash": manifest.sha256, "space": dict(space), "storage": storage}

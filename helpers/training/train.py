@@ -51,7 +51,7 @@ class TrainResult:
     """What a training leaves: weights of the best step, and the table that ``history.csv`` holds, one row a step.
 
     `best_dice` is the mean validation Dice at `best_step`; it chose the checkpoint and so flatters it. `seconds` include the
-    validations.
+    validations. `again` says that the training had been finished before.
     """
 
     checkpoint: Path
@@ -59,6 +59,7 @@ class TrainResult:
     best_step: int
     best_dice: float
     seconds: float
+    again: bool = False
 
     @property
     def steps(self) -> int:
@@ -127,7 +128,7 @@ def train(
         if state and state["callbacks"]["ResumableCheckpoint"]["finished"]:
             history.load_state_dict(state["callbacks"]["History"])
             history.write(module)
-            return _result(history)
+            return replace(_result(history), again=True)
         every: list[Callback] = [timer, history, *callbacks, last]
         every += [EMA(settings.ema)] if settings.ema else []
         every += [EarlyStopping(SCORES[-1], patience=settings.patience, mode="max")] if settings.patience else []

@@ -380,7 +380,8 @@ def test_command_from_files_to_a_checkpoint(tmp_path, capsys):
     assert card.split_hash == load_splits(out / "splits.json").sha256
     assert (out / "models" / "unet" / "validation.png").read_bytes().startswith(b"\x89PNG")
     assert main([*words, *small]) == 0
-    assert "step     4 of 4" not in capsys.readouterr().out, "a finished training is not made again"
+    printed = capsys.readouterr().out
+    assert "step     4 of 4" not in printed and "finished already; --resume never trains anew" in printed
     assert main([*words, *small, "--steps", "8"]) == 1
     assert "steps 4 there, 8 here" in capsys.readouterr().err
     write_case(tmp_path / "cohort", "Case_007", seed=7)
@@ -401,6 +402,23 @@ def test_workers_prepare_the_cohort_too(workers, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.cli.train.prepare_cohort", watched)
     open_cohort(CohortOptions(tmp_path / "cohort"), small_settings(workers=workers), work=tmp_path / "out")
     assert given == [workers or None], "one for each core unless told"
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "crossvalidate"])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--arguments", '{"chanels": [4, 8]}'), "unet has no argument chanels"),
+        (("--pretrained", "missing.safetensors"), "missing.safetensors do not exist"),
+        (("--spacing", "0"), "spacing is (0.0, 0.0, 0.0)"),
+        (("--fold", "9"), "there is no fold 9"),
+    ],
+)
+def test_a_wrong_setting_is_found_before_the_cohort_is_opened(command, words, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(f"helpers.cli.{command}.open_cohort", lambda *_, **__: pytest.fail("minutes went by"))
+    name = "--only" if command == "crossvalidate" and words[0] == "--fold" else words[0]
+    assert main([command, "--cohort", str(tmp_path), "--out", str(tmp_path / "out"), name, *words[1:]]) == 1
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["tune", "crossvalidate"])
