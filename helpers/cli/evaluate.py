@@ -157,8 +157,11 @@ def match_identifier(name: str, identifiers: Iterable[str]) -> str | None:
 
 
 def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
-    """Score every pair, into `scores`, `labels` and `faults`; an error becomes a fault unless it is to `stop` the command."""
-    patients, tables = patients_of(list(evaluation.pairs)), []
+    """Score every pair, into `scores`, `labels` and `faults`; an error becomes a fault unless it is to `stop` the command.
+
+    Doubts about the numbers of most files always stop it; in a few, a poor prediction is the likelier reason.
+    """
+    patients, tables, doubts = patients_of(list(evaluation.pairs)), [], []
     for name, pair in tqdm(evaluation.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
         try:
             table = score_files(*pair)
@@ -167,10 +170,15 @@ def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
                 raise
             evaluation.faults.append(f"case {fault_of(name, error)}")
             continue
+        doubts += filter(None, [table.attrs.pop("doubt")])
         evaluation.labels[table.attrs.pop("labels")] = None
         table.insert(0, "case", name)
         table.insert(1, "patient", pair[1].patient or patients[name])
         tables.append(table)
+    if len(doubts) > len(tables) / 2:
+        raise doubts[0]
+    for doubt in doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
     if tables:
         evaluation.scores = pd.concat(tables, ignore_index=True)
 

@@ -30,8 +30,9 @@ from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.evaluation.statistics import calibration_scores, reliability_table
 from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint
 
-UNLIKELY = 0.1
-"""Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely."""
+UNLIKELY, FITTING = 0.1, 0.5
+"""Gain in Dice of a region, without loss in the others, from which other numbers than the guessed ones are likely, if with them
+the Dice of WT is above the second."""
 KEEP_ALL = asdict(PostProcessing(tumour_ml=0.0, enhancing_ml=0.0))
 TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
 ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
@@ -82,8 +83,8 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     """Score one file against another; returns the table of `helpers.evaluation.metrics.score_case`.
 
     Its ``attrs["labels"]`` say whose numbers were read in both. A prediction that does not say is read with the reference's
-    numbers if it has no others. Raises `DataError` if a file cannot be read, the two are not in one grid, or a prediction that
-    does not say fits the reference much better in the numbers of another convention.
+    numbers if it has no others; ``attrs["doubt"]`` is then a `DataError` if it fits the reference much better in those of
+    another convention, else None. Raises `DataError` if a file cannot be read or the two are not in one grid.
     """
     expected_values, expected_affine = read_label_values(reference.path)
     values, affine = read_label_values(prediction.path)
@@ -95,30 +96,33 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     labels = labels_in(prediction, values, reference.labels)
     expected = to_numbered_classes(expected_values, CONVENTIONS[expected_labels], reference.path)
     predicted = to_numbered_classes(values, CONVENTIONS[labels], prediction.path)
-    if prediction.labels == "auto":
-        _refuse_other_numbers(prediction.path, values, expected, labels)
     scores = score_case(predicted, expected, spacing_of(expected_affine))
-    scores.attrs["labels"] = (labels, expected_labels)
+    doubt = _doubt_numbers(prediction.path, values, expected, labels) if prediction.labels == "auto" else None
+    scores.attrs |= {"labels": (labels, expected_labels), "doubt": doubt}
     return scores
 
 
-def _refuse_other_numbers(path: Path, values: np.ndarray, expected: np.ndarray, labels: str) -> None:
-    """Raise `DataError` if a label map, whose numbers were guessed, fits its reference much better in others."""
-    scores, present = {}, np.unique(values)
+def _doubt_numbers(path: Path, values: np.ndarray, expected: np.ndarray, labels: str) -> DataError | None:
+    """Return an error if a label map, whose numbers were guessed, fits its reference much better in others.
+
+    Numbers that read a part of it as background are no candidates: they would forgive every false voxel of that part.
+    """
+    scores, present = {}, np.unique(values[values != 0])
     for key, convention in CONVENTIONS.items():
-        if np.isin(present, list(convention.numbers)).all():
+        if key == labels or all(convention.numbers.get(number) for number in present.tolist()):
             pairs = zip(classes_to_regions(to_classes(values, convention)), classes_to_regions(expected), strict=True)
             scores[key] = np.array([dice(*pair) for pair in pairs])
     for key, found in scores.items():
         gain = found - scores[labels]
         best = int(gain.argmax())
-        if gain.min() > -1e-6 and gain[best] > UNLIKELY:
-            if np.count_nonzero(present) == 1:
-                problem = f"{path} holds one number only, {present.max()}, as a plain tumour mask does"
-                raise DataError(problem, f"predict TC, WT and ET, or give --prediction-labels {labels} to score it as it is")
+        if gain.min() > -1e-6 and gain[best] > UNLIKELY and found[REGIONS.index("WT")] > FITTING:
+            if len(present) == 1:
+                problem = f"{path} holds one number only, {present[0]}, as a plain tumour mask does"
+                return DataError(problem, f"predict TC, WT and ET, or give --prediction-labels {labels} to score it as it is")
             problem = f"{path} reaches a Dice of {found[best]:.3f} for {REGIONS[best]} in the numbers of {key}"
             remedy = f"say whose numbers they are: --prediction-labels {key} or {labels}"
-            raise DataError(f"{problem}, and {scores[labels][best]:.3f} in those of {labels}", remedy)
+            return DataError(f"{problem}, and {scores[labels][best]:.3f} in those of {labels}", remedy)
+    return None
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,36 @@ def test_the_names_of_plain_files_say_whose_numbers_they_hold(tmp_path, name, nu
     assert scores["reference_ml"].tolist()[2] == 0
 
 
+def test_a_false_component_is_a_false_component_and_no_cavity(tmp_path):
+    _, classes = case_arrays()
+    classes[classes == 3] = 1
+    reference = write_prediction(tmp_path, "reference", classes)
+    classes[2:7, 2:7, 2:7] = 3
+    found = score_files(LabelFile(write_prediction(tmp_path, "prediction", classes)), LabelFile(reference))
+    assert found.attrs["labels"] == ("brats2021", "brats2021") and found["dice"].tolist()[2] == 0
+
+
+def test_numbers_that_fit_a_poor_prediction_by_chance_are_not_taken_for_its_own(tmp_path):
+    _, classes = case_arrays()
+    reference = write_prediction(tmp_path, "reference", classes)
+    poor = np.choose(classes, [0, 2, 0, 1]).astype(np.uint8)  # half a core, whose parts BraTS-PEDs number so
+    poor[classes.shape[0] // 2 :] = 0
+    assert len(score_files(LabelFile(write_prediction(tmp_path, "prediction", poor)), LabelFile(reference))) == 3
+
+
+def test_numbers_are_doubted_for_a_whole_folder_or_not_at_all(tmp_path, capsys):
+    for seed in range(3):
+        _, classes = case_arrays(seed=seed)
+        write_prediction(tmp_path / "references", f"Case_{seed}", classes)
+        write_prediction(tmp_path / "few", f"Case_{seed}", classes, convention=BRATS2021 if seed else MSD)
+        write_prediction(tmp_path / "most", f"Case_{seed}", classes, convention=MSD if seed else BRATS2021)
+    assert main(["evaluate", str(tmp_path / "few"), str(tmp_path / "references"), "--csv", str(tmp_path / "s.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 9
+    assert "warning: " in (warned := capsys.readouterr().err) and "Case_0.nii.gz reaches a Dice of 1.000" in warned
+    assert main(["evaluate", str(tmp_path / "most"), str(tmp_path / "references")]) == 1
+    assert "--prediction-labels msd" in capsys.readouterr().err
+
+
 def test_the_dataset_json_above_labelstr_says_whose_numbers_are_there(tmp_path):
     """nnU-Net names that folder as MSD does, and its label 4 may be a resection cavity."""
     case = write_case(tmp_path / "cohort", "BraTS-GLI-00001-100", "brats2023")
