@@ -94,8 +94,8 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
         raise DataError(fault.problem, "write it in the grid of the images, or resample it there with nearest neighbour")
     expected_labels = labels_in(reference, expected_values)
     labels = labels_in(prediction, values, reference.labels)
-    expected = to_numbered_classes(expected_values, CONVENTIONS[expected_labels], reference.path)
-    predicted = to_numbered_classes(values, CONVENTIONS[labels], prediction.path)
+    expected = to_numbered_classes(expected_values, CONVENTIONS[expected_labels], reference.path, option="--reference-labels")
+    predicted = to_numbered_classes(values, CONVENTIONS[labels], prediction.path, option="--prediction-labels")
     scores = score_case(predicted, expected, spacing_of(expected_affine))
     doubt = _doubt_numbers(prediction.path, values, expected, labels) if prediction.labels == "auto" else None
     scores.attrs |= {"labels": (labels, expected_labels), "doubt": doubt}

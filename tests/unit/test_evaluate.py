@@ -116,6 +116,21 @@ def test_the_names_of_plain_files_say_whose_numbers_they_hold(tmp_path, name, nu
     assert scores["reference_ml"].tolist()[2] == 0
 
 
+def test_foreign_values_are_explained_with_the_options_of_the_command(tmp_path, capsys):
+    image, classes = case_arrays()
+    reference = write_prediction(tmp_path, "reference", classes)
+    volumes = {"other": classes, "five": np.where(classes == 3, 5, classes).astype(np.uint8), "image": image[0]}
+    paths = {name: str(write_volume(tmp_path / f"{name}.nii.gz", volume, LPS)) for name, volume in volumes.items()}
+    assert main(["evaluate", paths["other"], str(reference), "--prediction-labels", "brats2021"]) == 1
+    assert "with --prediction-labels (brats2023, brats2024, " in capsys.readouterr().err
+    assert main(["evaluate", str(reference), paths["other"], "--reference-labels", "brats2021"]) == 1
+    assert "with --reference-labels (brats2023" in capsys.readouterr().err
+    assert main(["evaluate", paths["five"], str(reference)]) == 1
+    assert "no data set has all of them" in (said := capsys.readouterr().err) and "msd" not in said
+    assert main(["evaluate", paths["image"], str(reference)]) == 1
+    assert "different values and looks like an image" in capsys.readouterr().err
+
+
 def test_a_false_component_is_a_false_component_and_no_cavity(tmp_path):
     _, classes = case_arrays()
     classes[classes == 3] = 1

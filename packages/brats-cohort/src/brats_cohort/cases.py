@@ -23,6 +23,9 @@ from brats_cohort.grid import turn_to_grid
 from brats_cohort.nifti import affine_in_mm, forms_apart, open_volume, read_label_values, read_volumes
 from brats_cohort.regions import CONVENTIONS, MODALITIES, MODALITY_NAMES, LabelConvention, to_classes
 
+MOST_LABELS = 32
+"""Different values above which a file is taken for an image instead of a label map."""
+
 
 def discover(folder: Path, format: str = "auto", *, labels: str = "auto", patients: Path | None = None) -> list[Case]:
     """Find the cases of a cohort, sorted by identifier, incomplete ones included.
@@ -257,9 +260,18 @@ def read_numbers(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return turned, grid[2]
 
 
-def to_numbered_classes(values: np.ndarray, convention: LabelConvention, path: Path) -> np.ndarray:
-    """`brats_cohort.regions.to_classes` for the label map of a file: an unknown number is a `DataError`."""
+def to_numbered_classes(values: np.ndarray, convention: LabelConvention, path: Path, *, option: str = "--labels") -> np.ndarray:
+    """`brats_cohort.regions.to_classes` for the label map of a file: an unknown number is a `DataError`.
+
+    `option` is that of the command line which says whose numbers the file holds.
+    """
     try:
         return to_classes(values, convention)
     except ValueError as error:
-        raise DataError(f"{path}: {error}", f"name the numbers with --labels ({', '.join(CONVENTIONS)})") from error
+        present = np.unique(values)
+        if len(present) > MOST_LABELS:
+            problem = f"{path} holds {len(present)} different values and looks like an image, not a label map"
+            raise DataError(problem, "give the label map") from error
+        fitting = [key for key, other in CONVENTIONS.items() if np.isin(present, list(other.numbers)).all()]
+        remedy = f"say whose they are with {option} ({', '.join(fitting)})"
+        raise DataError(f"{path}: {error}", remedy if fitting else "correct them: no data set has all of them") from error
