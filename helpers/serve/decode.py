@@ -317,8 +317,11 @@ def _place(name: str, source: BinaryIO, folder: Path, budget: _Budget) -> None:
     with path.open("rb") as packed:
         compressed = path != unpacked and packed.read(2) == GZIP
     if compressed:
-        with gzip.open(path) as content:
-            budget.copy(content, unpacked)
+        try:
+            with gzip.open(path) as content:
+                budget.copy(content, unpacked)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BadRequest(400, f"{_short(name)} is truncated or damaged ({error}); pack it again") from error
         path.unlink()
 
 
