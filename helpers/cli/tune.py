@@ -87,14 +87,17 @@ def run(
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise `Interrupted` at SIGTERM between trainings too, such as while other workers end their trials."""
+    """Raise `Interrupted` at SIGTERM or Ctrl-C between trainings too, such as while other workers end their trials."""
+    sentence = "stopped as told; the same command goes on with the search"
 
     def stop(*_: Any) -> None:
-        raise Interrupted("stopped as told; the same command goes on with the search")
+        raise Interrupted(sentence)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(sentence, signal.SIGINT) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -104,7 +107,7 @@ def _work_in_process(*words: Any) -> None:
     try:
         with _interruptible():
             _work(*words)
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         sys.exit(EXIT_STATUS)
 
 
