@@ -17,7 +17,7 @@ from helpers.cli.train import CohortOptions, check_settings, open_cohort, parts_
 from helpers.evaluation.cohort import choose_postprocessing, predict_out_of_fold, score_cohort
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.statistics import summarise
-from helpers.models.checkpoints import load_checkpoint, load_ensemble, save_checkpoint
+from helpers.models.checkpoints import load_card, load_checkpoint, load_ensemble, save_checkpoint
 from helpers.training.callbacks import PrintValidation
 from helpers.training.settings import TrainSettings
 from helpers.training.train import CHECKPOINT, train
@@ -78,6 +78,11 @@ def report_folds(
     checkpoints: Sequence[Path], manifest: SplitManifest, cases: dict[str, Case], *, folder: Path, device: str, test: bool
 ) -> None:
     """Predict out of fold, choose the post-processing on these predictions, and score the ensemble on the test part."""
+    folds: dict[str, int] = {}
+    for fold, path in enumerate(checkpoints):
+        if (twin := folds.setdefault(load_card(path).weights_sha256, fold)) != fold:
+            problem = f"folds {twin} and {fold} ended with the same weights, so they are no ensemble"
+            raise DataError(problem, "train more steps, into another --out")
     result = predict_out_of_fold(checkpoints, manifest, cases, folder=folder / "out_of_fold", device=device, report=print)
     chosen, tried = choose_postprocessing(result.files, cases)
     _write(folder / "out_of_fold.csv", result.scores)

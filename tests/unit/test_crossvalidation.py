@@ -15,7 +15,7 @@ from brats_cohort.regions import BRATS2021, from_classes
 from brats_cohort.splits import SplitManifest, load_splits
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
-from helpers.cli.crossvalidate import train_folds
+from helpers.cli.crossvalidate import report_folds, train_folds
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.cohort import (
     ENHANCING_ML,
@@ -156,6 +156,13 @@ def test_members_that_do_not_belong_together_are_refused(trained, tmp_path):
         load_ensemble([checkpoints[0], checkpoints[0]])
     with pytest.raises(DataError, match="at least one"):
         load_ensemble([])
+
+
+def test_folds_with_the_same_weights_are_named(cohort, trained, tmp_path):
+    _, checkpoints = trained
+    options = {"folder": tmp_path, "device": "cpu", "test": False}
+    with pytest.raises(DataError, match="folds 0 and 1 ended with the same weights, so"):
+        report_folds([checkpoints[0]] * 2, MANIFEST, cohort[0], **options)
 
 
 def test_saturated_members_stay_finite():
