@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.models.networks import NETWORKS, build_network, check_patch
+from brats_cohort.files import DataError
+from helpers.models.networks import NETWORKS, build_network, input_multiple
 
 EDGES: dict[int, int] = {2: 256, 3: 128}
 """Edge of the input for which operations are counted, by number of dimensions, unless one is given."""
@@ -48,7 +49,9 @@ def run(
     for name in network:
         for kind in setting:
             arguments = {"spatial_dims": spatial_dims, **(PUBLISHED[name] if kind == "published" else {})}
-            check_patch((edge,) * spatial_dims, name, **arguments)
+            multiple = input_multiple(name, **arguments)
+            if edge < 2 * multiple or edge % multiple:
+                raise DataError(f"--edge is {edge}", f"{name} ({kind}) takes multiples of {multiple} from {2 * multiple} on")
             parameters, gflop = describe_network(build_network(name, **arguments), size=(edge,) * spatial_dims)
             row = {"network": name, "setting": kind, "parameters M": f"{parameters / 1e6:.2f}"}
             rows.append(row | {f"GFLOP {edge}{'²' if spatial_dims == 2 else '³'}": f"{gflop:.1f}"})

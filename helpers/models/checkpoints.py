@@ -344,6 +344,8 @@ def _own_name(key: str, own: Mapping[str, torch.Tensor]) -> str:
 
 def _weights_path(path: Path) -> Path:
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder", "give a .safetensors file in it, such as best.safetensors")
     if path.suffix != ".safetensors":
         raise DataError(f"{path} is not a .safetensors file", "pickled checkpoints can run code and are never opened")
     return path

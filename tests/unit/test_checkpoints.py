@@ -124,6 +124,8 @@ def test_missing_and_damaged_files_are_named(saved):
     card_path(path).unlink()
     with pytest.raises(DataError, match=r"best\.json does not exist"):
         load_checkpoint(path)
+    with pytest.raises(DataError, match=r"is a folder; give a \.safetensors file in it"):
+        load_checkpoint(path.parent)
 
 
 def test_pickles_are_never_opened(tmp_path):

@@ -33,4 +33,4 @@ def test_the_table_lists_each_network_and_setting(capsys):
 @pytest.mark.parametrize("edge", [100, 8, -16])
 def test_an_edge_that_a_network_cannot_take_is_a_sentence(edge, capsys):
     assert main(["networks", "--network", "unet", "--edge", str(edge)]) == 1
-    assert f"patches of {edge}x{edge}x{edge} voxels; take multiples of 8" in capsys.readouterr().err
+    assert f"--edge is {edge}; unet (laptop) takes multiples of 8 from 16 on" in capsys.readouterr().err

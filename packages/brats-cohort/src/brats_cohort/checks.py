@@ -232,7 +232,7 @@ def _patients_note(cases: Sequence[Case]) -> str:
     for case in cases:
         patients[case.patient].append(case.identifier)
     name, sessions = max(patients.items(), key=lambda item: len(item[1]))
-    note = f"{len(cases)} cases of {len(patients)} patients"
+    note = f"{len(cases)} case{'s' * (len(cases) > 1)} of {len(patients)} patient{'s' * (len(patients) > 1)}"
     if len(sessions) == 1:
         return f"{note}: every case is taken for a patient of its own (--patients FILE.csv says otherwise)"
     return f"{note}, such as {name} with {', '.join(sessions[:3])} (--patients FILE.csv says otherwise)"
