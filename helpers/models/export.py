@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import shutil
 import warnings
 from dataclasses import asdict
@@ -50,13 +51,17 @@ class Probabilities(nn.Module):
 def export_program(path: Path, network: nn.Module, card: ModelCard) -> Path:
     """Write a ``.pt2`` file of torch.export, which `torch.export.load` reads without this package, and the card beside it."""
     content = io.BytesIO()
-    torch.export.save(_program(network, card), content, extra_files={"card.json": json.dumps(asdict(card))})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No complete tensor found")  # of weights that lie channels last
+        torch.export.save(_program(network, card), content, extra_files={"card.json": json.dumps(asdict(card))})
     _write_bytes(path, content)
     return _write_card(path, card)
 
 
 def export_onnx(path: Path, network: nn.Module, card: ModelCard) -> Path:
     """Write an ``.onnx`` file, which needs no PyTorch, and the card beside it and in the file's metadata."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    registration.addFilter(lambda record: "torchvision" not in record.msg)  # no network here has its operators
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about operators of torchvision, which is not needed

@@ -12,7 +12,7 @@ from brats_cohort.nifti import write_volume
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.evaluation.bundle import PrepareSessiond, list_sessions
 from helpers.models.checkpoints import ModelCard
-from helpers.models.export import export_bundle, export_program
+from helpers.models.export import export_bundle, export_onnx, export_program
 from helpers.models.networks import build_network
 
 
@@ -51,3 +51,14 @@ def test_a_model_for_which_the_disk_has_no_room_is_a_sentence(tmp_path, full_dis
     with pytest.raises(DataError, match=rf"{path.name} cannot be written .*make room"):
         export(tmp_path / name.partition("/")[0], build_network("unet", **arguments), card)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("export", "name"), [(export_onnx, "model.onnx"), (export_program, "model.pt2")])
+def test_an_export_does_not_speak_of_what_it_does_not_need(tmp_path, recwarn, caplog, export, name):
+    if export is export_onnx:
+        pytest.importorskip("onnxscript")
+    arguments = {"channels": (4, 8), "num_res_units": 0}
+    card = ModelCard("unet", arguments, {"spacing": (2.0, 2.0, 2.0), "normalise": "zscore"}, (32, 32, 32))
+    assert export(tmp_path / name, build_network("unet", **arguments), card).is_file()
+    said = [*caplog.messages, *(str(warning.message) for warning in recwarn)]
+    assert not [text for text in said if "torchvision" in text or "No complete tensor" in text]
