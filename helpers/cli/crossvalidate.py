@@ -26,14 +26,7 @@ from helpers.workspace import pick_device
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 
 
-def run(
-    *,
-    source: CohortOptions,
-    out: Target,
-    only: tuple[int, ...] = (),
-    test: bool = True,
-    settings: TrainSettings,
-) -> int:
+def run(*, source: CohortOptions, out: Target, only: tuple[int, ...] = (), test: bool = True, settings: TrainSettings) -> int:
     """Train what is not trained yet, then print and write the tables; an interrupted run goes on where it stopped.
 
     Parameters

@@ -23,14 +23,7 @@ from brats_cohort.cases import naming_faults, raise_first, read_classes
 from brats_cohort.files import DataError, require_writable
 from brats_cohort.grid import bounding_box
 from brats_cohort.session import read_session
-from helpers.data.prepared import (
-    Prepared,
-    PreparedFile,
-    PreprocessSettings,
-    is_intact,
-    prepared_path,
-    save_prepared,
-)
+from helpers.data.prepared import Prepared, PreparedFile, PreprocessSettings, is_intact, prepared_path, save_prepared
 from helpers.data.resample import coincide, cropped_affine, ras_grid, regrid, regrid_classes
 
 BLOCK_MM = 6.0  # edge of the blocks whose averages the field is fitted to

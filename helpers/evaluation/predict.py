@@ -76,12 +76,7 @@ def window_size(shape: Sequence[int], patch: Sequence[int], multiple: int) -> tu
 
 @torch.inference_mode()
 def predict_image(
-    network: nn.Module,
-    image: torch.Tensor,
-    *,
-    patch: Sequence[int],
-    multiple: int,
-    tta_axes: Sequence[int] = (),
+    network: nn.Module, image: torch.Tensor, *, patch: Sequence[int], multiple: int, tta_axes: Sequence[int] = ()
 ) -> torch.Tensor:
     """Predict region probabilities of a prepared image, by a sliding window with Gaussian weights.
 

@@ -114,12 +114,7 @@ def dynunet(
 
 
 def swin_unetr(
-    grid: Mapping[str, int],
-    *,
-    feature_size: int = 12,
-    window_size: int = 0,
-    use_v2: bool = False,
-    dropout: float = 0.0,
+    grid: Mapping[str, int], *, feature_size: int = 12, window_size: int = 0, use_v2: bool = False, dropout: float = 0.0
 ) -> nn.Module:
     """Build Swin UNETR (Hatamizadeh et al. 2022): attention within shifted windows, and a U-Net decoder.
 

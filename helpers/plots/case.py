@@ -84,12 +84,7 @@ class Comparison:
 
 
 def show_modalities(
-    image: np.ndarray,
-    affine: np.ndarray,
-    *,
-    classes: np.ndarray | None = None,
-    plane: str = "axial",
-    title: str = "",
+    image: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, plane: str = "axial", title: str = ""
 ) -> Figure:
     """Show one slice of the four modalities (4, X, Y, Z) side by side, and again below with the label map if there is one.
 

@@ -55,8 +55,6 @@ def test_a_model_for_which_the_disk_has_no_room_is_a_sentence(tmp_path, full_dis
 
 @pytest.mark.parametrize(("export", "name"), [(export_onnx, "model.onnx"), (export_program, "model.pt2")])
 def test_an_export_does_not_speak_of_what_it_does_not_need(tmp_path, recwarn, caplog, export, name):
-    if export is export_onnx:
-        pytest.importorskip("onnxscript")
     arguments = {"channels": (4, 8), "num_res_units": 0}
     card = ModelCard("unet", arguments, {"spacing": (2.0, 2.0, 2.0), "normalise": "zscore"}, (32, 32, 32))
     assert export(tmp_path / name, build_network("unet", **arguments), card).is_file()
