@@ -52,7 +52,7 @@ def ways() -> Iterator[tuple[str, str]]:
 def settings_without(card: ModelCard, missing: str) -> PostProcessing:
     """The card's post-processing; without T1 or T1ce, no comparison of the two."""
     settings = PostProcessing(**card.postprocessing)
-    return replace(settings, contrast_enhancement=0.0, presence={}) if missing in ("t1", "t1ce") else settings
+    return replace(settings, contrast_enhancement=0.0) if missing in ("t1", "t1ce") else settings
 
 
 def phantom_rows(network: nn.Module, card: ModelCard, paths: list[Path]) -> Iterator[dict[str, object]]:

@@ -29,7 +29,7 @@ from helpers.evaluation.statistics import bootstrap_interval
 from helpers.models.checkpoints import load_checkpoint, load_ensemble, load_released
 
 EACH, FIRST = 10, 10_000
-"""Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the decision on enhancement."""
+"""Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the limits of the post-processing."""
 FITTED = 20_000
 KINDS = {
     "usual": NO_VARIANTS,

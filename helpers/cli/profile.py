@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import timeit
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -80,7 +80,7 @@ def run(
     step()
     with FlopCounterMode(display=False) as counter:
         step()
-    seconds = [_clock(step) for _ in range(steps)]
+    seconds = timeit.repeat(step, number=1, repeat=steps)
     with torch.profiler.profile(profile_memory=True) as profiler:
         step()
     out.mkdir(parents=True, exist_ok=True)
@@ -102,12 +102,6 @@ def run(
     print(table.head(TOP).to_string(float_format="{:.3f}".format))
     print(f"\n{out / 'trace.json'}")
     return 0
-
-
-def _clock(step: Any) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def _operations(profiler: torch.profiler.profile, where: str) -> pd.DataFrame:

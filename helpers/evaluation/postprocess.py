@@ -10,7 +10,7 @@ the model card, so that validation, prediction and serving apply the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -39,10 +39,6 @@ SMOOTH_MM = 0.7
 """Standard deviation of the Gaussian that removes the noise of single voxels; finer than a grid of 2 mm shows."""
 T1_GAIN = 0.1
 """By how much enhancing tumour is brighter on T1ce than on T1: blood and fat are bright on both."""
-PEAK_ML = 0.2
-"""Volume of the surest enhancing tumour, by which its presence is judged."""
-FEATURES = ("log_volume", "peak", "gain", "brightness")
-"""What `presence_features` measures, in this order."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,6 @@ class PostProcessing:
         T1ce, in the measure of `outline_enhancement`.
     enhancing_threshold : float
         Probability of ET from which such a voxel may belong to it, above 0 and at most 0.5.
-    presence : mapping
-        Logistic regression that decides for the whole case whether anything enhances: an "intercept", a coefficient for each of
-        `FEATURES` and the "threshold" of its probability, below which nothing does. Empty: no such decision.
     """
 
     tumour_ml: float = 0.5
@@ -89,13 +82,10 @@ class PostProcessing:
     tumour_threshold: float = 0.5
     contrast_enhancement: float = 0.0
     enhancing_threshold: float = 0.05
-    presence: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse limits outside their range."""
-        if self.presence and set(self.presence) != {"intercept", *FEATURES, "threshold"}:
-            raise ValueError(f"presence needs an intercept, a threshold and a coefficient for each of {FEATURES}: {self}")
-        if min(value for value in vars(self).values() if value is not self.presence) < 0:
+        if min(vars(self).values()) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
         if not all(0 < limit <= THRESHOLD for limit in (self.core_threshold, self.tumour_threshold, self.enhancing_threshold)):
             raise ValueError(f"the three thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
@@ -138,12 +128,9 @@ def apply_thresholds(
     limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
     brain = image.any(0)  # probabilities of a coarser grid reach beyond its edge
     regions = (probabilities >= limits[:, None, None, None]) & brain
-    if settings.contrast_enhancement or settings.presence:
+    if settings.contrast_enhancement:
         likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
-        if settings.contrast_enhancement:
-            regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement) & regions[1]
-        if settings.presence and presence_probability(likely, spacing, settings.presence) < settings.presence["threshold"]:
-            regions[2] = False
+        regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement) & regions[1]
         regions[0] |= regions[2]
     core, whole, enhancing = (np.count_nonzero(region) for region in regions)
     enhances = enhancing > 0 and enhancing * np.prod(spacing) / 1000 >= settings.enhancing_ml
@@ -182,7 +169,6 @@ class LikelyEnhancement(NamedTuple):
 
     box: tuple[slice, slice, slice]
     voxels: tuple[np.ndarray, ...]  # indices within the box
-    probability: np.ndarray  # of ET (N,)
     before: np.ndarray | None  # T1 (N,) relative to white matter nearby, in units of white matter minus fluid
     after: np.ndarray | None  # T1ce (N,)
 
@@ -201,7 +187,7 @@ def compare_contrasts(
         return None
     voxels = np.nonzero(candidates[box])
     before, after = (_brightness(image, channel, probabilities[1], spacing, box, voxels) for channel in (0, 1))
-    return LikelyEnhancement(box, voxels, probabilities[2][box][voxels], before, after)
+    return LikelyEnhancement(box, voxels, before, after)
 
 
 def outline_enhancement(probability: np.ndarray, likely: LikelyEnhancement | None, *, brighter: float) -> np.ndarray:
@@ -235,30 +221,6 @@ def outline_enhancement(probability: np.ndarray, likely: LikelyEnhancement | Non
     grown = np.zeros_like(certain)
     grown[likely.box] = np.isin(components, begun[begun > 0])
     return grown
-
-
-def presence_features(likely: LikelyEnhancement | None, spacing: Sequence[float]) -> dict[str, float]:
-    """Measure what tells whether anything enhances: `FEATURES`.
-
-    The logarithm to base 10 of the volume in ml (the sum of the probabilities), and of the surest `PEAK_ML` the logit of the
-    mean probability, how much brighter T1ce is than T1 (a subtraction after matching white matter), and T1ce itself.
-    """
-    if likely is None:
-        return dict(zip(FEATURES, (-2.0, -5.0, 0.0, 0.0), strict=True))
-    voxel_ml = float(np.prod(spacing)) / 1000
-    surest = np.argsort(-likely.probability, kind="stable")[: max(1, round(PEAK_ML / voxel_ml))]
-    peak = float(np.clip(likely.probability[surest].mean(), 0.0067, 0.9933))  # logits from -5 to 5
-    measured = likely.before is not None and likely.after is not None
-    after = float(np.clip(likely.after[surest].mean(), -1, 2)) if measured else 0.0
-    gain = float(np.clip((likely.after - likely.before)[surest].mean(), -1, 2)) if measured else 0.0
-    volume = float(np.log10(likely.probability.sum(dtype=np.float64) * voxel_ml + 0.01))
-    return dict(zip(FEATURES, (volume, float(np.log(peak / (1 - peak))), gain, after), strict=True))
-
-
-def presence_probability(likely: LikelyEnhancement | None, spacing: Sequence[float], model: Mapping[str, float]) -> float:
-    """Compute the probability that anything enhances in a case, by the logistic regression of a model card."""
-    features = presence_features(likely, spacing)
-    return float(1 / (1 + np.exp(-model["intercept"] - sum(model[name] * features[name] for name in FEATURES))))
 
 
 def _brightness(

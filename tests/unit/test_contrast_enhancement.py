@@ -1,20 +1,11 @@
 """Enhancing tumour grows from where the network is sure over what is brighter than white matter, whatever the image's units."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from brats_cohort.regions import ET, NCR
-from helpers.evaluation.postprocess import (
-    FEATURES,
-    PostProcessing,
-    compare_contrasts,
-    label_map,
-    outline_enhancement,
-    presence_features,
-)
+from helpers.evaluation.postprocess import PostProcessing, compare_contrasts, label_map, outline_enhancement
 
 SHAPE = (60, 60, 60)
 
@@ -135,38 +126,3 @@ def test_the_label_map_follows_and_what_enhances_is_core():
     dim[1] = dim[0]
     assert not (label_map(blurred(), dim, (1, 1, 1), rule) == ET).any()
     assert np.array_equal(label_map(blurred(), dim, (1, 1, 1), rule) == NCR, blurred()[0] >= 0.5)
-
-
-PRESENCE = {"intercept": 0.0, "log_volume": 1.0, "peak": 1.0, "gain": 10.0, "brightness": 0.0, "threshold": 0.5}
-
-
-def test_a_case_in_which_nothing_brightens_with_contrast_agent_has_no_enhancing_tumour_but_keeps_its_core():
-    unsure, dim = blurred(), head()
-    unsure[2] = np.minimum(unsure[2], 0.55)
-    dim[1] = dim[0]
-    rule = PostProcessing(0.0, 0.0, presence=PRESENCE)
-    assert (label_map(unsure, head(), (1, 1, 1), rule) == ET).any()
-    without = label_map(unsure, dim, (1, 1, 1), replace(rule, presence=PRESENCE | {"intercept": -2.0}))
-    assert not (without == ET).any()
-    assert np.array_equal(without == NCR, unsure[0] >= 0.5)
-
-
-def test_features_of_presence_do_not_depend_on_the_units_of_the_image_or_the_size_of_voxels():
-    every = (slice(None),) + (slice(None, None, 2),) * 3
-    wanted, scaled, coarse = (
-        presence_features(compare_contrasts(probabilities, image, spacing, likely=0.05), spacing)
-        for probabilities, image, spacing in (
-            (blurred(), head(), (1, 1, 1)),
-            (blurred(), head() * np.float32([3, 7, 1, 1])[:, None, None, None], (1, 1, 1)),
-            (blurred()[every], head()[every], (2, 2, 2)),
-        )
-    )
-    assert list(wanted) == list(FEATURES) and wanted["gain"] > 0.5 > 0.0 > presence_features(None, (1, 1, 1))["peak"]
-    assert scaled == pytest.approx(wanted, abs=1e-3)
-    assert coarse == pytest.approx(wanted, rel=0.3)
-    assert 10 ** wanted["log_volume"] == pytest.approx(blurred()[2][blurred()[2] >= 0.05].sum() / 1000, rel=0.05)
-
-
-def test_a_decision_with_a_coefficient_missing_is_refused():
-    with pytest.raises(ValueError, match="coefficient"):
-        PostProcessing(presence={"intercept": 0.0, "threshold": 0.5})

@@ -1,10 +1,8 @@
 """Fitting the post-processing: rules that help on phantoms are switched on, others stay off."""
 
 import numpy as np
-import pandas as pd
 
-from benchmarks.fit_limits import CHOICES, OFF, Predicted, fit_presence, fit_rules
-from helpers.evaluation.postprocess import FEATURES
+from benchmarks.fit_limits import CHOICES, OFF, Predicted, fit_rules
 
 
 def case(*, speck: bool) -> Predicted:
@@ -24,13 +22,3 @@ def test_no_rule_is_switched_on_for_a_network_that_makes_no_mistake():
 def test_specks_are_removed_by_the_smallest_volume_that_is_enough():
     limits = fit_rules([case(speck=True), case(speck=False)], CHOICES, OFF)
     assert limits.tumour_ml == 2  # the speck has exactly 1 ml, which a limit of 1 keeps
-
-
-def test_the_decision_on_enhancement_keeps_nineteen_of_twenty_and_tells_the_rest_apart():
-    draws = np.random.default_rng(0)
-    present = np.arange(200) < 120
-    table = pd.DataFrame({name: draws.normal(4 * present, 1) for name in FEATURES}).assign(ml=5.0 * present)
-    model = fit_presence(table)
-    score = 1 / (1 + np.exp(-model["intercept"] - sum(model[name] * table[name] for name in FEATURES)))
-    found = score >= model["threshold"]
-    assert 0.93 <= found[present].mean() < 1 and found[~present].mean() < 0.05
