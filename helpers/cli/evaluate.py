@@ -113,8 +113,7 @@ def list_label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFi
     try:
         cases = discover(folder, format, labels=labels) if cohort else []
     except DataError as error:
-        remedy = error.remedy.replace("--labels", "--reference-labels or --prediction-labels")
-        raise DataError(error.problem, remedy) from error
+        raise DataError(error.problem, error.remedy.replace("--labels", "--reference-labels or --prediction-labels")) from error
     maps = {each.identifier: LabelFile(each.label, each.labels, each.patient) for each in cases if each.label}
     if not cases:
         paths = [path for path in sorted(folder.rglob("*.nii*")) if not path.name.startswith(".")]

@@ -36,20 +36,16 @@ def _as_flags(words: Sequence[str]) -> list[str]:
     return flags
 
 
-def _one(read: Callable[[str], Any], metavar: str, show: Callable[[Any], str] = str) -> PrimitiveConstructorSpec:
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: read(words[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [show(value)],
-    )
+def _spec(read: Callable[[list[str]], Any], show: Callable[[Any], list[str]], **words: Any) -> PrimitiveConstructorSpec:
+    return PrimitiveConstructorSpec(instance_from_str=read, is_instance=lambda _: True, str_from_instance=show, **words)
 
 
 @REGISTRY.primitive_rule
 def _json_objects(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     kind = get_origin(info.type) or info.type
-    return _one(mapping, "JSON", json.dumps) if isinstance(kind, type) and issubclass(kind, Mapping) else None
+    if not (isinstance(kind, type) and issubclass(kind, Mapping)):
+        return None
+    return _spec(lambda words: mapping(words[0]), lambda value: [json.dumps(value)], nargs=1, metavar="JSON")
 
 
 @REGISTRY.primitive_rule
@@ -65,13 +61,7 @@ def _edges(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
             raise ValueError(f"it takes one number or three, not {len(found)}")
         return found * 3 if len(found) == 1 else found
 
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="N [N N]",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [str(number) for number in value],
-    )
+    return _spec(read, lambda value: [*map(str, value)], nargs="*", metavar="N [N N]")
 
 
 def mapping(text: str) -> dict:

@@ -108,16 +108,9 @@ def run(
             _, manifest, prepared = from_first(lambda: open_cohort(source, settings, work=folders.work))
             (training, validation), split_hash = parts_of(manifest, prepared, fold), manifest.sha256
             say(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
-        result = train(
-            settings,
-            training,
-            validation,
-            out=folders.model,
-            checkpoints=folders.checkpoints,
-            split_hash=split_hash,
-            resume=resume,
-            callbacks=[PrintValidation(tqdm.write), DrawPredictions(_draw)],
-        )
+        options = {"out": folders.model, "checkpoints": folders.checkpoints, "split_hash": split_hash, "resume": resume}
+        callbacks = [PrintValidation(tqdm.write), DrawPredictions(_draw)]
+        result = train(settings, training, validation, **options, callbacks=callbacks)
         if result.again:
             say("this training was finished already; --resume never trains anew")
         say(f"{result.steps} steps in {result.seconds:.0f} s")
@@ -269,13 +262,9 @@ def _open_stream(spacing: float, held_out: int, settings: TrainSettings, work: P
     if held_out < 1:
         raise DataError(f"--held-out is {held_out}", "give 1 or more")
     spacing = int(spacing) if float(spacing).is_integer() else spacing
-    stream = PhantomStream(
-        StreamSettings(spacing=spacing, seed=settings.seed, foreground_probability=settings.foreground_probability),
-        patch=settings.patch,
-        count=settings.batch * settings.steps,
-        batch=settings.batch,
-        transforms=training_transforms(settings.patch) if settings.augment else None,
-    )
+    drawn = StreamSettings(spacing=spacing, seed=settings.seed, foreground_probability=settings.foreground_probability)
+    options = {"patch": settings.patch, "count": settings.batch * settings.steps, "batch": settings.batch}
+    stream = PhantomStream(drawn, **options, transforms=training_transforms(settings.patch) if settings.augment else None)
     say(f"Making {held_out} held-out phantoms ...")
     return stream, from_first(partial(held_out_phantoms, work / "held_out", held_out, spacing=spacing)), ""
 

@@ -106,13 +106,9 @@ class PhantomStream(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        return draw_patch(
-            self._case(self.case_of(index)),
-            np.random.default_rng((self.settings.seed, PATCH, index)),
-            patch=self.patch,
-            foreground_probability=self.settings.foreground_probability,
-            transforms=self.transforms,
-        )
+        generator = np.random.default_rng((self.settings.seed, PATCH, index))
+        options = {"foreground_probability": self.settings.foreground_probability, "transforms": self.transforms}
+        return draw_patch(self._case(self.case_of(index)), generator, patch=self.patch, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers make phantoms of their own."""

@@ -215,8 +215,7 @@ def preprocess_image(
     affine = np.asarray(affine, dtype=np.float64)
     box = bounding_box(reduce(np.logical_or, volumes), settings.margin)
     if box is None:
-        problem = f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality"
-        raise DataError(problem, "check its files")
+        raise DataError(f"case {identifier or '(unnamed)'} has no voxel different from 0 in any modality", "check its files")
     source = cropped_affine(affine, [part.start for part in box])
     size = [part.stop - part.start for part in box]
     shape, to_affine = ras_grid(size, source, settings.spacing)

@@ -156,20 +156,9 @@ def _score(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[floa
     lesions, voxel_ml = score_lesions(prediction, reference, spacing), math.prod(map(float, spacing)) / 1000
     right, wanted, found = (np.count_nonzero(mask) for mask in (prediction & reference, reference, prediction))
     sensitivity, precision = (right / whole if wanted and found else float(wanted == found) for whole in (wanted, found))
-    values = (
-        dice(prediction, reference),
-        hausdorff95(prediction, reference, spacing),
-        lesions.dice,
-        lesions.found,
-        lesions.missed,
-        lesions.false,
-        sensitivity,
-        precision,
-        wanted * voxel_ml,
-        found * voxel_ml,
-        (found - wanted) * voxel_ml,
-        100 * (found - wanted) / wanted if wanted else math.nan,
-    )
+    scores = dice(prediction, reference), hausdorff95(prediction, reference, spacing), *lesions, sensitivity, precision
+    error = 100 * (found - wanted) / wanted if wanted else math.nan
+    values = *scores, wanted * voxel_ml, found * voxel_ml, (found - wanted) * voxel_ml, error
     return dict(zip(METRICS, values, strict=True))
 
 

@@ -143,12 +143,11 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
 
 def save_gallery(path: Path, cases: Sequence[tuple[Prepared, np.ndarray, float]]) -> None:
     """Draw validation cases into a PNG file: each with its reference, the predicted classes (X, Y, Z) and their mean Dice."""
-    figure = show_gallery(
-        [
-            Comparison(np.float32(case.image), case.affine, case.classes, classes, f"{case.identifier}, Dice {dice:.2f}")
-            for case, classes, dice in cases
-        ]
-    )
+    shown = []
+    for case, classes, dice in cases:
+        title = f"{case.identifier}, Dice {dice:.2f}"
+        shown.append(Comparison(np.float32(case.image), case.affine, case.classes, classes, title))
+    figure = show_gallery(shown)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=100)
     plt.close(figure)

@@ -254,11 +254,8 @@ def _zip_members(stream: BinaryIO) -> Iterator[Member]:
             name = member.filename if member.flag_bits & 0x800 else _readable(member.filename.encode("cp437"))
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise BadRequest(400, f"{_short(name)} is compressed in a way other than deflate; pack the archive again")
-            yield (
-                name,
-                member.external_attr >> 28 in (0, 0o10),
-                None if name.endswith(("/", "\\")) else partial(archive.open, member),
-            )
+            regular = member.external_attr >> 28 in (0, 0o10)
+            yield name, regular, None if name.endswith(("/", "\\")) else partial(archive.open, member)
 
 
 def _tar_members(stream: BinaryIO) -> Iterator[Member]:
