@@ -130,7 +130,7 @@ def niftis(folder, names):
         ([f"{who}_{kind}" for who in "AB" for kind in TIMING], "of 2 sessions, such as A_flair.nii.gz and B_flair.nii.gz"),
         ([f"{kind}_{who}" for who in "AB" for kind in TIMING], "of 2 sessions, such as flair_A.nii.gz and flair_B.nii.gz"),
         ([f"all/{who}/{kind}" for who in "AB" for kind in TIMING], "of 2 sessions, such as all/A/flair.nii.gz and all/B/flair"),
-        ([*(f"A_{kind}" for kind in TIMING), "B_t2", "B_flair"], "of 2 sessions, such as A_flair.nii.gz and B_flair.nii.gz"),
+        ([*(f"A_{kind}" for kind in TIMING), "B_t1", "B_t2", "B_flair"], "of 2 sessions, such as A_flair.nii.gz and B_flair"),
         ([f"C_{who}/C_{who}_{kind}" for who in "123" for kind in TIMING], "of 3 sessions, such as C_1/C_1_flair.nii.gz and"),
     ],
 )
@@ -147,6 +147,8 @@ def test_nifti_files_of_several_sessions_are_refused(tmp_path, names, sentence):
         ["T1/a_t1", "T1/a_t1ce", "T2/b_t2", "T2/b_flair"],
         ["p_AX_T1", "p_AX_T2", "p_SAG_T1", "p_SAG_3D_T2", "p_3D_FLAIR"],
         ["4_t1", "5_t1ce", "6_t2", "7_flair", "8_t2"],
+        ["pre/t1", "pre/t2", "pre/flair", "post/t1ce", "post/flair"],
+        [*(f"axial/{kind}" for kind in TIMING), "sagittal/t1", "sagittal/t2"],
     ],
 )
 def test_files_of_one_session_may_have_several_names_and_folders(tmp_path, names):

@@ -72,7 +72,7 @@ def prepare_session(
         raise SessionError("the case would be written into the folder that is read", "give --out another folder")
     overrides = dict(zip(MODALITIES, (t1, t1ce, t2, flair), strict=True))
     found = find_series(folder, study=study)
-    if not all(overrides.values()):
+    if not all(overrides[modality] for modality in require):
         one_session([series for series in found if not series.is_dicom], folder)
     found = _resolve(found, overrides, say)
     taken, left, notes = choose(found, overrides)

@@ -58,8 +58,8 @@ def recognise(series: Sequence[Series]) -> list[Series]:
 def one_session(series: Sequence[Series], folder: Path) -> None:
     """Raise `SessionError` if NIfTI files below a folder are of several sessions by their names or folders.
 
-    Two names or folders are two sessions if each has at least two of the four, and both have one of them. A name that
-    begins as another, such as "p7 brain" beside "p7", is of the same session.
+    Two names or folders are two sessions if each has at least three of the four: with fewer, one examination may have been
+    sorted by plane or by contrast agent. A name that begins as another, such as "p7 brain" beside "p7", is of the same session.
     """
     known = [one for one in series if one.modality and not one.fault]
     parts = [one.files[0].relative_to(folder).parts[:-1] for one in known]
@@ -72,8 +72,8 @@ def one_session(series: Sequence[Series], folder: Path) -> None:
         by_folder[part[depth : depth + 1]].append(one)
     for groups in (by_folder, by_name):
         kinds = {name: {one.modality for one in files} for name, files in groups.items()}
-        pairs = combinations(sorted(name for name in kinds if len(kinds[name]) > 1), 2)
-        apart = sorted({name for a, b in pairs if kinds[a] & kinds[b] and b[: len(a)] != a for name in (a, b)})
+        pairs = combinations(sorted(name for name in kinds if len(kinds[name]) > 2), 2)
+        apart = sorted({name for a, b in pairs if b[: len(a)] != a for name in (a, b)})
         if apart:
             first, second = (groups[name][0].files[0].relative_to(folder) for name in apart[:2])
             raise SessionError(
