@@ -310,11 +310,26 @@ def test_four_files_whose_names_say_two_cases_are_a_case_with_a_warning(tmp_path
     before = read_session(case_of_files(files)).warnings
     mixed = read_session(case_of_files(files | {"t2": other.images["t2"].path})).warnings
     (warning,) = set(mixed) - set(before)
-    assert len(mixed) == len(before) + 1 and warning.startswith(
-        "A: A_flair.nii.gz and B_t2.nii.gz are of different cases by their names"
-    )
+    assert len(mixed) == len(before) + 1
+    assert warning.startswith("A: B_t2.nii.gz is of another case than a by its name")
     unnamed = other.images["t2"].path.rename(tmp_path / "scan.nii.gz")
     assert not case_of_files(files | {"t2": unnamed}).faults
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("5_t1", "6_t1ce", "7_t2", "8_flair"),
+        ("p1_pre_t1", "p1_post_t1ce", "p1_t2", "p1_flair"),
+        ("a_t1", "A_t1ce", "A_t2", "a_flair"),
+    ],
+)
+def test_names_of_one_session_are_no_warning(tmp_path, names):
+    files = {}
+    for modality, name in zip(MODALITIES, names, strict=True):
+        files[modality] = tmp_path / f"{name}.nii.gz"
+        files[modality].touch()
+    assert not case_of_files(files).faults
 
 
 def test_folders_named_like_files_hold_the_file(tmp_path):

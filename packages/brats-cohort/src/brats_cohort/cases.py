@@ -93,10 +93,12 @@ def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Ca
     first = images[MODALITIES[0]].path
     role = role_of(first.name)
     name = (role[0] or first.resolve().parent.name or "case") if role else first.name.split(".nii")[0]
-    owners = {role[0]: source.path.name for source in images.values() if (role := role_of(source.path.name)) and role[0]}
+    owners = {path.name: role[0].lower() for path in map(Path, files.values()) if (role := role_of(path.name)) and role[0]}
+    (common, count), *_ = Counter(owners.values()).most_common(1) or [("", 0)]
+    others = [path for path, owner in owners.items() if count > 1 and not owner.startswith(common)]
     faults = ()
-    if len(owners) > 1:
-        problem = f"{' and '.join(owners.values())} are of different cases by their names"
+    if others:
+        problem = f"{' and '.join(others)} is of another case than {common} by its name"
         faults = (Fault(printable(name), "", problem, "make sure that all four are of one session", WARNING),)
     return Case(printable(name), name, "named", images, None, labels, faults)
 
