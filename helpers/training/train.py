@@ -137,11 +137,11 @@ def train(
         data = CaseDataModule(patches, CaseDataset(validation), settings)
         if not state:  # the last thing before the first step: until then an error leaves the folder as it was
             _remove_own_files(out, folder)
+        stopped = False
         try:
             trainer.fit(module, datamodule=data, ckpt_path=folder / CHECKPOINT if state else None, weights_only=True)
         except SIGTERMException:
-            text = f"stopped after step {trainer.global_step} as told; the same command resumes from {folder / CHECKPOINT}"
-            raise Interrupted(text, last.asked) from None
+            stopped = True
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends the process at a Ctrl-C that does not wait
                 raise KeyboardInterrupt from None
@@ -149,6 +149,9 @@ def train(
         finally:
             if settings.logger == "wandb" and trainer.is_global_zero:
                 loggers[-1].experiment.finish()  # else the next training would continue its run
+        if stopped or last.asked:  # also at the end of the last validation: no other fold or trial may begin
+            text = f"stopped after step {trainer.global_step} as told; the same command resumes from {folder / CHECKPOINT}"
+            raise Interrupted(text, last.asked)
     return _result(history)
 
 

@@ -408,7 +408,7 @@ def test_workers_prepare_the_cohort_too(workers, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--arguments", '{"chanels": [4, 8]}'), "unet has no argument chanels"),
+        (("--arguments", '{"widths": [4, 8]}'), "unet has no argument widths"),
         (("--pretrained", "missing.safetensors"), "missing.safetensors do not exist"),
         (("--spacing", "0"), "spacing is (0.0, 0.0, 0.0)"),
         (("--fold", "9"), "there is no fold 9"),
@@ -607,6 +607,12 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(prepared, tmp_path):
     assert checkpoint(tmp_path)["global_step"] == 1
 
 
+def test_told_to_stop_after_the_last_validation_it_lets_nothing_else_begin(prepared, tmp_path):
+    with pytest.raises(Interrupted):
+        run(prepared, tmp_path, callbacks=[Send(signal.SIGTERM, step=2, place="on_validation_end")], steps=2, validate_every=2)
+    assert run(prepared, tmp_path, steps=2, validate_every=2, resume="auto").again
+
+
 @pytest.mark.parametrize("steps", [5, 6])
 def test_told_to_stop_in_the_last_validation_it_loses_one_step(steps, prepared, tmp_path):
     changes = {"steps": steps, "validate_every": 3}
@@ -693,8 +699,8 @@ def test_a_retraining_that_cannot_begin_leaves_the_earlier_model(prepared, tmp_p
         run(prepared, tmp_path, pretrained=str(tmp_path / "bset.safetensors"))
     with pytest.raises(DataError, match="does not fit"):
         run(prepared, tmp_path, pretrained=str(weights), arguments={"channels": (8, 16)})
-    with pytest.raises(DataError, match="no argument chanels"):
-        run(prepared, tmp_path, arguments={"channels": (4, 8), "chanels": (4, 8)})
+    with pytest.raises(DataError, match="no argument widths"):
+        run(prepared, tmp_path, arguments={"channels": (4, 8), "widths": (4, 8)})
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert run(prepared, tmp_path, pretrained=str(weights), steps=2).checkpoint == weights, "it may start from its own"
 
