@@ -153,6 +153,10 @@ def _segment_raw(
     network, card = _load(checkpoint, device)  # before the preparation, which takes minutes
     session = prepare_session(raw, out, **options)
     targets = to or (session.reference,)
+    if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
+        raise SessionError(
+            f"one of {', '.join(targets)} is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg"
+        )
     prediction = predict_case(network, card, case_of_files(session.images), tta=tta)
     path = write_prediction(out / "label_map.nii.gz", prediction)
     _say(prediction, path)

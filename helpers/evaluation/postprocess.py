@@ -126,7 +126,7 @@ def apply_thresholds(
 ) -> np.ndarray:
     """Threshold region probabilities; arguments as in `label_map`, result bool (3, X, Y, Z)."""
     limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
-    brain = image.any(0)  # probabilities of a coarser grid reach beyond its edge
+    brain = np.asarray(image).any(0)  # probabilities of a coarser grid reach beyond its edge
     regions = (probabilities >= limits[:, None, None, None]) & brain
     if settings.contrast_enhancement:
         likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
