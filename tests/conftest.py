@@ -1,6 +1,7 @@
 """Fixtures for every test: no more threads than processors, no window, nothing written outside pytest's own folders."""
 
 import os
+import signal
 
 import matplotlib
 import pytest
@@ -33,6 +34,14 @@ def _own_folders(tmp_path_factory):
             patch.setenv(name, str(folder))
         patch.delenv("MPLBACKEND", raising=False)
         yield
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt, as in a terminal; what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -588,6 +588,7 @@ class Send(Callback):
                 os.kill(os.getpid(), number)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_told_to_stop_it_finishes_the_step_and_resumes_after_it(number, status, prepared, tmp_path):
     whole = run(prepared, tmp_path / "whole", steps=6, validate_every=6)
@@ -601,6 +602,7 @@ def test_told_to_stop_it_finishes_the_step_and_resumes_after_it(number, status, 
     assert after.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_does_not_wait_for_the_step(prepared, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(prepared, tmp_path, callbacks=[Send(signal.SIGINT, signal.SIGINT, step=1)])

@@ -254,6 +254,7 @@ def test_the_command_searches_with_real_trainings_and_tells_of_dead_workers(tmp_
     assert "worker 1 with status -9 died" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_first_worker_stops_the_others_too(number, tmp_path, monkeypatch, capfd):
     def work(worker, *_):
