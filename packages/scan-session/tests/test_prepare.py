@@ -155,6 +155,16 @@ def test_files_of_one_session_may_have_several_names_and_folders(tmp_path, names
     one_session(find_series(niftis(tmp_path, names)), tmp_path)
 
 
+def test_two_files_of_another_name_that_repeat_contrasts_are_said_to_be_doubtful(tmp_path):
+    names = [*(f"A_{kind}" for kind in TIMING), "B_t2", "B_flair"]
+    assert not one_session(find_series(niftis(tmp_path / "raw", names)), tmp_path / "raw")
+    said = []
+    with pytest.raises(SessionError):  # these images show no head
+        prepare_session(tmp_path / "raw", tmp_path / "case", say=said.append)
+    assert any("may be of two sessions" in text for text in said)
+    assert one_session(find_series(niftis(tmp_path / "one", names[: len(TIMING)])), tmp_path / "one")
+
+
 def test_what_is_said_names_nifti_files_and_the_record_does_not(tmp_path):
     niftis(tmp_path / "raw", ["Doe_t1", "Doe_t2"])
     with pytest.raises(SessionError, match=r"T1 is file 1 \(Doe_t1.nii.gz\), T2 is file 2 \(Doe_t2.nii.gz\)"):

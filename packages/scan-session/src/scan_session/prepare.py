@@ -22,6 +22,7 @@ from scan_session.session import Session
 
 EDGE = 1.0
 """Voxel edge of the case in mm, as in BraTS."""
+DOUBTFUL = "the files may be of two sessions by their names or folders: check that all four show one head"
 MARGIN_MM = 8.0
 """Room around the brain."""
 LEAST_OVERLAP, LEAST_COVERAGE, STILL_MM = 0.85, 0.93, 1.0
@@ -72,11 +73,13 @@ def prepare_session(
         raise SessionError("the case would be written into the folder that is read", "give --out another folder")
     overrides = dict(zip(MODALITIES, (t1, t1ce, t2, flair), strict=True))
     found = find_series(folder, study=study)
-    if not all(overrides[modality] for modality in require):
-        one_session([series for series in found if not series.is_dicom], folder)
+    named = all(overrides[modality] for modality in require)
+    doubtful = not named and not one_session([series for series in found if not series.is_dicom], folder)
     found = _resolve(found, overrides, say)
     taken, left, notes = choose(found, overrides)
     _require(taken, left, require)
+    if doubtful:  # said before another head's registration can fail
+        say(DOUBTFUL)
     for series in taken.values():
         say(f"{series.title} is {series.reason}")
         notes += [f"{series.label}: {warning}" for warning in series.warnings]
@@ -94,6 +97,7 @@ def prepare_session(
             say(f"{NAMES[modality]}: {_in_words(measures[modality])}")
     for note in notes:
         say(note)
+    notes += [DOUBTFUL] if doubtful else []
     session = Session(
         out, reference, {key: matrix_of(one) for key, one in transforms.items()},
         {key: (image.GetSize(), affine_of(image)) for key, image in images.items()}, measures, taken, tuple(left), tuple(notes),

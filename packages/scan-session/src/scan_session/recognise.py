@@ -55,31 +55,35 @@ def recognise(series: Sequence[Series]) -> list[Series]:
     return [one if one.fault else _from_header(one) if one.is_dicom else _from_name(one) for one in series]
 
 
-def one_session(series: Sequence[Series], folder: Path) -> None:
-    """Raise `SessionError` if NIfTI files below a folder are of several sessions by their names or folders.
+def one_session(series: Sequence[Series], folder: Path) -> bool:
+    """Say whether NIfTI files below a folder are surely of one session by their names and folders.
 
-    Two names or folders are two sessions if each has at least three of the four: with fewer, one examination may have been
-    sorted by plane or by contrast agent. A name that begins as another, such as "p7 brain" beside "p7", is of the same session.
+    Two names or folders with at least three of the four each are two sessions, a `SessionError`. With two, one of them in
+    both, they may be two sessions, or one sorted by plane or by contrast agent: False. A name that begins as another, such as
+    "p7 brain" beside "p7", is of the same session.
     """
     known = [one for one in series if one.modality and not one.fault]
     parts = [one.files[0].relative_to(folder).parts[:-1] for one in known]
     depth = 0
     while len({part[: depth + 1] for part in parts}) == 1 and all(len(part) > depth for part in parts):
         depth += 1
-    by_name, by_folder = defaultdict(list), defaultdict(list)
+    by_name, by_folder, sure = defaultdict(list), defaultdict(list), True
     for one, part in zip(known, parts, strict=True):
         by_name[_session_words(str(one.facts["Name"]))].append(one)
         by_folder[part[depth : depth + 1]].append(one)
     for groups in (by_folder, by_name):
         kinds = {name: {one.modality for one in files} for name, files in groups.items()}
-        pairs = combinations(sorted(name for name in kinds if len(kinds[name]) > 2), 2)
-        apart = sorted({name for a, b in pairs if b[: len(a)] != a for name in (a, b)})
+        pairs = combinations(sorted(name for name in kinds if len(kinds[name]) > 1), 2)
+        pairs = [(a, b) for a, b in pairs if kinds[a] & kinds[b] and b[: len(a)] != a]
+        apart = sorted({name for pair in pairs if min(len(kinds[name]) for name in pair) > 2 for name in pair})
+        sure &= not pairs
         if apart:
             first, second = (groups[name][0].files[0].relative_to(folder) for name in apart[:2])
             raise SessionError(
                 f"the folder holds NIfTI files of {len(apart)} sessions, such as {first} and {second}",
                 "give a folder with one of them, or name its files with --t1 --t1ce --t2 --flair",
             )
+    return sure
 
 
 def _session_words(name: str) -> tuple[str, ...]:
