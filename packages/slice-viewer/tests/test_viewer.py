@@ -181,6 +181,45 @@ def test_a_four_dimensional_file_gets_a_pane_a_volume(tmp_path):
         SliceViewer(tmp_path / "text.nii.gz")
 
 
+def test_what_nibabel_has_read_and_a_single_pane_are_shown_as_the_file_is(tmp_path):
+    image, labels = case_arrays()
+    path, marked = tmp_path / "four.nii.gz", tmp_path / "labels.nii.gz"
+    nib.Nifti1Image(np.moveaxis(image, 0, -1), LPS).to_filename(path)
+    nib.Nifti1Image(labels.astype(np.float32), LPS).to_filename(marked)
+    titles = ("T1", "T1ce", "T2", "FLAIR")
+    wanted = SliceViewer(image, LPS, labels=labels, titles=titles)
+    for source, drawn in ((path, marked), (nib.load(path), nib.load(marked)), (str(path), labels.astype(float))):
+        found = SliceViewer(source, labels=drawn, titles=titles)
+        assert found._volumes == wanted._volumes and found._labels == wanted._labels
+        assert found._scene["panes"] == wanted._scene["panes"]
+    assert SliceViewer(Pane(image[0]), LPS)._volumes == wanted._volumes[:1]
+
+
+def test_a_label_file_of_another_grid_is_refused(tmp_path):
+    image, labels = case_arrays()
+    path, marked = tmp_path / "image.nii", tmp_path / "labels.nii"
+    nib.Nifti1Image(image[0], LPS).to_filename(path)
+    nib.Nifti1Image(labels, np.eye(4)).to_filename(marked)
+    with pytest.raises(ValueError, match=r"labels labels\.nii have another affine than the image"):
+        SliceViewer(path, labels=marked)
+    with pytest.raises(ValueError, match="give both as files, or both as arrays"):
+        SliceViewer(image, LPS, labels=marked)
+    broken = bytearray(path.read_bytes())
+    broken[70:72] = (9999).to_bytes(2, "little")  # the data type
+    path.write_bytes(broken)
+    with pytest.raises(ValueError, match=r"image\.nii cannot be read"):
+        SliceViewer(path)
+
+
+def test_labels_and_titles_are_not_ignored():
+    image, labels = case_arrays()
+    for options in ({"labels": labels}, {"titles": ["T1"]}):
+        with pytest.raises(ValueError, match="give these to each Pane"):
+            SliceViewer([Pane(image[0])], LPS, **options)
+    with pytest.raises(ValueError, match="4 volumes need a title each, 2 were given"):
+        SliceViewer(image, LPS, titles=["T1", "T2"])
+
+
 def test_panes_on_different_grids_show_the_same_place():
     image, classes = case_arrays((24, 28, 20))
     coarse = np.diag([-2.0, -2.0, 2.0, 1.0])
@@ -393,6 +432,12 @@ def test_labels_get_the_viewers_names_and_colours_where_the_pane_has_none():
     ]
     assert entries[0] == {1: ("core", PALETTE[0]), 2: ("oedema", PALETTE[1]), 3: ("rim", "#123456")}
     assert [name for name, _ in entries[1].values()] == ["one", "label 2", "label 3"]
+
+
+def test_colours_are_those_of_matplotlib_in_the_browser_too():
+    image, labels = case_arrays()
+    viewer = SliceViewer(image[0], LPS, labels=labels, colours={1: "red", 2: "#0f0", 3: (0, 0, 1)})
+    assert [entry["colour"] for entry in viewer._scene["labels"][0]["entries"]] == ["#FF0000", "#00FF00", "#0000FF"]
 
 
 def test_the_viewer_begins_at_the_largest_labelled_slice():

@@ -10,8 +10,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import to_hex
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from slice_viewer.slices import label_colour
+
+FILE = (str, Path, SpatialImage)
+"""A file, or what nibabel has read of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +29,12 @@ class Pane:
     volume : array or tensor (X, Y, Z)
         Any integer or floating type and unit; NaN is shown black, and so is zero if it is background.
     labels : array or tensor (X, Y, Z), optional
-        Label map of whole numbers from 0 (nothing) to 255 on the grid of `volume`.
+        Label map of whole numbers, of any type, from 0 (nothing) to 255 on the grid of `volume`.
     title : str
     affine : array (4, 4), optional
         From voxel indices to millimetres in RAS+; without it that of the viewer.
-    names, colours : mappings from label to text and to "#RRGGBB", optional
-        Without them those of the viewer. A label that has neither is shown by its number, in a colour of its own.
+    names, colours : mappings from label to text and to a colour of matplotlib, optional
+        Without them those of the viewer. A label that has neither is shown by its number, in one of eight colours.
     window : (float, float), optional
         Values shown black and white, in the volume's units (`slice_viewer.slices.robust_window`).
     """
@@ -53,34 +59,55 @@ class Entry:
 
 def panes_of(source: Any, labels: Any = None, titles: Sequence[str] = ()) -> tuple[list[Pane], str]:
     """Panes of whatever `SliceViewer` takes, and a name for them."""
-    labels = None if labels is None else as_array(labels)
-    if isinstance(source, (str, Path)):
-        return file_panes(Path(source), labels), Path(source).name
-    if isinstance(source, Sequence) and all(isinstance(each, Pane) for each in source):
+    if isinstance(source, Pane):
+        source = [source]
+    if isinstance(source, Sequence) and not isinstance(source, str) and all(isinstance(each, Pane) for each in source):
+        if labels is not None or titles:
+            raise ValueError("panes have labels and titles of their own; give these to each Pane, not to the viewer")
         return list(source), ""
-    image = as_array(source)
+    if isinstance(source, FILE):
+        values, affine, name = _read(source)
+        volumes = [values] if values.ndim <= 3 else np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
+        standard = [name] if len(volumes) == 1 else [f"volume {number}" for number in range(len(volumes))]
+    else:
+        volumes, affine, name = _channels(as_array(source)), None, ""
+        standard = [""] * len(volumes)
+    if titles and len(titles) != len(volumes):
+        raise ValueError(f"{len(volumes)} volumes need a title each, {len(titles)} were given; give one for each, or none")
+    if labels is not None:
+        labels = _read_labels(labels, affine) if isinstance(labels, FILE) else as_array(labels)
+    return [Pane(volume, labels, title, affine) for volume, title in zip(volumes, titles or standard, strict=True)], name
+
+
+def _channels(image: np.ndarray) -> Sequence[np.ndarray]:
     if image.ndim not in (3, 4):
         raise ValueError(f"an image has shape (X, Y, Z) or (channels, X, Y, Z), this one {image.shape}")
     if image.ndim == 4 and image.shape[0] > 16 and image.shape[-1] <= 16:
         raise ValueError(f"an image of shape {image.shape} has its channels last; move the channels to the front")
-    volumes = image if image.ndim == 4 else [image]
-    return [Pane(volume, labels, title) for volume, title in zip(volumes, titles or [""] * len(volumes), strict=True)], ""
+    return image if image.ndim == 4 else [image]
 
 
-def file_panes(path: Path, labels: Any = None) -> list[Pane]:
-    """One pane for each volume of a 3-D or 4-D file that nibabel reads."""
-    if not path.is_file():
+def _read(source: Path | str | SpatialImage) -> tuple[np.ndarray, np.ndarray, str]:
+    """Values, affine and name of a file that nibabel reads or has read."""
+    loaded = isinstance(source, SpatialImage)
+    path = Path(source.get_filename() or "") if loaded else Path(source)
+    if not loaded and not path.is_file():
         raise ValueError(f"{path} does not exist; check the folder and the file's name")
     try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error) as error:
+        image = source if loaded else nib.load(path)
+        return np.asanyarray(image.dataobj), image.affine, path.name
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}); copy or export it again") from error
-    if values.ndim == 3:
-        return [Pane(values, labels, path.name, image.affine)]
-    volumes = np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
-    titles = [path.name] if len(volumes) == 1 else [f"volume {number}" for number in range(len(volumes))]
-    return [Pane(volume, labels, title, image.affine) for volume, title in zip(volumes, titles, strict=True)]
+
+
+def _read_labels(source: Path | str | SpatialImage, affine: np.ndarray | None) -> np.ndarray:
+    """Values of a label file, if it lies where the image does."""
+    values, own, name = _read(source)
+    if affine is None:
+        raise ValueError(f"labels {name} are a file, the image is an array; give both as files, or both as arrays")
+    if not np.allclose(own, affine, atol=1e-3):
+        raise ValueError(f"labels {name} have another affine than the image; bring both to one grid with nearest neighbour")
+    return values
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -123,7 +150,10 @@ def legend_entries(pane: Pane, values: Sequence[int]) -> list[Entry]:
     """Entries of a pane's legend: the named labels, and those of `values` that have no name."""
     names, colours = pane.names or {}, pane.colours or {}
     every = sorted({int(value) for value in (*names, *values)} - {0})
-    return [Entry(value, names.get(value, f"label {value}"), colours.get(value, label_colour(value))) for value in every]
+    return [
+        Entry(value, names.get(value, f"label {value}"), to_hex(colours.get(value, label_colour(value))).upper())
+        for value in every
+    ]
 
 
 def _check_volume(volume: np.ndarray, name: str) -> None:
@@ -148,7 +178,7 @@ def _check_labels(labels: np.ndarray, shape: tuple[int, ...], name: str) -> None
         raise ValueError(
             f"{name}: labels have shape {labels.shape}, the volume {shape}; bring both to one grid with nearest neighbour"
         )
-    if labels.dtype.kind not in "biu":
+    if labels.dtype.kind not in "biu" and not (labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))):
         raise ValueError(f"{name}: labels are {labels.dtype}, whole numbers were expected; round or threshold them first")
     if labels.min() < 0 or labels.max() > 255:
         raise ValueError(f"{name}: labels run from {labels.min()} to {labels.max()}, 0 to 255 can be shown; renumber them")

@@ -12,6 +12,7 @@ from pathlib import Path
 import anywidget
 import numpy as np
 import traitlets
+from nibabel.spatialimages import SpatialImage
 
 from slice_viewer.page import framed_page, what_to_install, write_page
 from slice_viewer.panes import Pane, panes_of
@@ -25,6 +26,8 @@ PAGES = "SLICE_VIEWER_PAGES"
 """Environment variable: a folder in which each viewer that a notebook shows leaves its page, numbered from 1."""
 PAGE_MEGABYTES = 1.0
 """Largest size of such a page."""
+
+Source = Path | str | SpatialImage | np.ndarray | Pane | Sequence[Pane]
 
 _shown = itertools.count(1)
 
@@ -44,15 +47,15 @@ class SliceViewer(anywidget.AnyWidget):
 
     Parameters
     ----------
-    source : path, array, tensor or sequence of Pane
-        A file that nibabel reads (3-D or 4-D), an image (X, Y, Z) or (channels, X, Y, Z), or panes.
+    source : path, image of nibabel, array, tensor, Pane or sequence of Pane
+        A file that nibabel reads or has read (3-D or 4-D), an image (X, Y, Z) or (channels, X, Y, Z), or panes.
     affine : array (4, 4), optional
         From voxel indices to millimetres in RAS+, for arrays and for panes that have none of their own.
     labels : array or tensor (X, Y, Z), optional
-        With a file or an image: label map to show on every pane.
+        With a file or an image: label map to show on every pane; with a file it may be a file too.
     titles : sequence of str
-        With an image: what stands above its channels.
-    names, colours : mappings from label to text and to "#RRGGBB", optional
+        With a file or an image: what stands above its volumes or channels.
+    names, colours : mappings from label to text and to a colour of matplotlib, optional
         For the panes that have none of their own.
     columns : int, optional
         Panes beside each other where there is room; by default all of them.
@@ -107,10 +110,10 @@ class SliceViewer(anywidget.AnyWidget):
 
     def __init__(
         self,
-        source: Path | str | np.ndarray | Sequence[Pane],
+        source: Source,
         affine: np.ndarray | None = None,
         *,
-        labels: np.ndarray | None = None,
+        labels: np.ndarray | Path | str | SpatialImage | None = None,
         titles: Sequence[str] = (),
         names: Mapping[int, str] | None = None,
         colours: Mapping[int, str] | None = None,
@@ -128,9 +131,7 @@ class SliceViewer(anywidget.AnyWidget):
                 raise TypeError(f"SliceViewer has no {name!r}; its state is {', '.join((*STATE, 'index', 'window'))}")
             setattr(self, name, value)
 
-    def show(
-        self, source: Path | str | np.ndarray | Sequence[Pane], affine: np.ndarray | None = None, **options: object
-    ) -> None:
+    def show(self, source: Source, affine: np.ndarray | None = None, **options: object) -> None:
         """Show something else in the same place, such as the next case; parameters as those of the class, but for its state."""
         self.scene = _scene_of(source, affine, **options)
         with self.hold_sync():
@@ -254,10 +255,10 @@ def _rising(window: tuple[float, float]) -> tuple[float, float]:
 
 
 def _scene_of(
-    source: Path | str | np.ndarray | Sequence[Pane],
+    source: Source,
     affine: np.ndarray | None,
     *,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | Path | str | SpatialImage | None = None,
     titles: Sequence[str] = (),
     title: str = "",
     **options: object,
