@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import traitlets
+from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 import slice_viewer
@@ -383,7 +384,9 @@ def test_a_page_is_made_coarser_until_it_fits_and_shows_the_same_place():
     labels = np.zeros(image.shape, np.uint8)
     labels[20:30, 10:20, 8:12] = 1
     viewer = SliceViewer(image, np.diag([1.0, 1, 2, 1]), labels=labels, opacity=0.3)
+    widgets = set(_instances)
     page = viewer.to_html(megabytes=0.05)
+    assert set(_instances) == widgets  # every widget is sent to the notebook, and kept until it is closed
     state = json.loads(re.search(r'id="state">(.*?)</script>', page, re.DOTALL)[1])
     assert len(page) <= 50_000 < len(viewer.to_html())
     assert state["_scene"]["grids"][0]["spacing"] == [2, 2, 4]

@@ -10,16 +10,13 @@ import html
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir
 
-from slice_viewer.scene import STATE
-
-if TYPE_CHECKING:
-    from slice_viewer.widget import SliceViewer
+from slice_viewer.scene import Scene
 
 FOLDER = Path(__file__).parent
 EXTENSIONS = {"anywidget": "anywidget", "@jupyter-widgets/jupyterlab-manager": "ipywidgets"}
@@ -33,37 +30,27 @@ FRAME_HEIGHT = 640
 """CSS pixels of the page inside a notebook."""
 
 
-def write_page(viewer: SliceViewer, path: Path | str | None = None, *, note: str = "") -> Path | str:
-    """Write the page to `path`, or return it as text where there is none; `note` is a sentence above the viewer."""
+def make_page(scene: Scene, state: Mapping[str, object], *, note: str = "") -> str:
+    """Make the page of a scene in a `state` (traits of `STATE`), as text; `note` is a sentence above the viewer."""
+    packed = {"_volumes": scene.volumes, "_labels": scene.labels}
+    texts = {name: [base64.b64encode(data).decode() for data in parts] for name, parts in packed.items()}
+    model = {**state, "_scene": scene.description, "_values": [], **texts}
     script = (FOLDER / "viewer.js").read_text(encoding="utf-8")
     parts = {
-        "title": html.escape(viewer.scene.description["title"] or "Slices"),
+        "title": html.escape(scene.description["title"] or "Slices"),
         "note": f"<p>{html.escape(note)}</p>" if note else "",
         "style": (FOLDER / "viewer.css").read_text(encoding="utf-8"),
         "script": script.replace(EXPORT, ""),
-        "state": json.dumps(_state(viewer), allow_nan=False).replace("<", "\\u003c"),
+        "state": json.dumps(model, allow_nan=False).replace("<", "\\u003c"),
     }
     template = (FOLDER / "page.html").read_text(encoding="utf-8")
-    page = re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], template)
-    if path is None:
-        return page
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    return re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], template)
 
 
-def framed_page(viewer: SliceViewer, note: str) -> str:
-    """The page inside a frame, to be shown in a notebook whose server cannot show the widget."""
-    page = html.escape(str(write_page(viewer, note=note)), quote=True)
-    return f'<iframe srcdoc="{page}" style="width: 100%; height: {FRAME_HEIGHT}px; border: 0" title="slice viewer"></iframe>'
-
-
-def _state(viewer: SliceViewer) -> dict[str, object]:
-    state = {name: getattr(viewer, name) for name in STATE}
-    packed = {"_volumes": viewer.scene.volumes, "_labels": viewer.scene.labels}
-    texts = {name: [base64.b64encode(data).decode() for data in parts] for name, parts in packed.items()}
-    return {**state, "_scene": viewer._scene, "_values": [], **texts}
+def framed_page(page: str) -> str:
+    """Put a page inside a frame, to be shown in a notebook whose server cannot show the widget."""
+    source = html.escape(page, quote=True)
+    return f'<iframe srcdoc="{source}" style="width: 100%; height: {FRAME_HEIGHT}px; border: 0" title="slice viewer"></iframe>'
 
 
 def what_to_install() -> str:

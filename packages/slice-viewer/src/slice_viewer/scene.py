@@ -52,7 +52,7 @@ class Scene:
     windows : tuple of (float, float)
         Values shown black and white, for each of the volumes.
     description : dict
-        Geometry and legends, in the types of JSON.
+        Geometry, legends and the state to begin with, in the types of JSON.
     volumes, labels : tuples of bytes
         Compressed codes.
     """
@@ -104,12 +104,15 @@ def pack_scene(
         volumes, labels = [job.result() for job in volume_jobs], [job.result() for job in label_jobs]
     here = [packed for packed, (_, grid) in zip(labels, parts.maps, strict=True) if grid == 0]
     largest = _largest(here)
+    cursor, windows = _start(parts, largest), tuple(tuple(map(float, volume.window)) for volume in volumes)
+    start = {"cursor": list(cursor), "windows": windows, "hidden": [], "opacity": 0.45, "overlay": True, "outline": True}
+    frame = {"largest": largest, "columns": columns or len(panes), "title": title, "start": start}
     return Scene(
         parts=parts,
-        cursor=_start(parts, largest),
+        cursor=cursor,
         largest=largest,
-        windows=tuple(volume.window for volume in volumes),
-        description=_describe(parts, volumes, labels) | {"largest": largest, "columns": columns or len(panes), "title": title},
+        windows=windows,
+        description=_describe(parts, volumes, labels) | frame,
         volumes=tuple(volume.data for volume in volumes),
         labels=tuple(packed.data for packed in labels),
     )

@@ -14,7 +14,7 @@ import numpy as np
 import traitlets
 from nibabel.spatialimages import SpatialImage
 
-from slice_viewer.page import framed_page, what_to_install, write_page
+from slice_viewer.page import framed_page, make_page, what_to_install
 from slice_viewer.panes import Pane, panes_of
 from slice_viewer.scene import STATE, Scene, pack_scene
 from slice_viewer.slices import PLANES
@@ -153,14 +153,24 @@ class SliceViewer(anywidget.AnyWidget):
         megabytes : float, optional
             Largest size of the file. If the page is larger, only every second voxel along each axis is kept, or every third.
         """
-        viewer, step = self, 1
-        while megabytes and len(write_page(viewer)) > megabytes * 1e6 and max(viewer.scene.grid.full_shape) > 2:
+        scene, state, step = self.scene, self._state_of_now(), 1
+        page = make_page(scene, state)
+        while megabytes and len(page) > megabytes * 1e6 and max(scene.grid.full_shape) > 2:
             step += 1
-            viewer = self._coarser(step)
-        return write_page(viewer, path)
+            scene = self._coarser(step)
+            page = make_page(scene, state | {"cursor": scene.grid.clip(at // step for at in self.cursor)})
+        if path is None:
+            return page
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+        return path
 
-    def _coarser(self, step: int) -> SliceViewer:
-        """This viewer with every `step`-th voxel along each axis."""
+    def _state_of_now(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in STATE}
+
+    def _coarser(self, step: int) -> Scene:
+        """The scene with every `step`-th voxel along each axis."""
         part, scale = (slice(None, None, step),) * 3, np.diag([step, step, step, 1])
         panes = [
             replace(
@@ -171,9 +181,7 @@ class SliceViewer(anywidget.AnyWidget):
             )
             for pane in self.scene.parts.panes
         ]
-        state = {name: getattr(self, name) for name in STATE} | {"cursor": [at // step for at in self.cursor]}
-        description = self.scene.description
-        return SliceViewer(panes, columns=description["columns"], title=description["title"], **state)
+        return pack_scene(panes, None, columns=self.scene.description["columns"], title=self.scene.description["title"])
 
     def still(self) -> bytes:
         """The viewer's state of now as a PNG, which is what a saved notebook shows."""
@@ -192,7 +200,7 @@ class SliceViewer(anywidget.AnyWidget):
             self.to_html(Path(folder) / f"{next(_shown)}.html", megabytes=PAGE_MEGABYTES)
         if advice := what_to_install():
             data.pop(WIDGET_VIEW, None)
-            data["text/html"] = framed_page(self, advice)
+            data["text/html"] = framed_page(make_page(self.scene, self._state_of_now(), note=advice))
         return data, metadata
 
     def _derive(self, change: dict | None = None) -> None:
@@ -269,10 +277,8 @@ def _scene_of(
 
 def _contents(scene: Scene) -> dict[str, object]:
     """Traits of a scene, and where its viewing begins."""
-    windows = [tuple(map(float, window)) for window in scene.windows]
-    start = {"cursor": list(scene.cursor), "windows": windows, "hidden": [], "opacity": 0.45, "overlay": True, "outline": True}
-    sent = {"_scene": scene.description | {"start": start}, "_volumes": list(scene.volumes), "_labels": list(scene.labels)}
-    return {**sent, "cursor": scene.cursor, "windows": windows}
+    sent = {"_scene": scene.description, "_volumes": list(scene.volumes), "_labels": list(scene.labels)}
+    return {**sent, "cursor": scene.cursor, "windows": list(scene.windows)}
 
 
 def _as_text(value: float | None) -> str:
