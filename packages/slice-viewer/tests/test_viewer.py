@@ -363,6 +363,19 @@ def test_a_saved_notebook_has_a_picture_with_the_patients_left_on_the_right():
     assert len(viewer.still()) < len(base64.b64decode(data["image/png"]))
 
 
+def still_size(viewer: SliceViewer) -> tuple[int, int]:
+    return Image.open(io.BytesIO(viewer.still())).size
+
+
+def test_a_still_has_room_for_the_names_of_many_labels(recwarn):
+    labels = np.arange(20 * 24 * 10).reshape(20, 24, 10) % 118
+    names = {number: f"structure number {number}" for number in range(1, 118)}
+    width, height = still_size(SliceViewer(np.ones(labels.shape), np.eye(4), labels=labels))
+    longer = still_size(SliceViewer(np.ones(labels.shape), np.eye(4), labels=labels, names=names))
+    assert longer[0] == width and longer[1] > height > 2 * width
+    assert not [str(warning.message) for warning in recwarn if "constrained_layout" in str(warning.message)]
+
+
 def test_a_page_holds_everything_and_escapes_its_texts(tmp_path):
     image, classes = case_arrays()
     panes = [Pane(image[0], classes, "</script><b>", names={1: "a<b", 2: "ö", 3: "c"})]

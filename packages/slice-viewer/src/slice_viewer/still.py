@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 COLUMNS = 4
 WIDTH = 10.4
 """Inches of a full row."""
+LEGEND_LINE = 0.2
+"""Inches of a line of the legend."""
 
 SHORTEST_WITH_MARKS = 10.0
 """Millimetres; on less than that there is no place for a scale bar."""
@@ -34,16 +37,18 @@ def draw_still(viewer: SliceViewer) -> bytes:
     width = min(WIDTH / columns, 3.6)
     slices = [_slice_in(grid, viewer) for grid in parts.grids]
     aspect = max(height / breadth for breadth, height in (_side_lengths(grid, viewer.plane) for grid in parts.grids))
-    figure = Figure(figsize=(width * columns, (width * min(max(aspect, 0.3), 2) + 0.3) * rows + 0.3), layout="compressed")
+    names = _legend(viewer)
+    entries = _entries_in_a_line(names, width * columns)
+    height = (width * min(max(aspect, 0.3), 2) + 0.3) * rows + 0.1 + LEGEND_LINE * max(1, math.ceil(len(names) / entries))
+    figure = Figure(figsize=(width * columns, height), layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, number in zip(axes, range(len(parts.panes)), strict=False):
         _draw_pane(ax, viewer, number, slices[parts.shown[number][0]])
     for ax in axes[len(parts.panes) :]:
         ax.set_axis_off()
-    if names := _legend(viewer):
+    if names:
         patches = [Patch(facecolor=colour, edgecolor="#222222", linewidth=0.5, label=text) for text, colour in names.items()]
-        columns = min(len(names), max(3, int(figure.get_figwidth() / 1.7)))
-        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+        figure.legend(handles=patches, loc="outside lower center", ncols=entries, fontsize=9, frameon=False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=80, facecolor="white")
     return to_palette(stream.getvalue())
@@ -91,6 +96,12 @@ def _side_lengths(grid: Grid, plane: str) -> tuple[float, float]:
     """Width and height of the box in mm."""
     sides = [(last - first) * mm for first, last, mm in zip(grid.start, grid.stop, grid.spacing, strict=True)]
     return tuple(length for axis, length in enumerate(sides) if axis != PLANES[plane].axis)
+
+
+def _entries_in_a_line(names: Iterable[str], width: float) -> int:
+    """How many entries of the legend fit beside each other in `width` inches: all of them, or as many as of the longest."""
+    lengths = [0.6 + 0.07 * len(name) for name in names]
+    return max(1, len(lengths) if sum(lengths) <= width else int(width / max(lengths)))
 
 
 def _legend(viewer: SliceViewer) -> dict[str, str]:
