@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from slice_viewer.slices import PALETTE, best_slice, cut, robust_window, show_slice, to_palette, to_ras
+from slice_viewer.slices import PALETTE, best_slice, cut, draw_labels, robust_window, show_slice, to_palette, to_ras
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 AFFINES = {
@@ -113,6 +113,9 @@ def test_the_window_ignores_background_and_single_bright_voxels():
     low, high = robust_window(volume)
     assert 80 < low < 100 < high < 120
     assert robust_window(np.zeros((3, 3, 3))) == (0.0, 1.0)
+    missing = np.where(np.arange(30) < 4, np.nan, volume)
+    missing[11, 11, 11] = np.inf
+    assert robust_window(missing) == pytest.approx((low, high), abs=1)
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
@@ -139,6 +142,17 @@ def test_labels_are_drawn_in_the_colours_of_their_numbers():
     assert red > green > blue
     outline = [tuple(colour[:3]) for line in ax.collections for colour in line.get_edgecolor()]
     assert to_rgb(PALETTE[2]) in outline
+
+
+def test_without_a_line_labels_have_no_contour():
+    ax = plt.subplots()[1]
+    draw_labels(ax, np.pad(np.ones((4, 4), np.uint8), 3), (1.0, 1.0), fill=0.5, line=0.0)
+    assert len(ax.images) == 1 and not ax.collections
+
+
+def test_labels_of_another_grid_are_not_drawn():
+    with pytest.raises(ValueError, match=r"classes has shape \(20, 20, 10\), the volume \(20, 20, 20\)"):
+        show_slice(np.ones((20, 20, 20)), LPS, classes=np.ones((20, 20, 10), np.uint8))
 
 
 def test_a_focus_sets_the_frame():

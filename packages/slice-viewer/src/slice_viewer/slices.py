@@ -85,8 +85,8 @@ def best_slice(classes: np.ndarray, affine: np.ndarray, *, plane: str = "axial")
 
 
 def robust_window(volume: np.ndarray) -> tuple[float, float]:
-    """Darkest and brightest value to show: percentiles 1 and 99.5 of the non-zero voxels, so that no vessel sets the scale."""
-    values = volume[volume != 0]
+    """Darkest and brightest value to show: percentiles 1 and 99.5 of the finite, non-zero voxels: no vessel sets the scale."""
+    values = volume[np.isfinite(volume) & (volume != 0)]
     if values.size == 0 or values.dtype == bool:
         return 0.0, 1.0
     low, high = np.percentile(values[:: max(1, values.size // 200_000)], [1, 99.5])
@@ -140,7 +140,15 @@ def show_slice(
     -------
     Axes
         In millimetres.
+
+    Raises
+    ------
+    ValueError
+        If `classes` or `focus` has another shape than the volume.
     """
+    for name, other in (("classes", classes), ("focus", focus)):
+        if other is not None and other.shape != volume.shape:
+            raise ValueError(f"{name} has shape {other.shape}, the volume {volume.shape}; bring both to one grid")
     if ax is None:
         ax = plt.subplots(figsize=(4.2, 4.6), layout="constrained")[1]
     if index is None:
@@ -171,7 +179,10 @@ def draw_labels(
     fill: float = 0.45,
     line: float = 1.0,
 ) -> Axes:
-    """Draw a 2-D label map (rows, columns), pixels of `size` (height, width) mm, as fill and as contour with a dark halo."""
+    """Draw a 2-D label map (rows, columns), pixels of `size` (height, width) mm, as fill and as contour with a dark halo.
+
+    `fill` is the opacity of the fill and `line` the width of the contour in points, 0 for none.
+    """
     height, width = labels.shape[0] * size[0], labels.shape[1] * size[1]
     padded = np.pad(labels, 1)
     x = (np.arange(padded.shape[1]) - 0.5) * size[1]
@@ -185,6 +196,8 @@ def draw_labels(
         paint = np.zeros((*mask.shape, 4))
         paint[mask] = (*to_rgb(colour), fill)
         ax.imshow(paint, extent=(0, width, height, 0), interpolation="nearest", aspect="equal")
+        if not line:
+            continue
         contour = ax.contour(x, y, padded == value, levels=[0.5], colors=[colour], linewidths=line)
         contour.set_path_effects([effects.withStroke(linewidth=line + 1.0, foreground="black", alpha=0.6)])
     return ax
