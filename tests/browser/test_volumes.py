@@ -85,10 +85,12 @@ def test_a_case_a_four_dimensional_file_and_one_without_labels(show, tmp_path):
     root = show(view_case(case))
     assert root.locator(".slice-viewer-pane b").all_inner_texts() == ["T1", "T1ce", "T2", "FLAIR"]
     assert root.locator(".slice-viewer-legend button").all_inner_texts() == list(CLASS_NAMES.values())
+    assert root.get_by_role("button", name="overlay").count() == 1
     root = show(SliceViewer(case.images["t1"].path))
     assert root.locator(".slice-viewer-pane").count() == 4
     root = show(SliceViewer(image, LPS))
     assert root.locator(".slice-viewer-legend").count() == 0
+    assert [root.get_by_role("img", name=f"pane {number}").count() for number in (1, 2, 3, 4)] == [1] * 4
     assert root.get_by_role("button", name="outline of the labels").count() == 0
 
 

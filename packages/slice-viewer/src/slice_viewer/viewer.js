@@ -205,7 +205,7 @@ class LabelMap extends Layer {
 }
 
 class Pane {
-  constructor({ title, volume, labels, grid }, volumes, maps) {
+  constructor({ title, name, volume, labels, grid }, volumes, maps) {
     Object.assign(this, { title, index: volume, volume: volumes[volume], map: labels === null ? null : maps[labels], grid });
     this.picture = make("canvas");
     this.overlay = make("canvas", { className: "slice-viewer-labels" });
@@ -214,7 +214,7 @@ class Pane {
     this.frame = make("div", { className: "slice-viewer-frame" }, this.picture, this.overlay, this.across, this.down);
     this.marks = ["left", "right", "top", "bottom"].map((side) => make("i", { className: `slice-viewer-${side}` }));
     this.bar = make("div", { className: "slice-viewer-scale" });
-    this.box = make("div", { className: "slice-viewer-pane", label: title }, this.frame, make("b", {}, title), ...this.marks, this.bar);
+    this.box = make("div", { className: "slice-viewer-pane", label: name }, this.frame, make("b", {}, title), ...this.marks, this.bar);
     this.box.setAttribute("role", "img");
     this.onPicture = this.picture.getContext("2d", { alpha: false });
     this.onOverlay = this.overlay.getContext("2d");
@@ -261,7 +261,8 @@ class Viewer {
     const grids = scene.grids;
     this.volumes = scene.volumes.map((entry, index) => new Volume(volumes[index], grids[entry.grid], entry));
     this.maps = scene.labels.map((entry, index) => new LabelMap(labels[index], grids[entry.grid], entry));
-    this.panes = scene.panes.map((pane) => new Pane({ ...pane, grid: grids[pane.grid] }, this.volumes, this.maps));
+    const named = scene.panes.map((pane, number) => ({ ...pane, name: pane.title || `pane ${number + 1}`, grid: grids[pane.grid] }));
+    this.panes = named.map((pane) => new Pane(pane, this.volumes, this.maps));
     this.build(element);
     this.watch();
     listenToWheel(this);
@@ -296,7 +297,7 @@ class Viewer {
     this.largest = button("largest", "slice with the largest labelled area, key t", () => this.goToLargest());
     this.opacity = slider("opacity of the overlay", { min: 0, max: 1, step: 0.05 }, () => this.set({ opacity: Number(this.opacity.value) }));
     this.outline = button("outline", "outline of the labels, key b", () => this.toggle("outline"));
-    this.overlay = button("overlay", "labels on or off, key o", () => this.toggle("overlay"));
+    this.overlay = button("overlay", "overlay of the labels, key o", () => this.toggle("overlay"));
     this.help = make("dl", { className: "slice-viewer-help", hidden: true });
     for (const [keys, meaning] of KEYS) this.help.append(make("dt", {}, keys), make("dd", {}, meaning));
     const extra = [button("reset", "reset, key r", () => this.reset()), button("?", "keys and mouse, key ?", () => (this.help.hidden = !this.help.hidden))];
