@@ -1,4 +1,4 @@
-"""``python -m glioma_phantom FOLDER``: write a cohort of phantoms as BraTS 2021 has its cases."""
+"""Write a cohort of glioma phantoms as BraTS 2021 has its cases."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from glioma_phantom import PhantomSettings, write_cohort
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="glioma_phantom", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m glioma_phantom", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=10, help="how many cases")
     parser.add_argument("--spacing", type=float, choices=(1.0, 2.0, 4.0), default=1.0, help="voxel edge in mm")
