@@ -86,3 +86,5 @@ def test_no_two_series_differ_by_more_than_the_limits_and_the_files_repeat_to_th
         assert (again.folder / path.relative_to(session.folder)).read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match="not empty"):
         write_raw_session(again.folder, 2, settings=COARSE)
+    with pytest.raises(ValueError, match="plans of FLAIR; a session has t1, t1ce, t2, flair"):
+        write_raw_session(tmp_path / "other", 1, settings=COARSE, plans={"FLAIR": PLANS["flair"]})

@@ -28,7 +28,7 @@ PATIENT_ID = "PHANTOM-4711"
 BIRTH_DATE = "19630228"
 """An invented patient, who was born on a day that never was: privacy tests look for them in outputs."""
 SERIES = 2
-"""Keeps the random numbers of plans apart from those of other phantoms (`Draws`)."""
+"""Keeps the random numbers of plans, and with 1 more of heads and scans, apart from those of the phantom (`Draws`)."""
 PLANES = {
     "axial": (((1, 0, 0), (0, 1, 0)), 190),
     "coronal": (((1, 0, 0), (0, 0, -1)), 206),
@@ -226,12 +226,14 @@ def write_raw_session(
     Raises
     ------
     ValueError
-        If the folder holds anything.
+        If the folder holds anything, or a plan is of no modality.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: a raw session needs a folder of its own")
     plans = dict(plans if plans is not None else draw_plans(settings.seed, index))
+    if unknown := sorted(plans.keys() - set(MODALITIES)):
+        raise ValueError(f"there are plans of {', '.join(unknown)}; a session has {', '.join(MODALITIES)}")
     draws = Draws(settings.seed, index, series=SERIES + 1)
     phantom = make_phantom(index, settings)
     head = draw_head(phantom, draws)
