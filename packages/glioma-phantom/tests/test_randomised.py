@@ -170,15 +170,6 @@ def test_a_skull_strip_can_cut_into_the_brain():
     assert strip_skull(draws, brain, warp.box, tight)[0].brain.sum() < brain.brain.sum()
 
 
-def test_a_resection_leaves_fluid_where_the_core_was_and_some_tumour_around_it():
-    wide = Randomisation()
-    always = replace(wide, tumour=replace(wide.tumour, resected=1.0))
-    for index in range(2):
-        whole = draw_random_phantom(9, index, spacing=4.0)
-        emptied = draw_random_phantom(9, index, spacing=4.0, ranges=always)
-        assert 0 < (emptied.classes > 0).sum() <= (whole.classes > 0).sum()
-
-
 @functools.cache
 def drawn(index, **changes):
     """A tumour that enhances, and its anatomy, of the same draws but for what is changed."""
@@ -193,6 +184,23 @@ def drawn(index, **changes):
 
 def tumour_with(index, **changes):
     return drawn(index, **changes)[0]
+
+
+def test_a_phantom_can_have_had_a_resection():
+    wide = Randomisation()
+    never, always = (replace(wide, tumour=replace(wide.tumour, resected=share)) for share in (0.0, 1.0))
+    whole, emptied = (draw_random_phantom(9, 1, spacing=4.0, ranges=ranges) for ranges in (never, always))
+    assert 0 < (emptied.classes > 0).sum() < (whole.classes > 0).sum()
+    assert np.isfinite(emptied.image).all()
+
+
+def test_a_resection_empties_the_middle_of_the_core_and_leaves_the_rest():
+    for index in range(2):
+        whole, emptied = tumour_with(index), tumour_with(index, resected=1.0)
+        cavity = emptied.cavity > 0
+        assert whole.cavity is None and (whole.classes[cavity] != ED).all() and (whole.classes[cavity] > 0).any()
+        assert not emptied.classes[cavity].any() and not emptied.shares[:, cavity].any()
+        assert torch.equal(emptied.classes[~cavity], whole.classes[~cavity]) and emptied.classes.any()
 
 
 def test_what_enhances_can_cover_the_surface_of_the_core():
