@@ -14,7 +14,7 @@ from glioma_phantom.contrast import MODALITIES, CoreRanges, draw_core, draw_look
 from glioma_phantom.draws import Box, Draws
 from glioma_phantom.generator import ContrastRanges, draw_random_looks
 from glioma_phantom.tumour import ED, ET, NCR, NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour, press_out
-from glioma_phantom.variants import NO_VARIANTS
+from glioma_phantom.variants import NO_VARIANTS, VariantRanges
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 
@@ -71,6 +71,12 @@ def test_variants_differ_from_the_same_phantom_without_them_in_what_they_are_cal
     kept = missing.image.any(axis=(1, 2, 3))
     assert np.array_equal(missing.image[kept], plain.image[kept]) and np.array_equal(missing.classes, plain.classes)
     assert (of_variant("badly_stripped", 0).image[0] > 0).sum() > (plain.image[0] > 0).sum()
+
+
+def test_tumours_that_cannot_all_be_drawn_as_often_as_asked_are_refused():
+    with pytest.raises(ValueError, match=r"add up to 1\.27"):
+        VariantRanges(low_grade=1.0)
+    assert replace(NO_VARIANTS, diffuse=1.0).diffuse == 1
 
 
 def test_variants_of_tumours_have_the_regions_that_define_them():

@@ -6,6 +6,7 @@ numbers apart, so that with every probability at 0 the other draws are as they w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +26,7 @@ GAIN: Range = (0.12, 0.35)
 
 @dataclass(frozen=True)
 class VariantRanges:
-    """Probabilities of the variants; 0 switches one off.
+    """Probabilities of the variants; 0 switches one off. Those of tumours may add up to 1, because at most one is drawn.
 
     With these numbers about a quarter of all phantoms have no enhancement at all and a tenth has a faint one. Patients have
     less: in UCSF-PDGM 20 % of adults with a diffuse glioma have one of grade 2 or 3 (Calabrese et al., Radiology: Artificial
@@ -68,6 +69,13 @@ class VariantRanges:
     badly_stripped: float = 0.08
     misregistered: float = 0.08
     missing: float = 0.06
+
+    def __post_init__(self) -> None:
+        """Refuse tumours that would be drawn less often than their probabilities say."""
+        total = math.fsum(getattr(self, name) for name in TUMOURS)
+        if total > 1 + 1e-9:
+            names = ", ".join(TUMOURS)
+            raise ValueError(f"{names} add up to {total:.4g}, and at most one is drawn; lower them to a sum of 1 or less")
 
 
 SOME_VARIANTS = VariantRanges()
