@@ -1,12 +1,15 @@
 """The digital glioma phantom: the same case however it is made, and anatomy that a reader of BraTS expects."""
 
+from functools import partial
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from glioma_phantom import PhantomSettings, make_phantom, write_cohort
+from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom, write_cohort, write_phantom
+from glioma_phantom.abdomen import CtPhantomSettings
 from glioma_phantom.contrast import MODALITIES
 from glioma_phantom.measure import measure, reference_statistics
 from glioma_phantom.tumour import ET
@@ -128,11 +131,28 @@ def test_a_cohort_is_continued_and_other_settings_are_refused(tmp_path):
         write_cohort(tmp_path, 2, PhantomSettings(spacing=4.0, seed=1), workers=0, progress=False)
 
 
+def test_a_phantom_is_not_taken_for_one_of_other_settings(tmp_path):
+    written = write_phantom(tmp_path, 0, settings=COARSE)
+    before = {path.name: path.stat().st_mtime_ns for path in written.iterdir()}
+    with pytest.raises(ValueError, match="holds phantoms made with"):
+        write_phantom(tmp_path, 0, settings=PhantomSettings(spacing=4.0, seed=1))
+    assert write_cohort(tmp_path, 1, COARSE, workers=0, progress=False) == [written]
+    assert {path.name: path.stat().st_mtime_ns for path in written.iterdir()} == before
+
+
+def test_a_seed_is_checked_before_a_folder_is_claimed():
+    assert type(PhantomSettings(seed=np.int64(3)).seed) is int
+    for settings in (PhantomSettings, CtPhantomSettings):
+        with pytest.raises(ValueError, match="seed must be 0 or more, not -1"):
+            settings(seed=-1)
+
+
 def test_workers_make_the_cases_that_one_process_makes(tmp_path, phantoms):
     folders = write_cohort(tmp_path, 2, COARSE, workers=2, progress=False)
     assert all(same(folder, phantom) for folder, phantom in zip(folders, phantoms, strict=False))
 
 
 def test_an_impossible_spacing_is_refused():
-    with pytest.raises(ValueError, match="1, 2 or 4 mm"):
-        PhantomSettings(spacing=3.0)
+    for make in (PhantomSettings, partial(draw_random_phantom, 0, 0)):
+        with pytest.raises(ValueError, match="1, 2 or 4 mm, not 3"):
+            make(spacing=3.0)

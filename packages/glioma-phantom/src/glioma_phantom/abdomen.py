@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from glioma_phantom.draws import check_seed
 from glioma_phantom.files import claim_folder, write_json, write_nifti
 from glioma_phantom.organs import draw_bowel, draw_duodenum, draw_torso, draw_viscera
 from glioma_phantom.solids import ORGANS, Canvas, make_space
@@ -39,7 +40,8 @@ class CtPhantomSettings:
     seed: int = 2021
 
     def __post_init__(self) -> None:
-        """Refuse voxels that no organ would be seen with."""
+        """Refuse voxels that no organ would be seen with, and seeds below 0."""
+        object.__setattr__(self, "seed", check_seed(self.seed))
         object.__setattr__(self, "spacing", tuple(float(edge) for edge in self.spacing))
         if len(self.spacing) != 3 or not all(0.5 <= edge <= 10 for edge in self.spacing):
             raise ValueError(f"spacing is {self.spacing}; give three voxel edges between 0.5 and 10 mm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,13 @@ class Box:
             for n, a in zip(self.shape, self.first, strict=True)
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed as Python's own integer, or refuse it before a folder is claimed for it."""
+    if operator.index(seed) < 0:
+        raise ValueError(f"a seed must be 0 or more, not {seed}")
+    return operator.index(seed)
 
 
 class Draws:

@@ -42,7 +42,8 @@ def write_cohort(
 ) -> list[Path]:
     """Write phantoms 0 to `count` - 1 into a folder, keep those that exist, and return the cases' folders.
 
-    Each worker is a process with one thread, which on a CPU is faster than several threads on one case. A case's folder
+    Each worker is a process with one thread, which on a CPU is faster than several threads on one case. They are spawned, so
+    that a script (not a notebook) calls this below ``if __name__ == "__main__":``, or with ``workers=0``. A case's folder
     appears only when all five of its files are complete. Memory is bounded by one case a worker.
 
     Parameters
@@ -64,7 +65,7 @@ def write_cohort(
         If the folder holds phantoms with other settings.
     """
     folder = Path(folder)
-    claim_folder(folder / MANIFEST, {"version": VERSION, **asdict(settings)})
+    _claim(folder, settings)
     missing = [index for index in range(count) if not (folder / phantom_name(index)).is_dir()]
     job = partial(write_phantom, folder, settings=settings, device=device)
     made = _run(job, missing, workers)
@@ -74,10 +75,15 @@ def write_cohort(
 
 
 def write_phantom(folder: Path, index: int, *, settings: PhantomSettings = CALIBRATED, device: str = "cpu") -> Path:
-    """Write one phantom as a folder of five NIfTI files, which appears only when it is complete; returns that folder."""
+    """Write one phantom as a folder of five NIfTI files, which appears only when it is complete; returns that folder.
+
+    A phantom that exists is kept. Raises `ValueError` if `folder` holds phantoms with other settings (`write_cohort`).
+    """
     folder, name = Path(folder), phantom_name(index)
+    _claim(folder, settings)
+    if (folder / name).is_dir():
+        return folder / name
     phantom = make_phantom(index, settings, device=device)
-    folder.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
         unfinished.chmod(0o755)
@@ -111,6 +117,10 @@ def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> Path:
         return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _claim(folder: Path, settings: PhantomSettings) -> None:
+    claim_folder(folder / MANIFEST, {"version": VERSION, **asdict(settings)})
 
 
 def claim_folder(manifest: Path, settings: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from glioma_phantom.contrast import (
     mix_tumour,
     vary_looks,
 )
-from glioma_phantom.draws import Box, Draws, Range
+from glioma_phantom.draws import Box, Draws, Range, check_seed
 from glioma_phantom.tumour import NON_ENHANCING, Tumour, TumourRanges, draw_foci, draw_tumour, press_out
 from glioma_phantom.variants import SOME_VARIANTS, VariantRanges, draw_variants, drop_modality, move_looks, narrow_ranges
 
@@ -52,15 +52,21 @@ class PhantomSettings:
     spacing : float
         Voxel edge in mm: 1 gives the BraTS grid 240x240x155, 2 gives 120x120x78, 4 gives 60x60x39.
     seed : int
-        Seed of the cohort; a case is named by it and the case's index alone.
+        Seed of the cohort, from 0; a case is named by it and the case's index alone.
     """
 
     spacing: float = 1.0
     seed: int = 2021
 
     def __post_init__(self):
-        if self.spacing not in (1, 2, 4):
-            raise ValueError(f"a phantom's spacing must be 1, 2 or 4 mm, not {self.spacing}")
+        check_spacing(self.spacing)
+        object.__setattr__(self, "seed", check_seed(self.seed))
+
+
+def check_spacing(spacing: float) -> None:
+    """Refuse voxels that do not divide the coarse grid on which anatomy is bent."""
+    if spacing not in (1, 2, 4):
+        raise ValueError(f"a phantom's spacing must be 1, 2 or 4 mm, not {spacing}")
 
 
 CALIBRATED = PhantomSettings()
@@ -244,7 +250,13 @@ def draw_random_phantom(
     Phantom
         As `make_phantom` makes it, but its image is float32, relative to white matter; at least 0.001 inside the brain,
         except in a modality that is missing (`VariantRanges.missing`).
+
+    Raises
+    ------
+    ValueError
+        If the spacing is another.
     """
+    check_spacing(spacing)
     draws, apart = (Draws(seed, index, device=device, series=series) for series in (SERIES, VARIANTS))
     variants = draw_variants(apart, ranges.variants)
     ranges = narrow_ranges(variants, ranges)
