@@ -1,6 +1,7 @@
 """The viewer packs what the figures show, keeps its traits in line, and can be saved as a page and as a picture."""
 
 import base64
+import gc
 import gzip
 import io
 import itertools
@@ -8,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import ipywidgets
@@ -318,6 +320,15 @@ def test_another_case_can_be_shown_in_the_same_place():
     viewer.show(image[1, :10, :12, :8], np.eye(4))
     assert (len(viewer._volumes), len(viewer._labels), len(viewer.windows), viewer.active) == (1, 0, 1, 0)
     assert viewer.cursor == viewer.scene.cursor
+
+
+def test_a_closed_viewer_gives_its_volumes_back():
+    viewer = SliceViewer(case_arrays()[0], LPS)
+    scene = weakref.ref(viewer.scene)
+    viewer.close()
+    del viewer
+    gc.collect()
+    assert scene() is None
 
 
 def wrong_sources():

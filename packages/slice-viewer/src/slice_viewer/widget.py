@@ -90,8 +90,9 @@ class SliceViewer(anywidget.AnyWidget):
         If files cannot be read, or shapes, types or affines do not fit; one sentence with the pane and the remedy.
     """
 
-    _esm = FOLDER / "viewer.js"
-    _css = FOLDER / "viewer.css"
+    # As text: anywidget watches a file for changes, and for that keeps every widget, even one that is closed.
+    _esm = (FOLDER / "viewer.js").read_text(encoding="utf-8")
+    _css = (FOLDER / "viewer.css").read_text(encoding="utf-8")
     _scene = traitlets.Dict().tag(sync=True)
     _volumes = traitlets.List(traitlets.Bytes()).tag(sync=True)
     _labels = traitlets.List(traitlets.Bytes()).tag(sync=True)
