@@ -2,9 +2,12 @@
 
 import fnmatch
 import importlib.util
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 
@@ -78,16 +81,21 @@ def test_lifecycle_scripts_keep_the_limits(path):
     assert "set -euo pipefail" in text and "/home/$USER_NAME/SageMaker" in text
 
 
+def tool(folder, name, body):
+    """A command that runs a line of shell in place of the real one."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
 def test_the_set_up_runs_in_the_background(tmp_path):
     """The script itself, with commands that only say what they were given; the set-up would take minutes."""
     text = (CLOUD / "lifecycle" / "on-create.sh").read_text()
     home, tools = tmp_path / "home" / "SageMaker", tmp_path / "bin"
     home.mkdir(parents=True)
-    tools.mkdir()
     waits = f"for _ in $(seq 200); do [ -f {tmp_path}/go ] && break; sleep 0.1; done; touch {tmp_path}/ended"
     for name, body in {"chown": "exit 0", "sudo": waits}.items():
-        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tools / name).chmod(0o755)
+        tool(tools, name, body)
     script = text.replace("HOME_FOLDER=/home/$USER_NAME/SageMaker", f"HOME_FOLDER={home}")
     subprocess.run(
         ["bash", "-c", script], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=20, stdin=subprocess.DEVNULL
@@ -96,6 +104,52 @@ def test_the_set_up_runs_in_the_background(tmp_path):
     (tmp_path / "go").touch()
     assert (home / "set-up.sh").stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(home / "set-up.sh")], check=True)
+
+
+def start_instance(tmp_path, home):
+    """Run on-start.sh with commands that note what they were given; returns its status and the notes."""
+    for name in ("systemd-run", "dnf"):
+        tool(tmp_path / "bin", name, f'echo {name} "$@" >> {tmp_path}/notes')
+    tool(tmp_path / "bin", "sudo", f'echo sudo "$@" >> {tmp_path}/notes; shift 3; exec "$@"')
+    script = (CLOUD / "lifecycle" / "on-start.sh").read_text().replace("=/home/$USER_NAME/SageMaker", f"={home}")
+    done = subprocess.run(["bash", "-c", script], env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, check=False)
+    return done.returncode, (tmp_path / "notes").read_text().splitlines()
+
+
+def test_an_instance_starts_and_stops_itself_while_its_set_up_still_runs(tmp_path):
+    """AWS runs on-start.sh at the creation too, when .venv has a Python but no ipykernel yet."""
+    (tmp_path / "home/brain-tumour/.venv/bin").mkdir(parents=True)
+    tool(tmp_path / "home/brain-tumour/.venv/bin", "python", "exit 1")
+    status, notes = start_instance(tmp_path, tmp_path / "home")
+    assert status == 0 and [line.split()[0] for line in notes] == ["systemd-run"]
+
+
+def test_a_later_start_brings_back_python_and_kernel(tmp_path):
+    (tmp_path / "home/brain-tumour/.venv/bin").mkdir(parents=True)
+    (tmp_path / "home/brain-tumour/.venv/bin/python").symlink_to(tmp_path / "gone")
+    (tmp_path / "home/set-up.done").touch()
+    status, notes = start_instance(tmp_path, tmp_path / "home")
+    assert status == 0 and [line.split()[0] for line in notes] == ["systemd-run", "dnf", "sudo"]
+    assert "ipykernel install" in notes[-1]
+
+
+def test_an_idle_instance_stops_itself_with_the_python_of_al2023(tmp_path, monkeypatch):
+    """/usr/bin/python3 is Python 3.9 there, and a timer of systemd sets no region."""
+    monkeypatch.delattr("datetime.UTC")
+    module = idle_stop()
+    tool(tmp_path / "bin", "aws", f'echo "$@" > {tmp_path}/notes')
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    arn = "arn:aws:sagemaker:eu-central-1:111122223333:notebook-instance/brain-tumour-a"
+    for name, text in {"METADATA": json.dumps({"ResourceArn": arn}), "UPTIME": "3660.5 1"}.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(module, name, tmp_path / name)
+    monkeypatch.setattr(module, "ask", lambda what: [])
+    for minutes, stopped in (("62", False), ("60", True)):
+        monkeypatch.setattr(sys, "argv", ["idle_stop.py", minutes])
+        module.main()
+        assert (tmp_path / "notes").exists() == stopped
+    words = (tmp_path / "notes").read_text()
+    assert "--region eu-central-1" in words and "--notebook-instance-name brain-tumour-a" in words
 
 
 def idle_stop():
