@@ -62,7 +62,6 @@ def test_a_resource_is_open_only_where_aws_has_none_smaller():
         "ecr:GetAuthorizationToken",
         "cloudwatch:PutMetricData",
         "sts:GetCallerIdentity",
-        "s3:ListAllMyBuckets",
     }
     for name in FILES:
         for statement in load_policy(name, PLACE)["Statement"]:
@@ -79,7 +78,15 @@ def test_what_the_caller_may_and_may_not():
     assert not allowed(caller, "s3:DeleteBucket", "arn:aws:s3:::my-bucket")
     assert allowed(caller, "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/brain-tumour-x")
     assert not allowed(caller, "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/somebody-elses")
+    assert not allowed(caller, "sagemaker:DescribeTrainingJob", f"{SAGEMAKER}:training-job/somebody-elses")
     assert not allowed(caller, "iam:CreateRole", ROLE)
+    logs = "arn:aws:logs:eu-central-1:111122223333:log-group:/aws/sagemaker"
+    for stream in (f"{logs}/TrainingJobs:log-stream:", f"{logs}/ProcessingJobs:log-stream:"):
+        assert allowed(caller, "logs:DeleteLogStream", f"{stream}brain-tumour-x/algo-1")
+        assert not allowed(caller, "logs:DeleteLogStream", f"{stream}somebody-elses/algo-1")
+    assert allowed(caller, "logs:DeleteLogGroup", f"{logs}/Endpoints/brain-tumour-x")
+    for group in ("TrainingJobs", "Endpoints/somebody-elses"):
+        assert not allowed(caller, "logs:DeleteLogGroup", f"{logs}/{group}")
     passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
     assert allowed(caller, "iam:PassRole", ROLE, context=passed)
     assert not allowed(caller, "iam:PassRole", ROLE)
