@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from packaging.requirements import Requirement
 
+from helpers.cloud.jobs import IN_IMAGE
 from helpers.workspace import REPOSITORY
 
 CLOUD = REPOSITORY / "cloud"
@@ -64,6 +66,15 @@ def test_the_image_installs_what_the_package_asks_for():
     known = {Requirement(line).name for line in asked}
     lines = [line for line in (CLOUD / "docker" / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == sorted(lines) and set(lines) <= known
+
+
+def test_the_image_takes_every_version_of_the_lock_but_those_of_its_base():
+    """torchmetrics is not torch: the base image does not bring it."""
+    command = re.search(r"(grep -Ev '[^']+') /opt/program/requirements.lock", DOCKERFILE)[1]
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    kept = subprocess.run(shlex.split(command), input=lock, capture_output=True, text=True, check=True).stdout.split()
+    locked = [line for line in lock.splitlines() if not line.startswith("#")]
+    assert kept == [line for line in locked if not IN_IMAGE.fullmatch(line.partition("==")[0])]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
