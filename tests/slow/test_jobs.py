@@ -91,7 +91,8 @@ time.sleep(100)
 """
 
 
-def test_what_a_stopped_job_uploads_at_its_end_is_deleted_too(session):
+def test_what_a_stopped_job_uploads_at_its_end_is_deleted_too(session, tmp_path):
+    (tmp_path / "lingers.py").write_text(LINGERS)
     sagemaker = session.client("sagemaker")
     for name in ("mine-job", "mine2-job", "not-mine-job"):
         sagemaker.create_training_job(
@@ -100,7 +101,7 @@ def test_what_a_stopped_job_uploads_at_its_end_is_deleted_too(session):
             AlgorithmSpecification={
                 "TrainingImage": "image",
                 "TrainingInputMode": "File",
-                "ContainerEntrypoint": ["python3", "-c", LINGERS],
+                "ContainerEntrypoint": ["python3", str(tmp_path / "lingers.py")],
             },
             OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/{name.removesuffix('-job')}/models"},
             ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},

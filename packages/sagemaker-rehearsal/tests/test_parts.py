@@ -20,11 +20,18 @@ from sagemaker_rehearsal.training import Course
 from sagemaker_rehearsal.tuning import draw_hyperparameters
 
 IMAGE = {"TrainingImage": "image", "TrainingInputMode": "File"}
+MACHINE = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 10}
 TRAINING = {
     "TrainingJobName": "job",
     "AlgorithmSpecification": IMAGE,
+    "ResourceConfig": MACHINE,
     "StoppingCondition": {"MaxRuntimeInSeconds": 60},
 }
+
+
+def channel(kind):
+    """A channel of a data type."""
+    return {"ChannelName": "c", "DataSource": {"S3DataSource": {"S3DataType": kind, "S3Uri": "s3://b/k"}}}
 
 
 def test_nothing_of_an_account_gets_through():
@@ -68,9 +75,13 @@ def test_a_reserved_port_goes_to_the_server_and_to_nobody_else():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"HyperParameters": {f"h{number}": "1" for number in range(101)}}, "100 hyperparameters"),
-        ({"HyperParameters": {"long": "x" * 2501}}, "2500 characters"),
-        ({"Environment": {"LONG": "x" * 513}}, "512 characters"),
+        ({"TrainingJobName": "no_underscores"}, "'trainingJobName' failed .* regular expression pattern"),
+        ({"HyperParameters": {f"h{number}": "1" for number in range(101)}}, "'hyperParameters' .* less than or equal to 100"),
+        ({"HyperParameters": {"long": "x" * 2501}}, "'hyperParameters.long.member' .* less than or equal to 2500"),
+        ({"Environment": {"LONG": "x" * 513}}, "less than or equal to 512"),
+        ({"ResourceConfig": {**MACHINE, "InstanceType": "ml.g5.xlrage"}}, "'resourceConfig.instanceType' .* enum value set"),
+        ({"AlgorithmSpecification": {**IMAGE, "ContainerEntrypoint": ["sh", "-c", "x" * 257]}}, "equal to 256"),
+        ({"StoppingCondition": {"MaxRuntimeInSeconds": 0}}, "value greater than or equal to 1"),
         ({"StoppingCondition": {"MaxRuntimeInSeconds": 29 * limits.DAY}}, "MaxRuntimeInSeconds"),
         ({"EnableManagedSpotTraining": True}, "MaxWaitTimeInSeconds is required"),
         (
@@ -84,25 +95,84 @@ def test_a_reserved_port_goes_to_the_server_and_to_nobody_else():
         ({"AlgorithmSpecification": {"TrainingInputMode": "File"}}, "training image"),
         ({"AlgorithmSpecification": {**IMAGE, "MetricDefinitions": [{"Name": "d", "Regex": "Dice ("}]}}, "not valid"),
         ({"AlgorithmSpecification": {**IMAGE, "MetricDefinitions": [{"Name": "d", "Regex": "Dice .*"}]}}, "needs a group"),
+        ({"InputDataConfig": [{"ChannelName": "c", "DataSource": {"FileSystemDataSource": {}}}]}, "does not come from S3"),
+        ({"InputDataConfig": [channel("AugmentedManifestFile")]}, "not AugmentedManifestFile"),
     ],
 )
-def test_training_jobs_that_aws_would_refuse(change, words):
-    limits.check_training(TRAINING)
+def test_training_jobs_that_aws_or_the_rehearsal_refuses(change, words):
+    limits.check("TrainingJob", {**TRAINING, "InputDataConfig": [channel("S3Prefix")]})
     with pytest.raises(AwsError, match=words):
-        limits.check_training({**TRAINING, **change})
+        limits.check("TrainingJob", {**TRAINING, **change})
 
 
-def test_other_requests_that_aws_would_refuse():
+def test_every_limit_that_is_broken_is_named():
+    with pytest.raises(AwsError, match=r"2 validation errors detected: .*trainingJobName.*; .*roleArn"):
+        limits.check("TrainingJob", {**TRAINING, "TrainingJobName": "x" * 64, "RoleArn": "arn:aws:iam::1:role/short"})
+
+
+def test_other_requests_that_are_refused():
     serverless = {"VariantName": "v", "ModelName": "m", "ServerlessConfig": {"MemorySizeInMB": 6144, "MaxConcurrency": 1}}
     with pytest.raises(AwsError, match="InstanceType"):
-        limits.check_variants({"ProductionVariants": [serverless]})
+        limits.check("EndpointConfig", {"ProductionVariants": [serverless]})
     machine = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.g5.xlarge"}
-    limits.check_variants({"ProductionVariants": [machine, machine]})
+    limits.check("EndpointConfig", {"ProductionVariants": [machine, machine]})
     with pytest.raises(AwsError, match="one production variant"):
-        limits.check_variants({"ProductionVariants": [machine, machine], "AsyncInferenceConfig": {"OutputConfig": {}}})
-    place = {"ProcessingInputs": [{"InputName": "i", "S3Input": {"S3Uri": "s3://b/k", "LocalPath": "/data"}}]}
-    with pytest.raises(AwsError, match="/opt/ml/processing"):
-        limits.check_processing(place)
+        limits.check("EndpointConfig", {"ProductionVariants": [machine, machine], "AsyncInferenceConfig": {"OutputConfig": {}}})
+    with pytest.raises(AwsError, match=r"'primaryContainer\.environment\.LONG\.member' .* less than or equal to 1024"):
+        limits.check("Model", {"ModelName": "m", "PrimaryContainer": {"Environment": {"LONG": "x" * 1025}}})
+
+
+def test_processing_jobs_that_are_refused():
+    source, target = {"S3Uri": "s3://b/k", "S3DataType": "S3Prefix"}, {"S3Uri": "s3://b/k", "S3UploadMode": "EndOfJob"}
+    inside = {"LocalPath": "/opt/ml/processing/x"}
+
+    def check(inputs, outputs=()):
+        inputs = [{"InputName": "i", **one} for one in inputs]
+        outputs = [{"OutputName": "o", **one} for one in outputs]
+        limits.check("ProcessingJob", {"ProcessingInputs": inputs, "ProcessingOutputConfig": {"Outputs": outputs}})
+
+    check([{"S3Input": source | inside}], [{"S3Output": target | inside}])
+    for wrong, words in (
+        (([{"S3Input": source | {"LocalPath": "/data"}}],), "/opt/ml/processing"),
+        (([{"S3Input": source}],), "/opt/ml/processing"),
+        (([{"DatasetDefinition": {}}],), "does not come from S3"),
+        (([{"S3Input": source | inside | {"S3InputMode": "Pipe"}}],), "not Pipe"),
+        (([], [{"FeatureStoreOutput": {}}]), "does not go to S3"),
+        (([{"S3Input": source | inside}] * 11,), "less than or equal to 10"),
+    ):
+        with pytest.raises(AwsError, match=words):
+            check(*wrong)
+
+
+def tuning_job(ranges, *, strategy="Random", **definition):
+    """A tuning job for the metric "dice"."""
+    algorithm = {**IMAGE, "MetricDefinitions": [{"Name": "dice", "Regex": "Dice ([0-9.]+)"}]}
+    return {
+        "HyperParameterTuningJobName": "search",
+        "HyperParameterTuningJobConfig": {
+            "Strategy": strategy,
+            "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "dice"},
+            "ResourceLimits": {"MaxParallelTrainingJobs": 1},
+            "ParameterRanges": {"ContinuousParameterRanges": [{"Name": "rate", **ranges}]},
+        },
+        "TrainingJobDefinition": {"AlgorithmSpecification": algorithm, **definition},
+    }
+
+
+def test_tuning_jobs_are_refused_before_their_first_training():
+    good = {"MinValue": "1e-4", "MaxValue": "1e-2", "ScalingType": "Logarithmic"}
+    limits.check("HyperParameterTuningJob", tuning_job(good))
+    for wrong, words in (
+        (tuning_job({**good, "MinValue": "0"}), "greater than 0 for Logarithmic"),
+        (tuning_job({**good, "MaxValue": "1", "ScalingType": "ReverseLogarithmic"}), "0 <= x < 1"),
+        (tuning_job({**good, "MaxValue": "1e-5"}), "begins at 0.0001 and ends at 1e-05"),
+        (tuning_job(good, strategy="Grid"), "categorical ranges only"),
+        (tuning_job(good, EnableManagedSpotTraining=True), "MaxWaitTimeInSeconds is required"),
+        (tuning_job(good, AlgorithmSpecification=IMAGE), "A metric is required"),
+        ({**tuning_job(good), "HyperParameterTuningJobName": "x" * 33}, "less than or equal to 32"),
+    ):
+        with pytest.raises(AwsError, match=words):
+            limits.check("HyperParameterTuningJob", wrong)
 
 
 def test_records_answer_as_aws_does():
@@ -117,7 +187,6 @@ def test_records_answer_as_aws_does():
         (lambda: records.get("TrainingJob", "other"), "ResourceNotFound"),
         (lambda: records.get("Endpoint", "other"), "ValidationException"),
         (lambda: records.delete("TrainingJob", "job"), "ValidationException"),
-        (lambda: records.create("Model", {"ModelName": "no_underscores"}), "ValidationException"),
     ):
         with pytest.raises(AwsError) as refusal:
             work()

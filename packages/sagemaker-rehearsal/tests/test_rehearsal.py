@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from sagemaker_rehearsal.session import without_aws
 
 ROLE = "arn:aws:iam::123456789012:role/Execution"
 ENDED = {"Completed", "Failed", "Stopped"}
+PROGRAMS = tempfile.TemporaryDirectory()
 COUNTER = """
 import json, os, pathlib, signal, sys, time
 state = pathlib.Path("/opt/ml/checkpoints/state")
@@ -65,12 +67,19 @@ def wait(describe, seconds: float = 60.0) -> dict:
     raise AssertionError(f"it did not end: {described}")
 
 
+def program(code: str) -> list[str]:
+    """The entry point that runs Python code from a file, since its words hold 256 characters and no line break."""
+    path = Path(PROGRAMS.name) / f"{len(list(Path(PROGRAMS.name).iterdir()))}.py"
+    path.write_text(textwrap.dedent(code))
+    return ["python3", str(path)]
+
+
 def start(client, bucket: str, name: str, code: str, **more: object) -> None:
     """A training job that runs Python code."""
     specification = {
         "TrainingImage": "image",
         "TrainingInputMode": "File",
-        "ContainerEntrypoint": ["python3", "-c", textwrap.dedent(code)],
+        "ContainerEntrypoint": program(code),
         "MetricDefinitions": more.pop("MetricDefinitions", []),
     }
     client.create_training_job(
@@ -228,7 +237,7 @@ def test_a_lost_shard_fails_alone_and_brings_nothing(sagemaker, s3, bucket):
             RoleArn=ROLE,
             AppSpecification={
                 "ImageUri": "image",
-                "ContainerEntrypoint": ["python3", "-c", code],
+                "ContainerEntrypoint": program(code),
                 "ContainerArguments": [status],
             },
             ProcessingResources={

@@ -19,12 +19,6 @@ from sagemaker_rehearsal.training import run_training
 from sagemaker_rehearsal.tuning import Trials, run_tuning
 from sagemaker_rehearsal.world import World
 
-CHECKS: dict[str, Callable[[Mapping], None]] = {
-    "TrainingJob": limits.check_training,
-    "ProcessingJob": limits.check_processing,
-    "HyperParameterTuningJob": limits.check_tuning,
-    "EndpointConfig": limits.check_variants,
-}
 JOBS = ("TrainingJob", "ProcessingJob", "HyperParameterTuningJob")
 
 
@@ -66,9 +60,7 @@ class ControlPlane:
 
     def start(self, kind: str, request: Mapping) -> Record:
         """Check a request, make its record, and start what it asks for."""
-        CHECKS.get(kind, lambda request: None)(request)
-        if kind == "HyperParameterTuningJob":
-            limits.check_name(request["HyperParameterTuningJobName"], limits.TUNING_NAME)
+        limits.check(kind, request)
         if kind == "EndpointConfig":
             for variant in request["ProductionVariants"]:
                 self.records.get("Model", variant["ModelName"])

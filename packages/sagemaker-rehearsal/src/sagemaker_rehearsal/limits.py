@@ -1,12 +1,17 @@
 """Check the limits that AWS enforces, and answer as AWS does when one is broken.
 
-Source: "Amazon SageMaker AI endpoints and quotas" and the API reference, as of November 2026.
+Source: the service model in the installed botocore, which has the lengths, ranges, patterns and enumerations of every field;
+the rest is from "Amazon SageMaker AI endpoints and quotas" and the API reference, as of November 2026.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+import botocore.session
+from botocore.model import ServiceModel, Shape
 
 MIB = 2**20
 REALTIME_BYTES, REALTIME_SECONDS = 25 * MIB, 60.0
@@ -14,8 +19,6 @@ ASYNC_BYTES, ASYNC_SECONDS = 1024 * MIB, 3600.0
 FAILURE_CHARACTERS = 1024
 DAY = 86_400
 LONGEST_SECONDS = {"training": 28 * DAY, "processing": 5 * DAY}
-NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-TUNING_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,31}")
 
 
 class AwsError(Exception):
@@ -31,21 +34,59 @@ def invalid(message: str) -> AwsError:
     return AwsError("ValidationException", message)
 
 
-def check_name(name: str, pattern: re.Pattern[str] = NAME) -> None:
-    """Names are letters, digits and inner hyphens: 63 at most, 32 for a tuning job."""
-    if not pattern.fullmatch(name):
-        raise invalid(f"Value '{name}' failed to satisfy constraint: Member must satisfy regular expression pattern")
+def check(kind: str, request: Mapping) -> None:
+    """Raise `AwsError` for a ``Create<kind>`` that AWS would not take, or that the rehearsal does not know."""
+    faults = list(_faults(_service_model().operation_model(f"Create{kind}").input_shape, request, ""))
+    if faults:
+        raise invalid(f"{len(faults)} validation error{'s' * (len(faults) > 1)} detected: {'; '.join(faults)}")
+    if kind in CHECKS:
+        CHECKS[kind](request)
 
 
-def check_training(request: Mapping) -> None:
-    """Raise `AwsError` for a training job that AWS would not take."""
-    hyperparameters = request.get("HyperParameters") or {}
-    if len(hyperparameters) > 100 or any(len(str(value)) > 2500 for value in hyperparameters.values()):
-        raise invalid("At most 100 hyperparameters of at most 2500 characters are allowed.")
-    _check_environment(request, 100, 512)
+@cache
+def _service_model() -> ServiceModel:
+    return botocore.session.get_session().get_service_model("sagemaker")
+
+
+def _faults(shape: Shape, value: object, place: str) -> Iterator[str]:
+    """In AWS's words, every limit of the service model that a value breaks, or one in it; `place` is the path to it."""
+    if constraint := _broken(shape, value):
+        yield f"Value '{str(value)[:100]}' at '{place}' failed to satisfy constraint: Member must {constraint}"
+    elif shape.type_name == "structure":
+        for name, inner in value.items():
+            if name in shape.members:
+                yield from _faults(shape.members[name], inner, f"{place}.{name[0].lower()}{name[1:]}".lstrip("."))
+    elif shape.type_name == "list":
+        for number, inner in enumerate(value, start=1):
+            yield from _faults(shape.member, inner, f"{place}.{number}.member")
+    elif shape.type_name == "map":
+        for name, inner in value.items():
+            yield from _faults(shape.key, name, f"{place}.key")
+            yield from _faults(shape.value, inner, f"{place}.{name}.member")
+
+
+def _broken(shape: Shape, value: object) -> str:
+    """The limit that a value itself breaks, as AWS words it; empty if it breaks none."""
+    size, what = (len(value), "length") if isinstance(value, (str, list, dict)) else (value, "value")
+    limits = shape.metadata
+    if "min" in limits and size < limits["min"]:
+        return f"have {what} greater than or equal to {limits['min']}"
+    if "max" in limits and size > limits["max"]:
+        return f"have {what} less than or equal to {limits['max']}"
+    if shape.type_name == "string" and shape.enum and value not in shape.enum:
+        return f"satisfy enum value set: [{', '.join(shape.enum)}]"
+    if "pattern" in limits:
+        try:
+            fits = re.fullmatch(limits["pattern"], value)
+        except re.error:  # written for Java, as those of tags are
+            fits = True
+        if not fits:
+            return f"satisfy regular expression pattern: {limits['pattern']}"
+    return ""
+
+
+def _check_training(request: Mapping) -> None:
     specification = request["AlgorithmSpecification"]
-    if len(specification.get("MetricDefinitions") or []) > 40:
-        raise invalid("At most 40 metric definitions are allowed.")
     for definition in specification.get("MetricDefinitions") or []:
         try:
             groups = re.compile(definition["Regex"]).groups
@@ -58,9 +99,10 @@ def check_training(request: Mapping) -> None:
     for channel in request.get("InputDataConfig") or []:
         if (channel.get("InputMode") or specification.get("TrainingInputMode")) == "Pipe":
             raise invalid("The rehearsal knows the input modes File and FastFile, not Pipe.")
+        _check_data_type((channel.get("DataSource") or {}).get("S3DataSource"), f"Channel {channel['ChannelName']}")
     stopping = request.get("StoppingCondition") or {}
     longest, wait = stopping.get("MaxRuntimeInSeconds", DAY), stopping.get("MaxWaitTimeInSeconds")
-    check_runtime(longest, "training")
+    _check_runtime(longest, "training")
     spot = request.get("EnableManagedSpotTraining")
     if spot and wait is None:
         raise invalid("MaxWaitTimeInSeconds is required when EnableManagedSpotTraining is true.")
@@ -70,36 +112,61 @@ def check_training(request: Mapping) -> None:
         raise invalid("MaxWaitTimeInSeconds must not be specified when EnableManagedSpotTraining is false.")
 
 
-def check_runtime(seconds: float, kind: str) -> None:
-    """Raise `AwsError` where a job may run for longer than AWS allows."""
-    if not 1 <= seconds <= LONGEST_SECONDS[kind]:
-        raise invalid(f"MaxRuntimeInSeconds must lie between 1 and {LONGEST_SECONDS[kind]} for a {kind} job.")
+def _check_data_type(source: Mapping | None, what: str) -> None:
+    if source is None:
+        raise invalid(f"{what} does not come from S3, which is all that the rehearsal knows.")
+    if source["S3DataType"] not in {"S3Prefix", "ManifestFile"}:
+        raise invalid(f"{what}: the rehearsal knows the data types S3Prefix and ManifestFile, not {source['S3DataType']}.")
 
 
-def check_processing(request: Mapping) -> None:
-    """Raise `AwsError` for a processing job that AWS would not take."""
-    _check_environment(request, 100, 256)
-    check_runtime((request.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DAY), "processing")
-    inputs = [item["S3Input"] for item in request.get("ProcessingInputs") or []]
-    outputs = [item["S3Output"] for item in (request.get("ProcessingOutputConfig") or {}).get("Outputs") or []]
-    for item in inputs + outputs:
-        if not item["LocalPath"].startswith("/opt/ml/processing"):
-            raise invalid(f"LocalPath {item['LocalPath']} must start with /opt/ml/processing")
-    if len(inputs) + len(outputs) > 20:
-        raise invalid("At most 10 inputs and 10 outputs are allowed.")
+def _check_runtime(seconds: float, kind: str) -> None:
+    if seconds > LONGEST_SECONDS[kind]:
+        raise invalid(f"MaxRuntimeInSeconds must be at most {LONGEST_SECONDS[kind]} for a {kind} job.")
 
 
-def check_tuning(request: Mapping) -> None:
-    """Raise `AwsError` for a tuning job that AWS would not take."""
-    limits = request["HyperParameterTuningJobConfig"]["ResourceLimits"]
-    if limits["MaxParallelTrainingJobs"] > 100:
+def _check_processing(request: Mapping) -> None:
+    _check_runtime((request.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DAY), "processing")
+    places = []
+    for item in request.get("ProcessingInputs") or []:
+        _check_data_type(item.get("S3Input"), f"Input {item['InputName']}")
+        if item["S3Input"].get("S3InputMode") == "Pipe":
+            raise invalid("The rehearsal knows the input mode File, not Pipe.")
+        places.append(item["S3Input"])
+    for item in (request.get("ProcessingOutputConfig") or {}).get("Outputs") or []:
+        if "S3Output" not in item:
+            raise invalid(f"Output {item['OutputName']} does not go to S3, which is all that the rehearsal knows.")
+        places.append(item["S3Output"])
+    for place in places:
+        if not place.get("LocalPath", "").startswith("/opt/ml/processing"):
+            raise invalid(f"LocalPath {place.get('LocalPath', '')!r} must start with /opt/ml/processing")
+
+
+def _check_tuning(request: Mapping) -> None:
+    config, definition = request["HyperParameterTuningJobConfig"], request.get("TrainingJobDefinition")
+    if config["ResourceLimits"]["MaxParallelTrainingJobs"] > 100:
         raise AwsError("ResourceLimitExceeded", "At most 100 training jobs of a tuning job run at a time.")
-    if not request.get("TrainingJobDefinition"):
+    if not definition:
         raise invalid("The rehearsal runs tuning jobs with one TrainingJobDefinition.")
+    _check_training(definition)
+    known = {metric["Name"] for metric in definition["AlgorithmSpecification"].get("MetricDefinitions") or []}
+    objective = config.get("HyperParameterTuningJobObjective")
+    if objective and objective["MetricName"] not in known:
+        words = "A metric is required for this hyperparameter tuning job objective. Provide a metric in the metric definitions."
+        raise invalid(words)
+    ranges = config.get("ParameterRanges") or {}
+    numbers = [*(ranges.get("ContinuousParameterRanges") or []), *(ranges.get("IntegerParameterRanges") or [])]
+    if config["Strategy"] == "Grid" and numbers:
+        raise invalid("Grid search takes categorical ranges only.")
+    for item in numbers:
+        low, high, scale = float(item["MinValue"]), float(item["MaxValue"]), item.get("ScalingType")
+        if low > high:
+            raise invalid(f"The range of {item['Name']} begins at {low:g} and ends at {high:g}.")
+        if (scale == "Logarithmic" and low <= 0) or (scale == "ReverseLogarithmic" and not 0 <= low <= high < 1):
+            within = "must be greater than 0" if scale == "Logarithmic" else "must lie in 0 <= x < 1"
+            raise invalid(f"The values of {item['Name']} {within} for {scale} scaling.")
 
 
-def check_variants(request: Mapping) -> None:
-    """Raise `AwsError` for an endpoint configuration that AWS would not take."""
+def _check_variants(request: Mapping) -> None:
     for variant in request["ProductionVariants"]:
         if not variant.get("InstanceType"):
             raise invalid(f"Variant {variant['VariantName']} needs an InstanceType; the rehearsal has no serverless endpoints.")
@@ -107,7 +174,10 @@ def check_variants(request: Mapping) -> None:
             raise invalid("An asynchronous endpoint has one production variant.")
 
 
-def _check_environment(request: Mapping, count: int, length: int) -> None:
-    environment = request.get("Environment") or {}
-    if len(environment) > count or any(len(value) > length for value in environment.values()):
-        raise invalid(f"At most {count} environment variables of at most {length} characters are allowed.")
+CHECKS = {
+    "TrainingJob": _check_training,
+    "ProcessingJob": _check_processing,
+    "HyperParameterTuningJob": _check_tuning,
+    "EndpointConfig": _check_variants,
+}
+"""What the service model does not say."""

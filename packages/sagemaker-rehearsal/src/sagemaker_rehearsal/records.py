@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sagemaker_rehearsal.limits import AwsError, check_name, invalid
+from sagemaker_rehearsal.limits import AwsError, invalid
 
 ACCOUNT = "123456789012"
 """The account that moto plays."""
@@ -141,10 +141,9 @@ class Records:
         self._all: dict[tuple[str, str], Record] = {}
 
     def create(self, kind: str, request: Mapping, **facts: object) -> Record:
-        """Add a new one; raises `AwsError` if its name is invalid or taken."""
+        """Add a new one; raises `AwsError` if its name is taken."""
         what = KINDS[kind]
         name = request[what.key]
-        check_name(name)
         arn = f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:{what.path}/{name}"
         record = Record(what, name, arn, dict(request))
         record.update(**facts)

@@ -83,7 +83,9 @@ class Application:
         """The result, or the error as AWS words it."""
         try:
             return work()
-        except AwsError as error:
+        except Exception as fault:
+            words = f"The rehearsal cannot answer this request: {type(fault).__name__}: {fault}"
+            error = fault if isinstance(fault, AwsError) else AwsError("InternalFailure", words, status=500)
             body = {"__type": error.code, "message": error.message, "Message": error.message, **error.fields}
             headers = {"x-amzn-errortype": error.code}
             return Response(json.dumps(body), status=error.status, headers=headers, content_type="application/x-amz-json-1.1")

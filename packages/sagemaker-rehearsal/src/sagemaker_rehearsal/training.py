@@ -133,9 +133,7 @@ def _lay_out(world: World, request: Mapping, root: Path, number: int, names: lis
         (root / part).mkdir(parents=True)
     described = {}
     for channel in request.get("InputDataConfig") or []:
-        source = channel["DataSource"].get("S3DataSource")
-        if source is None:
-            raise invalid(f"Channel {channel['ChannelName']} does not come from S3, which is all that a rehearsal knows.")
+        source = channel["DataSource"]["S3DataSource"]
         target = root / "input/data" / channel["ChannelName"]
         if not world.objects.fetch(source, target, host=number, hosts=len(names)) and number == 0:
             raise invalid(f"ClientError: No S3 objects found under S3 URL {source['S3Uri']} given in input data source.")

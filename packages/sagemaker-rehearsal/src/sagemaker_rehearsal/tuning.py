@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from sagemaker_rehearsal.limits import invalid
 from sagemaker_rehearsal.records import Record
 
 ENDED = {"Completed", "Failed", "Stopped"}
@@ -83,8 +82,6 @@ def draw_hyperparameters(config: Mapping, count: int) -> Iterator[dict[str, str]
     """
     ranges = config["ParameterRanges"]
     if config["Strategy"] == "Grid":
-        if ranges.get("ContinuousParameterRanges") or ranges.get("IntegerParameterRanges"):
-            raise invalid("Grid search takes categorical ranges only.")
         names = [item["Name"] for item in ranges["CategoricalParameterRanges"]]
         grid = itertools.product(*(item["Values"] for item in ranges["CategoricalParameterRanges"]))
         yield from (dict(zip(names, values, strict=True)) for values in itertools.islice(grid, count))
