@@ -4,12 +4,13 @@ import io
 import math
 import socket
 import ssl
+import subprocess
 import tarfile
 
 import pytest
 
 from sagemaker_rehearsal import limits
-from sagemaker_rehearsal.containers import PRIVATE, Container, Machine, namespaces_work
+from sagemaker_rehearsal.containers import PRIVATE, Container, Machine, namespaces_work, write_programs
 from sagemaker_rehearsal.hosting import reserve_port
 from sagemaker_rehearsal.limits import AwsError
 from sagemaker_rehearsal.objects import extract
@@ -231,6 +232,25 @@ def test_hyperparameters_keep_to_their_ranges_and_repeat_with_their_seed():
         "ParameterRanges": {"CategoricalParameterRanges": [{"Name": n, "Values": ["1", "2"]} for n in "ab"]},
     }
     assert len({tuple(one.items()) for one in draw_hyperparameters(grid, 10)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["pytest", "packaging>=20"], 0, ""),
+        (["packaging<1"], 0, "packaging<1 is asked for"),
+        (["no-such-package"], 1, "not installed here: no-such-package"),
+        (['no-such-package; python_version < "3"'], 0, ""),
+        (["--extra-index-url", "https://example.com/simple", "-c", "constraints.txt", "pytest"], 0, ""),
+        (["git+https://example.com/project"], 1, "can't tell what this installs: git+https://example.com/project"),
+    ],
+)
+def test_pip_compares_what_it_is_asked_for(tmp_path, words, status, said):
+    programs = write_programs(tmp_path / "bin", "")
+    (tmp_path / "requirements.txt").write_text("# a comment\npytest \\\n    --hash=sha256:00\n\n--pre\npluggy  # another\n")
+    asked = [str(programs / "pip"), "install", "-q", "-r", str(tmp_path / "requirements.txt"), *words]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == status and said in done.stdout and not done.stderr, done
 
 
 def test_the_proxy_plays_aws_and_refuses_every_other_host(tmp_path):

@@ -167,13 +167,15 @@ def write_programs(folder: Path, serve: str) -> Path:
     (pip / "__init__.py").touch()
     shutil.copyfile(Path(__file__).with_name("pip_stand_in.py"), pip / "__main__.py")
     missing = "echo 'this rehearsal has no serving program; name one: start_rehearsal(serve=...)'; exit 1"
-    lines = {
-        "serve": f"exec {serve}" if serve else missing,
-        "train": f"exec {shlex.quote(sys.executable)} -m sagemaker_rehearsal.toolkit",
+    python, reach = shlex.quote(sys.executable), os.environ.get("PYTHONPATH", "")
+    programs = {
+        "serve": (reach, f"exec {serve}" if serve else missing),
+        "train": (reach, f"exec {python} -m sagemaker_rehearsal.toolkit"),
+        **dict.fromkeys(("pip", "pip3"), (str(pip.parent), f'exec {python} -m pip "$@"')),
     }
-    for name, line in lines.items():
+    for name, (modules, line) in programs.items():
         path = folder / name
-        path.write_text(f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))}\n{line}\n")
+        path.write_text(f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(modules)}\n{line}\n")
         path.chmod(0o755)
     return folder
 
