@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 import psutil
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from sagemaker_rehearsal import start_rehearsal
 from sagemaker_rehearsal.session import without_aws
@@ -260,6 +260,37 @@ def test_a_lost_shard_fails_alone_and_brings_nothing(sagemaker, s3, bucket):
     assert s3.list_objects_v2(Bucket=bucket, Prefix="lost/")["KeyCount"] == 0
 
 
+WRITES = """
+import pathlib, subprocess
+pathlib.Path("/opt/ml/processing/out/part").touch()
+subprocess.run(["sleep", "86397"])
+"""
+
+
+def left_of(rehearsal, word: str) -> tuple[list[str], list[str]]:
+    """What a rehearsal still has: folders of jobs, and processes whose command ends with a word."""
+    commands = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    return [path.name for path in (rehearsal._folder / "work").iterdir()], [line for line in commands if line.endswith(word)]
+
+
+def test_a_job_that_the_rehearsal_cannot_finish_leaves_nothing_and_can_be_made_again(rehearsal, sagemaker, bucket):
+    output = {"S3Uri": "s3://no-such-bucket/out", "LocalPath": "/opt/ml/processing/out", "S3UploadMode": "Continuous"}
+    sagemaker.create_processing_job(
+        ProcessingJobName="nowhere-to-write",
+        RoleArn=ROLE,
+        AppSpecification={"ImageUri": "image", "ContainerEntrypoint": program(WRITES)},
+        ProcessingResources={"ClusterConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.xlarge", "VolumeSizeInGB": 10}},
+        ProcessingOutputConfig={"Outputs": [{"OutputName": "out", "S3Output": output}]},
+    )
+    job = wait(lambda: sagemaker.describe_processing_job(ProcessingJobName="nowhere-to-write"))
+    assert job["ProcessingJobStatus"] == "Failed" and "NoSuchBucket" in job["FailureReason"]
+    nothing = [channel("all", f"s3://{bucket}/nothing-there")]
+    for _ in range(2):
+        assert "No S3 objects" in train(sagemaker, bucket, "again", "", InputDataConfig=nothing)["FailureReason"]
+        sagemaker.delete_training_job(TrainingJobName="again")
+    assert left_of(rehearsal, "sleep 86397") == ([], [])
+
+
 def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(sagemaker, bucket):
     with pytest.raises(ClientError, match="MaxWaitTimeInSeconds is required"):
         train(sagemaker, bucket, "no-wait", "", EnableManagedSpotTraining=True)
@@ -403,6 +434,15 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         for name in ("now", "later"):
             described = wait(lambda name=name: sagemaker.describe_endpoint(EndpointName=name))
             assert described["EndpointStatus"] == "InService", described
+        broken = {"Image": "image", "ModelDataUrl": "s3://own-bucket/bad"}
+        sagemaker.create_model(ModelName="broken", ExecutionRoleArn=ROLE, PrimaryContainer=broken)
+        variants = [variant, {**variant, "VariantName": "w", "ModelName": "broken"}]
+        before = left_of(own, "serve.py")
+        sagemaker.create_endpoint_config(EndpointConfigName="half", ProductionVariants=variants)
+        sagemaker.create_endpoint(EndpointName="half", EndpointConfigName="half")
+        with pytest.raises(WaiterError, match="Failed"):
+            sagemaker.get_waiter("endpoint_in_service").wait(EndpointName="half", WaiterConfig={"Delay": 1})
+        assert left_of(own, "serve.py") == before, "the first variant does not stay when the second fails"
         assert runtime.invoke_endpoint(EndpointName="now", Body=b"world")["Body"].read() == b"hello world"
         with pytest.raises(ClientError, match=r"client error \(400\)"):
             runtime.invoke_endpoint(EndpointName="now", Body=b"bad")
@@ -412,3 +452,6 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         key = answer["FailureLocation"].removeprefix("s3://own-bucket/")
         s3.get_waiter("object_exists").wait(Bucket="own-bucket", Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
         assert b"client error (400)" in s3.get_object(Bucket="own-bucket", Key=key)["Body"].read()
+        for name in ("now", "later"):
+            sagemaker.delete_endpoint(EndpointName=name)
+        assert left_of(own, "serve.py") == ([], [])

@@ -138,7 +138,9 @@ class Container:
             _kill_group(self.process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to everything in it."""
+        """SIGKILL to everything in it, once: its number may later be another's."""
+        if not self._note.exists():
+            return
         _kill_group(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._note.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import requests
@@ -50,7 +51,7 @@ class Live:
             self.queue.shutdown(wait=False, cancel_futures=True)
         for variant in self.variants:
             for server in variant.servers:
-                server.container.stop(grace)
+                server.stop(grace)
 
 
 class Endpoints:
@@ -68,9 +69,6 @@ class Endpoints:
     def start(self, record: Record) -> None:
         """Bring an endpoint to ``InService``."""
         live = self._build(record, record.request["EndpointConfigName"])
-        if record.stop.is_set():
-            live.stop(self.world.grace)
-            return
         self._live[record.name] = live
         self._show(record, live)
 
@@ -83,13 +81,16 @@ class Endpoints:
         request = self.world.records.get("EndpointConfig", config).request
         variants = []
         group = f"/aws/sagemaker/Endpoints/{record.name}"
-        for variant in request["ProductionVariants"]:
-            model = self.world.records.get("Model", variant["ModelName"]).request
-            seconds = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
-            count = variant.get("InitialInstanceCount", 1)
-            name = variant["VariantName"]
-            servers = [start_server(self.world, model, name, group=group, seconds=seconds) for _ in range(count)]
-            variants.append(Variant(variant, servers))
+        with ExitStack() as failed:
+            for variant in request["ProductionVariants"]:
+                model = self.world.records.get("Model", variant["ModelName"]).request
+                seconds = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS)
+                variants.append(Variant(variant, []))
+                for _ in range(variant.get("InitialInstanceCount", 1)):
+                    server = start_server(self.world, model, variant["VariantName"], group=group, seconds=seconds)
+                    failed.callback(server.stop, self.world.grace)
+                    variants[-1].servers.append(server)
+            failed.pop_all()  # all of them serve
         queue = None
         if wanted := request.get("AsyncInferenceConfig"):
             each = (wanted.get("ClientConfig") or {}).get("MaxConcurrentInvocationsPerInstance", 1)

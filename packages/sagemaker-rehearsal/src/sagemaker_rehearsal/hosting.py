@@ -6,7 +6,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import requests
@@ -22,10 +22,11 @@ STARTUP_SECONDS = 480.0
 
 @dataclass
 class Server:
-    """A running serving process."""
+    """A running serving process, and what is to be done when it ends."""
 
     container: Container
     port: int
+    ending: ExitStack
 
     def invoke(self, body: bytes, headers: Mapping[str, str], *, seconds: float) -> requests.Response:
         """Send one request and return the answer; raises `requests.RequestException` if none comes in time."""
@@ -33,6 +34,11 @@ class Server:
         with requests.Session() as session:
             session.trust_env = False
             return session.post(f"http://127.0.0.1:{self.port}/invocations", data=body, headers=sent, timeout=seconds)
+
+    def stop(self, grace: float) -> None:
+        """End the process and remove its model."""
+        self.container.stop(grace)
+        self.ending.close()
 
 
 def start_server(world: World, model: Mapping, name: str, *, group: str, seconds: float = STARTUP_SECONDS) -> Server:
@@ -44,19 +50,21 @@ def start_server(world: World, model: Mapping, name: str, *, group: str, seconds
         If it ends before, or does not answer in time.
     """
     described = model.get("PrimaryContainer") or model["Containers"][0]
-    root = world.folder(f"{name}-{uuid.uuid4().hex[:8]}") / "ml"
-    (root / "model").mkdir(parents=True)
-    source = described.get("ModelDataSource", {}).get("S3DataSource") or {}
-    if location := described.get("ModelDataUrl") or source.get("S3Uri"):
-        if source.get("CompressionType") == "None":
-            world.objects.fetch({"S3Uri": location}, root / "model")
-        else:
-            world.objects.unpack(location, root / "model")
-    with reserve_port() as port:
+    with world.folder() as (work, ending), reserve_port() as port:
+        root = work / "ml"
+        (root / "model").mkdir(parents=True)
+        source = described.get("ModelDataSource", {}).get("S3DataSource") or {}
+        if location := described.get("ModelDataUrl") or source.get("S3Uri"):
+            if source.get("CompressionType") == "None":
+                world.objects.fetch({"S3Uri": location}, root / "model")
+            else:
+                world.objects.unpack(location, root / "model")
         environment = {**(described.get("Environment") or {}), "SAGEMAKER_BIND_TO_PORT": str(port)}
         container = Container(world.machine, root, ["serve"], environment=environment, hosts=("localhost",))
+        ending.callback(container.kill)
         tail = Tail(world.logs, group, f"{name}/i-{uuid.uuid4().hex[:17]}", container=container)
-        return _wait_for_ping(Server(container, port), tail, name, time.monotonic() + seconds)
+        _wait_for_ping(container, port, tail, name, time.monotonic() + seconds)
+        return Server(container, port, ending.pop_all())
 
 
 @contextmanager
@@ -72,17 +80,15 @@ def reserve_port() -> Iterator[int]:
         yield keeper.getsockname()[1]
 
 
-def _wait_for_ping(server: Server, tail: Tail, name: str, deadline: float) -> Server:
-    container = server.container
+def _wait_for_ping(container: Container, port: int, tail: Tail, name: str, deadline: float) -> None:
     while time.monotonic() < deadline:
         if not container.running:
             tail.join()
             raise invalid(f"The container exited with status {container.status} before it answered /ping: {tail.last}")
         try:
-            if requests.get(f"http://127.0.0.1:{server.port}/ping", timeout=2, proxies={"http": ""}).status_code == 200:
-                return server
+            if requests.get(f"http://127.0.0.1:{port}/ping", timeout=2, proxies={"http": ""}).status_code == 200:
+                return
         except requests.RequestException:
             pass
         time.sleep(0.1)
-    container.kill()
     raise invalid(f"The primary container for {name} did not pass the ping health check. Look at the CloudWatch logs.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,37 +22,38 @@ def run_processing(world: World, record: Record) -> None:
 
     Outputs with the mode ``EndOfJob`` go up only if every machine succeeded; with ``Continuous`` as they are written.
     """
-    request, work = record.request, world.folder(record.name)
+    request = record.request
     count = request["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
     names = [f"algo-{number + 1}" for number in range(count)]
+    application = request["AppSpecification"]
+    command = [*(application.get("ContainerEntrypoint") or []), *(application.get("ContainerArguments") or [])]
+    if not command:
+        raise invalid("The image of a rehearsal has no program of its own: give a ContainerEntrypoint.")
+    environment = {"PROCESSING_JOB_NAME": record.name, **(request.get("Environment") or {})}
     record.update(ProcessingStartTime=time.time())
     started = []
-    for number, name in enumerate(names):
-        root = work / name / "ml"
-        mirrors = _lay_out(world, request, root, number, names)
-        application = request["AppSpecification"]
-        command = [*(application.get("ContainerEntrypoint") or []), *(application.get("ContainerArguments") or [])]
-        if not command:
-            raise invalid("The image of a rehearsal has no program of its own: give a ContainerEntrypoint.")
-        environment = {"PROCESSING_JOB_NAME": record.name, **(request.get("Environment") or {})}
-        container = Container(world.machine, root, command, environment=environment, hosts=names)
-        stream = f"{record.name}/{name}-{int(time.time() * 1000)}"
-        started.append((container, Tail(world.logs, GROUP, stream, container=container), mirrors))
-    limit = (request.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DAY)
-    outcome = _follow(world, record, started, limit)
-    failed = [(container, tail) for container, tail, _ in started if container.status]
-    if outcome == "Ended" and not failed:
-        for _, _, mirrors in started:
-            for mirror, _ in mirrors:
-                mirror.up()
+    with world.folder() as (work, ending):
+        for number, name in enumerate(names):
+            root = work / name / "ml"
+            mirrors = _lay_out(world, request, root, number, names)
+            container = Container(world.machine, root, command, environment=environment, hosts=names)
+            ending.callback(container.kill)
+            stream = f"{record.name}/{name}-{int(time.time() * 1000)}"
+            started.append((container, Tail(world.logs, GROUP, stream, container=container), mirrors))
+        limit = (request.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DAY)
+        outcome = _follow(world, record, started, limit)
+        failed = [(container, tail) for container, tail, _ in started if container.status]
+        if outcome == "Ended" and not failed:
+            for _, _, mirrors in started:
+                for mirror, _ in mirrors:
+                    mirror.up()
+        message = _exit_message(started)
     status = {"Ended": "Failed" if failed else "Completed", "Stopped": "Stopped"}.get(outcome, "Failed")
     reason = None
     if status == "Failed":
         said = f"AlgorithmError: {failed[0][1].last}, exit code: {failed[0][0].status}" if outcome == "Ended" else outcome
         reason = said[:FAILURE_CHARACTERS]
-    message = _exit_message(started)
     record.update(ProcessingJobStatus=status, FailureReason=reason, ExitMessage=message, ProcessingEndTime=time.time())
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _follow(world: World, record: Record, started: list, limit: float) -> str:

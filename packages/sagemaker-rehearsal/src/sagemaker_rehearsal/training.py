@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,30 +68,29 @@ class Course:
 
 def run_training(world: World, record: Record) -> None:
     """Run a training job from its first to its last attempt, and leave its result in S3 and in the record."""
-    request, course = record.request, Course(record)
-    work = world.folder(record.name)
+    course = Course(record)
     course.enter("Starting", "Preparing the instances for training")
     attempt = 0
-    while True:
-        hosts, begun = _begin(world, course, work / f"attempt-{attempt}"), time.time()
-        record.update(TrainingStartTime=record.facts.get("TrainingStartTime", begun))
-        outcome = _follow(world, course, hosts)
-        course.trained += time.time() - begun
-        if outcome != "Interrupted":
-            break
-        course.enter("Interrupted", "The spot capacity was taken away; training starts again with the last checkpoint")
-        shutil.rmtree(work / f"attempt-{attempt}", ignore_errors=True)
-        course.enter("Starting", "Preparing the instances for training")
-        attempt += 1
-        course.lines.clear()
-    course.enter("Uploading", "Uploading generated training model")
-    _save_results(world, request, record, hosts)
-    _finish(record, course, outcome, hosts)
-    shutil.rmtree(work, ignore_errors=True)
+    with world.folder() as (work, ending):
+        while True:
+            hosts, begun = _begin(world, course, work / f"attempt-{attempt}", ending), time.time()
+            record.update(TrainingStartTime=record.facts.get("TrainingStartTime", begun))
+            outcome = _follow(world, course, hosts)
+            course.trained += time.time() - begun
+            if outcome != "Interrupted":
+                break
+            course.enter("Interrupted", "The spot capacity was taken away; training starts again with the last checkpoint")
+            shutil.rmtree(work / f"attempt-{attempt}", ignore_errors=True)
+            course.enter("Starting", "Preparing the instances for training")
+            attempt += 1
+            course.lines.clear()
+        course.enter("Uploading", "Uploading generated training model")
+        _save_results(world, record.request, record, hosts)
+        _finish(record, course, outcome, hosts)
 
 
-def _begin(world: World, course: Course, folder: Path) -> list[Host]:
-    """Fetch channels and checkpoints, and start the containers of all machines."""
+def _begin(world: World, course: Course, folder: Path, ending: ExitStack) -> list[Host]:
+    """Fetch channels and checkpoints, and start the containers of all machines; none of them outlives `ending`."""
     record, request = course.record, course.record.request
     count = request["ResourceConfig"].get("InstanceCount", 1)
     names = [f"algo-{number + 1}" for number in range(count)]
@@ -111,6 +110,7 @@ def _begin(world: World, course: Course, folder: Path) -> list[Host]:
     for name, mirror in zip(names, mirrors, strict=True):
         root = folder / name / "ml"
         container = Container(world.machine, root, _command(request), environment=_environment(request, record), hosts=names)
+        ending.callback(container.kill)
         stream = f"{record.name}/{name}-{int(time.time() * 1000)}"
         tail = Tail(world.logs, GROUP, stream, container=container, heard=course.hear)
         hosts.append(Host(name, root, container, tail, mirror))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,11 +83,13 @@ class World:
         """CloudWatch logs."""
         return self.client("logs")
 
-    def folder(self, name: str) -> Path:
-        """A new folder for the work of one job."""
-        path = self.machine.folder / "work" / name
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+    @contextmanager
+    def folder(self) -> Iterator[tuple[Path, ExitStack]]:
+        """A new folder for the work of one job, and what is to be done before it is removed, however the job ends."""
+        with ExitStack() as ending:
+            path = Path(tempfile.mkdtemp(dir=self.machine.folder / "work"))
+            ending.callback(shutil.rmtree, path, ignore_errors=True)
+            yield path, ending
 
     def interrupt(self, wish: Mapping) -> None:
         """Note an interruption that is wished for."""
