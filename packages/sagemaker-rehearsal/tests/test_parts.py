@@ -5,7 +5,9 @@ import math
 import socket
 import ssl
 import subprocess
+import sys
 import tarfile
+import threading
 
 import pytest
 
@@ -196,6 +198,26 @@ def test_records_answer_as_aws_does():
     assert record.summary()["TrainingJobStatus"] == "Completed"
     records.delete("TrainingJob", "job")
     assert records.list("TrainingJob") == []
+
+
+def test_facts_that_come_at_the_same_time_are_all_kept():
+    record = Records("eu-west-1").create("TrainingJob", TRAINING, TrainingJobStatus="InProgress")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def note(number):
+        for fact in range(200):
+            record.update(**{f"Fact{number}-{fact}": fact})
+
+    try:
+        threads = [threading.Thread(target=note, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len([name for name in record.facts if name.startswith("Fact")]) == 800
 
 
 def test_a_line_that_matches_without_a_number_is_no_value():

@@ -100,6 +100,8 @@ class Record:
         What came about since: status, times, reasons, as AWS names them.
     stop : Event
         Set when somebody asks to stop or delete it.
+    lock : RLock
+        Held while facts change.
     """
 
     kind: Kind
@@ -109,11 +111,13 @@ class Record:
     facts: dict = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     created: float = field(default_factory=time.time)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def update(self, **facts: object) -> None:
         """Note facts and the time; a fact that is None is removed."""
-        now = {**self.facts, **facts, "LastModifiedTime": time.time()}
-        self.facts = {name: value for name, value in now.items() if value is not None}
+        with self.lock:
+            now = {**self.facts, **facts, "LastModifiedTime": time.time()}
+            self.facts = {name: value for name, value in now.items() if value is not None}
 
     @property
     def status(self) -> str:
