@@ -190,10 +190,12 @@ def test_jobs_that_fail_say_why_and_jobs_that_take_too_long_end(sagemaker, bucke
     assert (ended["overtime"]["TrainingJobStatus"], ended["overtime"]["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
     assert "ModelArtifacts" in ended["overtime"]
     assert ended["stopped"]["TrainingJobStatus"] == "Stopped"
+    pages = sagemaker.get_paginator("list_training_jobs").paginate()
+    listed = lambda: [job["TrainingJobName"] for page in pages for job in page["TrainingJobSummaries"]]  # noqa: E731
+    assert [name for name in listed() if name in names] == list(names), "jobs are listed with the oldest first"
     for name in names:
         sagemaker.delete_training_job(TrainingJobName=name)
-    left = [job["TrainingJobName"] for job in sagemaker.list_training_jobs()["TrainingJobSummaries"]]
-    assert not set(names) & set(left)
+    assert not set(names) & set(listed())
 
 
 @pytest.mark.parametrize("notice", [True, False])
@@ -298,8 +300,70 @@ def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(sagemaker, buck
         sagemaker.describe_training_job(TrainingJobName="nowhere")
     with pytest.raises(ClientError, match="Could not find endpoint-config"):
         sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="nowhere")
+    with pytest.raises(ClientError, match="does not know CreateTransformJob"):  # moto would say that it is completed
+        source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/x"}}
+        sagemaker.create_transform_job(
+            TransformJobName="t",
+            ModelName="m",
+            TransformInput={"DataSource": source},
+            TransformOutput={"S3OutputPath": f"s3://{bucket}/y"},
+            TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+        )
     with pytest.raises(ClientError, match="not found"):
         boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName="nowhere", Body=b"")
+
+
+def test_listings_have_the_order_and_the_pages_of_aws(sagemaker):
+    names = [f"listed-{number}" for number in range(12)]
+    for name in names:
+        sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "image"})
+    first = sagemaker.list_models(NameContains="listed")
+    assert [one["ModelName"] for one in first["Models"]] == names[:1:-1], "ten, and the newest first"
+    rest = sagemaker.list_models(NameContains="listed", NextToken=first["NextToken"])
+    assert [one["ModelName"] for one in rest["Models"]] == names[1::-1] and "NextToken" not in rest
+    pages = sagemaker.get_paginator("list_models").paginate(NameContains="listed", PaginationConfig={"PageSize": 5})
+    assert [len(page["Models"]) for page in pages] == [5, 5, 2]
+
+
+def test_a_search_lists_its_trials_as_asked(sagemaker, s3, bucket):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        code = b"import sys; print('loss', sys.argv[sys.argv.index('--loss') + 1])"
+        member = tarfile.TarInfo("search.py")
+        member.size = len(code)
+        archive.addfile(member, io.BytesIO(code))
+    s3.put_object(Bucket=bucket, Key="search.tar.gz", Body=stream.getvalue())
+    fixed = {"sagemaker_program": "search.py", "sagemaker_submit_directory": f"s3://{bucket}/search.tar.gz"}
+    metrics = [{"Name": "loss", "Regex": "loss ([0-9.]+)"}]
+    sagemaker.create_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName="search",
+        HyperParameterTuningJobConfig={
+            "Strategy": "Grid",
+            "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
+            "ResourceLimits": {"MaxParallelTrainingJobs": 3},
+            "ParameterRanges": {"CategoricalParameterRanges": [{"Name": "loss", "Values": ["0.5", "none", "0.2"]}]},
+        },
+        TrainingJobDefinition={
+            "StaticHyperParameters": fixed,
+            "RoleArn": ROLE,
+            "AlgorithmSpecification": {"TrainingImage": "image", "TrainingInputMode": "File", "MetricDefinitions": metrics},
+            "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/search"},
+            "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
+            "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+        },
+    )
+    ended = wait(lambda: sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="search"))
+    assert ended["HyperParameterTuningJobStatus"] == "Completed"
+    assert ended["BestTrainingJob"]["TunedHyperParameters"] == {"loss": "0.2"}
+
+    def values(**asked):
+        found = sagemaker.list_training_jobs_for_hyper_parameter_tuning_job(HyperParameterTuningJobName="search", **asked)
+        return [one["TunedHyperParameters"]["loss"] for one in found["TrainingJobSummaries"]]
+
+    assert values() == ["0.5", "none", "0.2"]
+    assert values(SortBy="FinalObjectiveMetricValue") == ["0.2", "0.5"]
+    assert values(SortBy="FinalObjectiveMetricValue", SortOrder="Descending", MaxResults=1) == ["0.5"]
+    assert values(StatusEquals="Failed") == []
 
 
 LIFE = """
@@ -426,12 +490,14 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
         variant = {"VariantName": "v", "ModelName": "m", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
         later = {"OutputConfig": {"S3OutputPath": "s3://own-bucket/out", "S3FailurePath": "s3://own-bucket/failed"}}
-        for name, more in {"now": {}, "later": {"AsyncInferenceConfig": later}}.items():
+        silent = {"OutputConfig": {"S3OutputPath": "s3://own-bucket/out"}}
+        kinds = {"now": {}, "later": {"AsyncInferenceConfig": later}, "silent": {"AsyncInferenceConfig": silent}}
+        for name, more in kinds.items():
             sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], **more)
             sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
         with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
             sagemaker.delete_endpoint(EndpointName="later")
-        for name in ("now", "later"):
+        for name in kinds:
             described = wait(lambda name=name: sagemaker.describe_endpoint(EndpointName=name))
             assert described["EndpointStatus"] == "InService", described
         broken = {"Image": "image", "ModelDataUrl": "s3://own-bucket/bad"}
@@ -452,6 +518,8 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         key = answer["FailureLocation"].removeprefix("s3://own-bucket/")
         s3.get_waiter("object_exists").wait(Bucket="own-bucket", Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
         assert b"client error (400)" in s3.get_object(Bucket="own-bucket", Key=key)["Body"].read()
-        for name in ("now", "later"):
+        answer = runtime.invoke_endpoint_async(EndpointName="silent", InputLocation="s3://own-bucket/bad")
+        assert "OutputLocation" in answer and "FailureLocation" not in answer
+        for name in kinds:
             sagemaker.delete_endpoint(EndpointName=name)
         assert left_of(own, "serve.py") == ([], [])

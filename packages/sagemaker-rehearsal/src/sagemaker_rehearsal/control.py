@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from sagemaker_rehearsal import limits
 from sagemaker_rehearsal.endpoints import Endpoints
@@ -20,6 +21,18 @@ from sagemaker_rehearsal.tuning import Trials, run_tuning
 from sagemaker_rehearsal.world import World
 
 JOBS = ("TrainingJob", "ProcessingJob", "HyperParameterTuningJob")
+PAGE = 10
+"""How many resources a listing names at a time, unless ``MaxResults`` says otherwise."""
+NOT_REHEARSED = (
+    "CreateAutoMLJobV2",
+    "CreateCompilationJob",
+    "CreateInferenceComponent",
+    "CreateTransformJob",
+    "StartPipelineExecution",
+    "UpdateEndpoint",
+    "UpdateEndpointWeightsAndCapacities",
+)
+"""What moto would answer as if it had been done."""
 
 
 class ControlPlane:
@@ -35,13 +48,10 @@ class ControlPlane:
         self.endpoints = Endpoints(world)
         self.trials = Trials(self.start)
         self.operations: dict[str, Callable[[dict], dict]] = {
-            "ListTrainingJobsForHyperParameterTuningJob": lambda request: {
-                "TrainingJobSummaries": self.trials.summaries(
-                    self.records.get("HyperParameterTuningJob", request["HyperParameterTuningJobName"])
-                )
-            },
+            "ListTrainingJobsForHyperParameterTuningJob": self._list_trials,
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
+            **{name: partial(_refuse, name) for name in NOT_REHEARSED},
         }
         for kind in KINDS.values():
             self.operations |= self._operations(kind)
@@ -51,7 +61,7 @@ class ControlPlane:
         operations = {
             f"Create{kind.name}": lambda request: {kind.arn_key: self.start(kind.name, request).arn},
             f"Describe{kind.name}": lambda request: self.records.get(kind.name, request[kind.key]).describe(),
-            plural: lambda request: {kind.summaries: [one.summary() for one in self._wanted(kind, request)]},
+            plural: lambda request: _page(kind.summaries, [one.summary() for one in self._wanted(kind, request)], request),
             f"Delete{kind.name}": lambda request: self._delete(kind, request),
         }
         if kind.name in JOBS:
@@ -87,15 +97,37 @@ class ControlPlane:
             found = [one for one in found if one.status == status]
         if since := request.get("CreationTimeAfter"):
             found = [one for one in found if one.created > since]
-        if request.get("SortOrder", "Descending") == "Descending":
+        tuning = kind.name == "HyperParameterTuningJob"
+        if request.get("SortBy", "Name" if tuning else "CreationTime") == "Name":
+            found.sort(key=lambda one: one.name)
+        if request.get("SortOrder", "Ascending" if kind.name in JOBS else "Descending") == "Descending":
             found.reverse()
         return found
 
+    def _list_trials(self, request: Mapping) -> dict:
+        found = self.trials.summaries(self.records.get("HyperParameterTuningJob", request["HyperParameterTuningJobName"]))
+        if status := request.get("StatusEquals"):
+            found = [one for one in found if one["TrainingJobStatus"] == status]
+        by, objective = request.get("SortBy", "Name"), "FinalHyperParameterTuningJobObjectiveMetric"
+        if by == "FinalObjectiveMetricValue":
+            found = [one for one in found if objective in one]
+        found.sort(
+            key={
+                "Name": lambda one: one["TrainingJobName"],
+                "CreationTime": lambda one: one["CreationTime"],
+                "Status": lambda one: one["TrainingJobStatus"],
+                "FinalObjectiveMetricValue": lambda one: one[objective]["Value"],
+            }[by],
+            reverse=request.get("SortOrder") == "Descending",
+        )
+        return _page("TrainingJobSummaries", found, request)
+
     def _stop(self, kind: Kind, request: Mapping) -> dict:
         record = self.records.get(kind.name, request[kind.key])
-        if record.status not in {"InProgress", "Stopping"}:
-            raise limits.invalid(f"The request was rejected because the {kind.path} is in status {record.status}.")
-        record.update(**{kind.status_key: "Stopping"})
+        with record.lock:  # it may end meanwhile
+            if record.status not in {"InProgress", "Stopping"}:
+                raise limits.invalid(f"The request was rejected because the {kind.path} is in status {record.status}.")
+            record.update(**{kind.status_key: "Stopping"})
         record.stop.set()
         return {}
 
@@ -122,6 +154,17 @@ class ControlPlane:
         if record is None:
             raise AwsError("ResourceNotFound", "Requested resource not found.")
         return record
+
+
+def _page(key: str, found: list[dict], request: Mapping) -> dict:
+    """The part of a listing that a request asks for; the token is the number of those before the next part."""
+    first = int(request.get("NextToken") or 0)
+    end = first + request.get("MaxResults", PAGE)
+    return {key: found[first:end], **({"NextToken": str(end)} if end < len(found) else {})}
+
+
+def _refuse(operation: str, request: Mapping) -> dict:
+    raise limits.invalid(f"The rehearsal does not know {operation}; try it in AWS.")
 
 
 def _guarded(work: Callable[[], None], record: Record) -> None:

@@ -148,7 +148,10 @@ class Endpoints:
         return answer, variant.config["VariantName"]
 
     def invoke_later(self, name: str, headers: Mapping[str, str]) -> tuple[str, str, str]:
-        """Queue an asynchronous request; inference id, and where the answer or else the failure will be."""
+        """Queue an asynchronous request; inference id, and where the answer or else the failure will be.
+
+        Without an ``S3FailurePath`` the failure is nowhere, and its place is empty.
+        """
         live = self._find(name)
         if live.queue is None:
             raise AwsError("ValidationError", f"Endpoint {name} is not asynchronous; use InvokeEndpoint.")
@@ -156,7 +159,8 @@ class Endpoints:
         config = live.config["AsyncInferenceConfig"]["OutputConfig"]
         base = config.get("S3OutputPath") or source.rpartition("/")[0]
         output = f"{base.rstrip('/')}/{identifier}.out"
-        failure = f"{(config.get('S3FailurePath') or base).rstrip('/')}/{identifier}-error.out"
+        failures = config.get("S3FailurePath")
+        failure = f"{failures.rstrip('/')}/{identifier}-error.out" if failures else ""
         seconds = float(headers.get("X-Amzn-SageMaker-InvocationTimeoutSeconds") or 15 * 60)
         if not 0 < seconds <= limits.ASYNC_SECONDS:
             raise AwsError("ValidationError", "InvocationTimeoutSeconds must lie between 1 and 3600.")
@@ -175,16 +179,15 @@ class Endpoints:
             if len(body) > limits.ASYNC_BYTES:
                 raise invalid(f"Input of {len(body)} bytes exceeds the limit of {limits.ASYNC_BYTES} bytes.")
             answer = live.variants[0].next().invoke(body, headers, seconds=seconds)
-        except AwsError as error:
-            self.world.objects.write(failure, error.message.encode())
-        except requests.RequestException as error:
-            self.world.objects.write(failure, f"The container did not answer: {error}".encode())
+            if answer.status_code != 200:
+                raise invalid(_words(answer.status_code, answer.text))
+        except (AwsError, requests.RequestException) as error:
+            said = error.message if isinstance(error, AwsError) else f"The container did not answer: {error}"
+            if failure:
+                self.world.objects.write(failure, said.encode())
         else:
-            if answer.status_code == 200:
-                kind = answer.headers.get("Content-Type", "application/octet-stream")
-                self.world.objects.write(output, answer.content, ContentType=kind)
-            else:
-                self.world.objects.write(failure, _words(answer.status_code, answer.text).encode())
+            kind = answer.headers.get("Content-Type", "application/octet-stream")
+            self.world.objects.write(output, answer.content, ContentType=kind)
 
 
 def _choose(live: Live, target: str | None) -> Variant:

@@ -68,7 +68,9 @@ class Application:
         _, _, name, kind = path.split("/")
         if kind == "async-invocations":
             identifier, output, failure = self.control.endpoints.invoke_later(name, request.headers)
-            places = {"X-Amzn-SageMaker-OutputLocation": output, "X-Amzn-SageMaker-FailureLocation": failure}
+            places = {"X-Amzn-SageMaker-OutputLocation": output}
+            if failure:
+                places["X-Amzn-SageMaker-FailureLocation"] = failure
             body = json.dumps({"InferenceId": identifier})
             return Response(body, status=202, headers=places, content_type="application/json")
         answer, variant = self.control.endpoints.invoke(name, request.get_data(), request.headers)
