@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -293,7 +294,7 @@ def test_a_job_that_the_rehearsal_cannot_finish_leaves_nothing_and_can_be_made_a
     assert left_of(rehearsal, "sleep 86397") == ([], [])
 
 
-def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(sagemaker, bucket):
+def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(rehearsal, sagemaker, bucket):
     with pytest.raises(ClientError, match="MaxWaitTimeInSeconds is required"):
         train(sagemaker, bucket, "no-wait", "", EnableManagedSpotTraining=True)
     with pytest.raises(ClientError, match="ResourceNotFound"):
@@ -311,6 +312,8 @@ def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(sagemaker, buck
         )
     with pytest.raises(ClientError, match="not found"):
         boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName="nowhere", Body=b"")
+    with pytest.raises(re.error, match="missing"):
+        rehearsal.interrupt("job", after="step (")
 
 
 def test_listings_have_the_order_and_the_pages_of_aws(sagemaker):
@@ -417,6 +420,18 @@ def test_nothing_is_left_when_it_is_killed(rehearsal, isolation, victim):
     assert [one for one in family if lives(one)] == []
     assert not Path(folder).exists()
     assert folder not in Path("/proc/self/mountinfo").read_text() if sys.platform == "linux" else True
+
+
+def test_nothing_is_left_when_its_start_is_interrupted(rehearsal, monkeypatch, tmp_path):
+    def stopped(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sagemaker_rehearsal.session.time.sleep", stopped)
+    before = set(below(os.getpid()))
+    with pytest.raises(KeyboardInterrupt):
+        start_rehearsal()
+    assert [one for one in below(os.getpid()) if one not in before and lives(one)] == [] == list(tmp_path.iterdir())
 
 
 SECRET = "not-to-be-seen-anywhere"

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,7 +115,13 @@ class Rehearsal:
             Regular expression: wait for a line of its output that matches. Empty for at once.
         notice : bool
             Whether SIGTERM announces it, as a rule of AWS; without it everything since the last checkpoint in S3 is lost.
+
+        Raises
+        ------
+        re.error
+            If `after` is no regular expression.
         """
+        re.compile(after)
         body = json.dumps({"job": job, "after": after, "notice": notice}).encode()
         request = urllib.request.Request(
             f"{self.address}/rehearsal/interrupt", data=body, headers={"Content-Type": "application/json"}
@@ -177,15 +184,18 @@ def start_rehearsal(
         start_new_session=True,
     )
     deadline = time.monotonic() + patience
-    while not (folder / "ready.json").is_file():
-        if janitor.poll() is not None or time.monotonic() > deadline:
-            log = folder / "server.log"
-            said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
-            janitor.terminate()
-            janitor.wait()
-            shutil.rmtree(folder, ignore_errors=True)
-            raise RehearsalError(f"the rehearsal did not start ({' '.join(said) or 'it ended at once'}); try again")
-        time.sleep(0.02)
+    try:
+        while not (folder / "ready.json").is_file():
+            if janitor.poll() is not None or time.monotonic() > deadline:
+                log = folder / "server.log"
+                said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+                raise RehearsalError(f"the rehearsal did not start ({' '.join(said) or 'it ended at once'}); try again")
+            time.sleep(0.02)
+    except BaseException:  # Ctrl-C, too
+        janitor.terminate()
+        janitor.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return Rehearsal(folder, janitor, json.loads((folder / "ready.json").read_text(encoding="utf-8")), region)
 
 

@@ -93,7 +93,6 @@ class World:
 
     def interrupt(self, wish: Mapping) -> None:
         """Note an interruption that is wished for."""
-        re.compile(wish.get("after", ""))
         with self.lock:
             self.interruptions.append(Interruption(**wish))
 
