@@ -13,6 +13,12 @@ case $kind in
     *) echo "the second word is gpu or cpu, not $kind" >&2; exit 2 ;;
 esac
 
+# The tag is the commit, and the registry never lets a tag be written again.
+if [ -n "$(git status --porcelain -- helpers packages cloud/docker pyproject.toml requirements.lock README.md LICENSE)" ]; then
+    echo "commit your changes first: the image is named after the commit that it holds" >&2
+    exit 1
+fi
+
 base=$(python3 - "$region" "$instance" <<'PYTHON'
 import sys
 

@@ -117,6 +117,33 @@ def test_the_set_up_runs_in_the_background(tmp_path):
     subprocess.run(["bash", "-n", str(home / "set-up.sh")], check=True)
 
 
+def test_only_a_committed_tree_becomes_an_image(tmp_path):
+    """The script itself, in a repository of its own, with commands that only say what they were given."""
+    root, tools = tmp_path / "repository", tmp_path / "bin"
+    (root / "cloud/docker").mkdir(parents=True)
+    (root / "helpers").mkdir()
+    shutil.copy(CLOUD / "docker" / "build.sh", root / "cloud/docker")
+    docker = f'[ "$1" != login ] || cat > /dev/null; echo "$1" >> {tmp_path}/notes'  # a login reads the password
+    for name, body in {"python3": "echo registry/base", "aws": "echo 1", "docker": docker}.items():
+        tool(tools, name, body)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+
+    def run(*words):
+        return subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "first")):
+        assert run("git", *words).returncode == 0
+    (root / "helpers/new.py").touch()
+    refused = run("bash", "cloud/docker/build.sh", "eu-central-1")
+    assert refused.returncode == 1 and "commit your changes first" in refused.stderr and not (tmp_path / "notes").exists()
+    (root / "helpers/new.py").unlink()
+    built = run("bash", "cloud/docker/build.sh", "eu-central-1", "cpu")
+    commit = run("git", "rev-parse", "--short", "HEAD").stdout.strip()
+    assert built.stdout.endswith(f"1.dkr.ecr.eu-central-1.amazonaws.com/brain-tumour:{commit}-cpu\n"), built
+    assert (tmp_path / "notes").read_text().split() == ["login", "login", "build", "push"]
+
+
 def start_instance(tmp_path, home):
     """Run on-start.sh with commands that note what they were given; returns its status and the notes."""
     for name in ("systemd-run", "dnf"):
