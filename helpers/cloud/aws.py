@@ -32,7 +32,7 @@ class Found:
 def list_run(session: boto3.Session, run: str, bucket: str) -> list[Found]:
     """List everything in the account that a run made, in the order in which it can be deleted.
 
-    Jobs are left out: what has ended is a record that costs nothing and that AWS does not delete.
+    Jobs are left out: what has ended is a record that costs nothing.
     """
     return [*_scaling(session, run), *_endpoints(session, run), *_logs(session, run), *_objects(session, run, bucket)]
 
@@ -158,4 +158,6 @@ def _objects(session: boto3.Session, run: str, bucket: str) -> Iterator[Found]:
 def _delete_objects(s3, bucket: str, keys: list[str]) -> None:
     for start in range(0, len(keys), 1000):  # AWS takes no more at a time
         objects = [{"Key": key} for key in keys[start : start + 1000]]
-        s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        for error in answer.get("Errors", []):  # the call itself succeeds
+            raise ClientError({"Error": error}, "DeleteObjects")

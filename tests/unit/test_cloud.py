@@ -2,8 +2,10 @@
 
 from functools import partial
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
 from brats_cohort.files import DataError
 from helpers.cloud import aws
@@ -135,6 +137,20 @@ def test_what_aws_refuses_to_delete_is_tried_again_and_named_at_the_end(monkeypa
     with pytest.raises(DataError, match="still there"):  # changing, then forbidden: the second is not waited for
         aws.delete_run(None, "run-1", "bucket")
     assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a"] and not there
+
+
+def test_an_object_that_s3_keeps_is_named_at_once_with_the_reason(monkeypatch):
+    """S3 answers 200 to DeleteObjects, and lists in the answer what it did not delete."""
+    client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
+    kept = {"Key": "run-1/a", "Code": "AccessDenied", "Message": "no s3:DeleteObject"}
+    monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(aws, "stop_jobs", lambda session, run: None)
+    monkeypatch.setattr(aws, "_running", lambda session, run: [])
+    found = aws.Found("1 objects in S3", "run-1", partial(aws._delete_objects, client, "my-bucket", ["run-1/a"]))
+    monkeypatch.setattr(aws, "list_run", lambda session, run, bucket: [found])
+    with Stubber(client) as stubber, pytest.raises(DataError, match=r"run-1 \(no s3:DeleteObject\)"):
+        stubber.add_response("delete_objects", {"Errors": [kept]})
+        aws.delete_run(None, "run-1", "my-bucket")
 
 
 def test_the_clean_up_waits_until_aws_lists_nothing_any_more(monkeypatch):
