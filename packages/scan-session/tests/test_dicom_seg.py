@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -107,3 +108,37 @@ def test_nifti_has_no_dicom_seg(native, tmp_path):
         write_dicom_seg(
             tmp_path / "seg.dcm", found, replace(series, files=(tmp_path / "a.nii.gz",)), algorithm="x", version="1"
         )
+
+
+def label_map(*numbers: float):
+    return image_of(np.resize(np.array(numbers, np.float32), (10, 10, 10)), np.diag([4.0, 4, 4, 1]))
+
+
+def test_labels_that_floating_point_made_uneven_are_rounded_not_lost():
+    grids = {"t1": ((10, 10, 10), np.diag([4.0, 4, 4, 1]))}
+    session = Session(Path("case"), "t1", {"t1": np.eye(4)}, grids, {})
+    uneven = label_map(0.99999994, 2.0000002)
+    assert volumes(uneven) == volumes(label_map(1, 2)) and volumes(uneven)["TC"] == 32
+    assert np.array_equal(array_of(to_native(uneven, session, "t1")), array_of(label_map(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ((0, 255), "holds 255, and labels of BraTS are 0 to 4"),
+        ((0, 257), "holds 257,"),
+        ((0, -1), "holds -1,"),
+        ((0, 0.4), "holds 0.4,"),
+        ((1, 2, 3, 4), "holds both 3 and 4"),
+    ],
+)
+def test_numbers_that_would_be_lost_or_mistaken_are_refused(native, tmp_path, numbers, sentence):
+    series, _, _ = native
+    session = Session(tmp_path, "t1", {"t1": np.eye(4)}, {"t1": ((10, 10, 10), np.diag([4.0, 4, 4, 1]))}, {})
+    for use in (
+        volumes,
+        lambda labels: to_native(labels, session, "t1"),
+        lambda labels: write_dicom_seg(tmp_path / "seg.dcm", labels, series, algorithm="x", version="1"),
+    ):
+        with pytest.raises(SessionError, match=sentence):
+            use(label_map(*numbers))

@@ -14,6 +14,7 @@ from pydicom.valuerep import DA, TM
 
 from scan_session.errors import SessionError
 from scan_session.grid import array_of
+from scan_session.native import whole_numbers
 from scan_session.series import Series, fact, positions
 
 SEGMENTS = {
@@ -52,6 +53,7 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
     algorithm, version : str
         What made the label map.
     """
+    native = whole_numbers(native)
     if not series.files or not series.is_dicom:
         raise SessionError("a DICOM SEG refers to a DICOM series, and this one is NIfTI", "give the folder of DICOM files")
     sources = [_read_header(file) for file in series.files]
