@@ -1,5 +1,6 @@
 """What is in a folder from the scanner: each good series, and a sentence for each bad one."""
 
+import gzip
 import io
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLEL
 
 from scan_session import SessionError, find_series
 from scan_session.find import _header
-from scan_session.grid import array_of
+from scan_session.grid import array_of, read_nifti
 
 
 def only(folder):
@@ -321,3 +322,80 @@ def test_nifti_files_of_any_name(tmp_path):
     assert found["p7_x"].reason == "has a name that does not say what it is"
     assert "has shape (40, 40, 30, 5)" in found["p7_four"].fault and "mask" in found["p7_seg"].fault
     assert "is damaged" in found["p7_cut_t2"].fault
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"EchoTime": ["100", "10"]}, ""),
+        ({"EchoTime": "abc"}, "fits none of the four by its timing"),
+        ({"PixelSpacing": ["5,0", "5,0"]}, "has no pixel spacing"),
+        ({"ImageOrientationPatient": ["1", "0", "0"]}, "does not say where its slices lie"),
+        ({"ImageOrientationPatient": ["a"] * 6}, "does not say where its slices lie"),
+        ({"ImagePositionPatient": ["1", "0"]}, "does not say where its slices lie"),
+        ({"ImagePositionPatient": ["a", "b", "c"]}, "does not say where its slices lie"),
+    ],
+)
+def test_odd_numbers_in_a_header_spoil_one_series_alone(session, changes, sentence):
+    headers = slices("t2", number=9)
+    for header in headers:
+        for keyword, value in changes.items():
+            header.add(pydicom.DataElement(keyword, "LO", value))
+    save(headers, session / "odd")
+    found = find_series(session)
+    assert len([one for one in found if one.modality]) >= 4
+    assert sentence in next(one.fault for one in found if one.number == "9")
+
+
+def test_links_in_a_circle_are_followed_once(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), tmp_path / "t1.nii.gz")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert only(tmp_path).modality == "t1"
+
+
+def damaged(kind: str) -> bytes:
+    """A compressed NIfTI file of noise that was changed in its header or its voxels, or holds no plain numbers."""
+    voxels = np.random.default_rng(0).integers(0, 255, (40, 40, 30), np.uint8)
+    if kind == "colours":
+        voxels = np.zeros(voxels.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    content = bytearray(nib.Nifti1Image(voxels.astype(np.complex64) if kind == "complex" else voxels, np.eye(4) * 4).to_bytes())
+    if kind == "type":
+        content[70:72] = (9999).to_bytes(2, "little")
+    packed = bytearray(gzip.compress(bytes(content), 0 if kind == "checksum" else 6))
+    if kind == "checksum":
+        packed[5000] ^= 1
+    if kind == "deflate":
+        packed[10:40] = b"\xff" * 30
+    return bytes(packed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("type", "cannot be read"),
+        ("deflate", "cannot be read"),
+        ("checksum", "cannot be read .*CRC"),
+        ("colours", "holds .*not plain numbers"),
+        ("complex", "holds complex64, not plain numbers"),
+    ],
+)
+def test_nifti_files_that_hold_no_right_image_are_one_sentence(tmp_path, kind, sentence):
+    path = tmp_path / "t1.nii.gz"
+    path.write_bytes(damaged(kind))
+    assert len(find_series(tmp_path)) == 1
+    with pytest.raises(SessionError, match=rf"t1\.nii\.gz {sentence}"):
+        read_nifti(path)
+
+
+def test_an_image_of_one_value_is_named(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), tmp_path / "flair.nii.gz")
+    with pytest.raises(SessionError, match=r"file 1 \(flair\.nii\.gz\) has the same value in every voxel"):
+        only(tmp_path).read()
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "scan.zip").write_bytes(b"PK")
+    for folder in (tmp_path, tmp_path / "scan.zip"):
+        with pytest.raises(SessionError, match="unpack an archive first"):
+            find_series(folder)

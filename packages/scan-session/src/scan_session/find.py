@@ -23,8 +23,9 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from scan_session.errors import SessionError
+from scan_session.grid import DAMAGED_NIFTI
 from scan_session.recognise import recognise
-from scan_session.series import Series, fact, positions
+from scan_session.series import Series, fact, numbers_of, positions
 
 LEAST_SLICES, LEAST_MM = 10, 80.0
 """A series of a head has at least this many slices and covers at least this much along every axis."""
@@ -48,10 +49,10 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
     are DICOM images of several patients or sessions.
     """
     folder = Path(folder)
+    advice = "give the folder that the scanner's files are in; unpack an archive first"
     if not folder.is_dir():
-        raise SessionError(f"{folder} is not a folder", "give the folder that the scanner's files are in")
-    paths = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in sorted(names)]
-    paths = sorted(path for path in paths if not path.name.startswith(".") and path.name.upper() != "DICOMDIR")
+        raise SessionError(f"{folder} is not a folder", advice)
+    paths = sorted(path for path in _files(folder) if not path.name.startswith(".") and path.name.upper() != "DICOMDIR")
     niftis = [path for path in paths if path.name.lower().endswith((".nii", ".nii.gz"))]
     with _without_remarks():
         headers, odd = _headers(path for path in paths if path not in niftis)
@@ -59,13 +60,24 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
         if odd:
             problem = f"{folder.name} has no image in it ({odd[0].files[0].name} {odd[0].fault})"
             raise SessionError(problem, "export the series again")
-        raise SessionError(f"{folder.name} has no DICOM or NIfTI file in it", "give the folder that the scanner's files are in")
+        raise SessionError(f"{folder.name} has no DICOM or NIfTI file in it", advice)
     found = _nifti_series(niftis, folder)
     if headers:
         beside = "is NIfTI beside DICOM files, which are taken; give it a folder of its own"
         odd += [replace(one, number="", fault=beside) for one in found]
         found = _dicom_series(_one_session(headers, study))
     return recognise([*found, *odd])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, links followed, each folder once."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root) / name for name in names)
 
 
 def printable(text: str, header: pydicom.Dataset | None = None) -> str:
@@ -162,9 +174,9 @@ def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None)
 def _dicom_series(headers: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
     groups: dict[tuple, list] = defaultdict(list)
     for path, header in headers:
-        orientation = tuple(np.round([float(value) for value in fact(header, "ImageOrientationPatient") or ()], 1) + 0.0)
-        echo = fact(header, "EchoTime") or fact(header, "EffectiveEchoTime")
-        key = (header.SeriesInstanceUID, header.Rows, header.Columns, orientation, round(float(echo or 0)))
+        orientation = tuple(np.round(numbers_of(header, "ImageOrientationPatient"), 1) + 0.0)
+        echo, *_ = (*numbers_of(header, "EchoTime"), *numbers_of(header, "EffectiveEchoTime"), 0)
+        key = (header.SeriesInstanceUID, header.Rows, header.Columns, orientation, round(echo))
         groups[key].append((path, header))
     numbers: dict[str, int] = defaultdict(int)
     found = []
@@ -201,7 +213,7 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series
         paths = tuple(dict.fromkeys(path for path, _ in ordered))
         return Series(number, label, paths, shape, spacing, facts, warnings=tuple(warnings), fault=fault)
 
-    orientation, pixel = facts.get("ImageOrientationPatient"), facts.get("PixelSpacing")
+    orientation, pixel = numbers_of(header, "ImageOrientationPatient"), numbers_of(header, "PixelSpacing")
     if int(facts.get("SamplesPerPixel", 1)) != 1:
         return series("is a colour image, such as a derived map or a screen capture")
     if facts.get("Modality") != "MR":
@@ -209,11 +221,11 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series
     places = [(place, item) for item in files for place in positions(item[1])]
     if len(files) == 1 and len(places) <= 1:
         return series("has one slice")
-    if not pixel or len(pixel) != 2:
+    if len(pixel) != 2:
         return series("has no pixel spacing")
-    if not orientation or len(places) < len(files):
+    if len(orientation) != 6 or len(places) < len(files):
         return series("does not say where its slices lie")
-    across, down = np.reshape(np.array(orientation, dtype=float), (2, 3))
+    across, down = np.reshape(orientation, (2, 3))
     normal = np.cross(across, down)
     places.sort(key=lambda each: float(each[0] @ normal))
     heights = np.array([place @ normal for place, _ in places])
@@ -233,7 +245,7 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series
             return series(f"has slices {steps.min():.1f} to {steps.max():.1f} mm apart")
         warnings.append(f"its slices are {steps.min():.1f} to {steps.max():.1f} mm apart and were brought to equal distances")
     shape = (int(header.Columns), int(header.Rows), len(places))
-    spacing = (float(pixel[1]), float(pixel[0]), usual)
+    spacing = (pixel[1], pixel[0], usual)
     return series(_too_small(shape, spacing), [item for _, item in places], shape, spacing)
 
 
@@ -257,7 +269,7 @@ def _nifti_series(paths: list[Path], folder: Path) -> list[Series]:
             name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
             fault = _too_small(shape, spacing) if len(shape) == 3 else f"has shape {header.shape}, not three dimensions"
             series = replace(series, shape=shape, spacing=spacing, facts={"Name": name, "Depth": depth}, fault=fault)
-        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+        except DAMAGED_NIFTI:
             series = replace(series, fault="is damaged or no NIfTI")
         found.append(series)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,11 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Turns millimetres in RAS into LPS and back."""
 SHEAR = 0.02
 """How far the axes of a grid may be from perpendicular: rounded headers are, tilted stacks are further."""
+
+
+DAMAGED_NIFTI = (OSError, EOFError, TypeError, ValueError, zlib.error, nib.filebasedimages.ImageFileError,
+                 nib.spatialimages.HeaderDataError)  # fmt: skip
+"""What nibabel raises for a file that was cut off, changed, or holds something else than numbers."""
 
 
 def image_of(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
@@ -59,15 +65,21 @@ def transform_of(matrix: np.ndarray) -> sitk.AffineTransform:
 
 
 def read_nifti(path: Path) -> sitk.Image:
-    """Read one 3-D NIfTI file as float32; raises `SessionError` if it is damaged, 4-D, or has no grid."""
+    """Read one 3-D NIfTI file as float32; raises `SessionError` if it is damaged, 4-D, or has no grid.
+
+    A compressed file is decompressed to its end, because only there its checksum tells a damaged file from a right one.
+    """
     try:
-        file = nib.load(path)
+        kind, content = type(nib.load(path)), path.read_bytes()
+        file = kind.from_bytes(gzip.decompress(content) if path.suffix.lower() == ".gz" else content)
         if file.ndim > 3 and set(file.shape[3:]) == {1}:
             file = file.slicer[(..., *[0] * (file.ndim - 3))]
         if file.ndim != 3:
             raise SessionError(f"{path.name} has shape {file.shape}, not three dimensions", "give one volume a file")
+        if file.get_data_dtype().kind not in "iuf":
+            raise SessionError(f"{path.name} holds {file.get_data_dtype()}, not plain numbers", "export one grey value a voxel")
         array = np.nan_to_num(file.get_fdata(dtype=np.float32))
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except DAMAGED_NIFTI as error:
         if isinstance(error, SessionError):
             raise
         reason = " ".join(str(error).replace(str(path), path.name).split())

@@ -81,8 +81,11 @@ class Series:
         return hashlib.sha256(content).hexdigest()[:16]
 
     def read(self) -> sitk.Image:
-        """Read the voxels as float32 in the series' own grid; raises `SessionError` if they cannot be read."""
-        return _convert(self) if self.is_dicom else read_nifti(self.files[0])
+        """Read the voxels as float32 in the series' own grid; raises `SessionError` if they cannot be read or are all alike."""
+        image = _convert(self) if self.is_dicom else read_nifti(self.files[0])
+        if not np.ptp(array_of(image)):
+            raise SessionError(f"{self.title} has the same value in every voxel", "export the series again")
+        return image
 
 
 def fact(header: pydicom.Dataset, keyword: str) -> object:
@@ -96,14 +99,23 @@ def fact(header: pydicom.Dataset, keyword: str) -> object:
     return None
 
 
+def numbers_of(header: pydicom.Dataset, keyword: str) -> tuple[float, ...]:
+    """A value of a header as numbers; empty if it is absent or no finite number."""
+    value = fact(header, keyword)
+    try:
+        found = np.array([] if value in (None, "") else value, dtype=float).ravel()
+    except (TypeError, ValueError):
+        return ()
+    return tuple(found.tolist()) if np.isfinite(found).all() else ()
+
+
 def positions(header: pydicom.Dataset) -> list[np.ndarray]:
-    """Positions (LPS mm) of the slices in one object: one, or as many as it has frames."""
+    """Positions (LPS mm) of the slices in one object: one, or as many as it has frames; without those that are unknown."""
     frames = header.get("PerFrameFunctionalGroupsSequence")
     if frames:
-        found = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames if "PlanePositionSequence" in frame]
-    else:
-        found = [header.ImagePositionPatient] if header.get("ImagePositionPatient") else []
-    return [np.array(position, dtype=float) for position in found]
+        frames = [frame.PlanePositionSequence[0] for frame in frames if frame.get("PlanePositionSequence")]
+    found = [numbers_of(each, "ImagePositionPatient") for each in frames or [header]]
+    return [np.array(position) for position in found if len(position) == 3]
 
 
 def _convert(series: Series) -> sitk.Image:
@@ -126,6 +138,4 @@ def _convert(series: Series) -> sitk.Image:
         problem = f"{series.label} was read as {image.GetSize()} voxels, and has {series.shape}"
         remedy = "its slices differ in study date, time or image type, at which dcm2niix divides them; export it again"
         raise SessionError(problem, remedy)
-    if not np.ptp(array_of(image)):
-        raise SessionError(f"{series.label} has the same value in every voxel", "export the series again")
     return image
