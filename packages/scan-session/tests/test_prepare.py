@@ -12,7 +12,7 @@ from conftest import TIMING, save, slices
 
 from scan_session import SessionError, brain, find_series, load_session, prepare_session
 from scan_session.grid import affine_of, array_of, image_of, write_nifti
-from scan_session.recognise import one_session
+from scan_session.recognise import choose, one_session
 
 SHIFT = np.array([12.0, -9.0, 7.0])
 
@@ -237,3 +237,68 @@ def test_hd_bet_is_asked_where_it_is_installed(tmp_path, monkeypatch):
     assert np.array_equal(array_of(mask) > 0, radius < 16) and np.allclose(affine_of(mask), affine)
     with pytest.raises(SessionError, match=r"hd-bet failed .*out of memory"):
         brain.extract_brain(head * 100, "hd-bet")
+
+
+def heads(folder, names):
+    """Stripped heads on one grid, as registered images are."""
+    x, y, z = np.indices((40, 40, 36)) * 4.0 - np.reshape([78, 78, 70], (3, 1, 1, 1))
+    inside = (x / 70) ** 2 + (y / 70) ** 2 + (z / 60) ** 2 < 1
+    for number, name in enumerate(names, 1):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        values = np.where(inside, 300 * number + x + 2 * y + 3 * z, 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, np.diag([4.0, 4, 4, 1])), folder / f"{name}.nii.gz")
+    return folder
+
+
+def test_a_case_that_is_made_again_keeps_no_image_of_the_case_before(tmp_path, monkeypatch):
+    wanted = {"require": ("t1", "t1ce"), "say": lambda text: None}
+    prepare_session(heads(tmp_path / "one", ["p_t1", "p_t1ce", "p_flair"]), tmp_path / "case", **wanted)
+    two = heads(tmp_path / "two", ["q_t1", "q_t1ce"])
+    with monkeypatch.context() as patch:
+        patch.setattr("scan_session.prepare.write_nifti", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_session(two, tmp_path / "case", **wanted)
+    with pytest.raises(SessionError, match="is no prepared session"):
+        load_session(tmp_path / "case")
+    prepare_session(heads(tmp_path / "one", ["p_t1", "p_t1ce", "p_flair"]), tmp_path / "case", **wanted)
+    prepare_session(two, tmp_path / "case", **wanted)
+    assert sorted(path.name for path in (tmp_path / "case").glob("case_*")) == ["case_t1.nii.gz", "case_t1ce.nii.gz"]
+    monkeypatch.chdir(tmp_path / "case")
+    assert all(path.exists() for path in load_session(".").images.values())
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", "no JSON"])
+def test_another_record_is_no_prepared_session(tmp_path, record):
+    (tmp_path / "session.json").write_text(record)
+    with pytest.raises(SessionError, match=r"is no prepared session .*make it with prepare-session"):
+        load_session(tmp_path)
+
+
+def test_what_is_recognised_beside_named_files_may_not_be_of_another_session(tmp_path):
+    names = ["A_t1", "A_t1ce", "A_flair", "B_t1", "B_t2", "B_flair"]
+    chosen = {"t1ce": "A_t1ce.nii.gz", "flair": "A_flair.nii.gz", "require": ("t1ce", "flair"), "say": lambda text: None}
+    with pytest.raises(SessionError, match="of 2 sessions"):
+        prepare_session(niftis(tmp_path / "raw", names), tmp_path / "case", **chosen)
+    with pytest.raises(SessionError, match="of 2 sessions"):
+        prepare_session(tmp_path / "raw", tmp_path / "case", require=(), say=lambda text: None)
+
+
+def test_a_name_that_two_files_have_is_not_taken_and_a_longer_path_is(tmp_path):
+    folder = niftis(tmp_path / "raw", [f"{visit}/{kind}" for visit in ("first", "second") for kind in TIMING])
+    found = find_series(folder)
+    with pytest.raises(SessionError, match=r"2 files are called t1\.nii\.gz; say --t1 with a number \(2, 6\) or a path"):
+        choose(found, {"t1": "t1.nii.gz"})
+    taken, _, _ = choose(found, {"t1": "second/t1.nii.gz"})
+    assert taken["t1"].files == (folder / "second" / "t1.nii.gz",)
+
+
+def test_wrong_arguments_are_said_before_the_work(tmp_path):
+    folder = niftis(tmp_path / "raw", TIMING)
+    with pytest.raises(SessionError, match="there is no modality T1CE to require; choose from t1, t1ce, t2, flair"):
+        prepare_session(folder, tmp_path / "case", require=("T1CE",))
+    with pytest.raises(SessionError, match="there is no method 'hdbet' to find the brain; choose deepbet or hd-bet"):
+        brain.extract_brain(image_of(np.ones((20, 20, 20), np.float32), np.diag([4.0, 4, 4, 1])), "hdbet")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "case"):
+        with pytest.raises(SessionError, match="cannot be made or written; give --out another folder"):
+            prepare_session(folder, out)

@@ -31,6 +31,8 @@ def extract_brain(image: sitk.Image, method: str = "deepbet") -> sitk.Image:
 
     `method` is "deepbet", or "hd-bet" where that program is installed. Raises `SessionError` if what is found is no brain.
     """
+    if method not in ("deepbet", "hd-bet"):
+        raise SessionError(f"there is no method {method!r} to find the brain", "choose deepbet or hd-bet")
     mask = _hd_bet(image) if method == "hd-bet" else _deepbet(image)
     litres = float(mask.sum()) * np.prod(image.GetSpacing()) * 1e-6
     if not LITRES[0] <= litres <= LITRES[1]:

@@ -42,7 +42,7 @@ def write(session: Session, before: Mapping[str, sitk.Image], moved: Mapping[str
     left = list(dict.fromkeys((one.label, one.fault or one.reason) for one in session.left_out))
     left_out = _table(("Series", "Why"), left) if left else "<p>Nothing.</p>"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in session.notes)
-    name = html.escape(session.folder.name)
+    name = html.escape(session.name)
     body = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>
 <h1>{name}: what was made of the session</h1>
 <p class="note">For research, not for diagnosis. This page contains: {html.escape(CONTENTS)}</p>

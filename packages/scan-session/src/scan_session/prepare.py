@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -71,9 +72,14 @@ def prepare_session(
     folder, out = Path(folder), Path(out)
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise SessionError("the case would be written into the folder that is read", "give --out another folder")
+    if not _can_be_made(out):
+        raise SessionError(f"the folder {out} cannot be made or written", "give --out another folder")
+    if unknown := [modality for modality in require if modality not in MODALITIES]:
+        raise SessionError(f"there is no modality {unknown[0]} to require", f"choose from {', '.join(MODALITIES)}")
     overrides = dict(zip(MODALITIES, (t1, t1ce, t2, flair), strict=True))
     found = find_series(folder, study=study)
-    named = all(overrides[modality] for modality in require)
+    # With every series named, nothing is recognised, and so nothing can be of another session unseen.
+    named = any(overrides.values()) and all(overrides[modality] for modality in choose(found, overrides)[0])
     doubtful = not named and not one_session([series for series in found if not series.is_dicom], folder)
     found = _resolve(found, overrides, say)
     taken, left, notes = choose(found, overrides)
@@ -104,6 +110,12 @@ def prepare_session(
     )  # fmt: skip
     _write(session, images, transforms, inside)
     return session
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether a folder can be made and written, before minutes of work."""
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def _resolve(found: list[Series], overrides: Mapping[str, str | None], say: Callable[[str], None]) -> list[Series]:
@@ -231,6 +243,11 @@ def _write(
     session.folder.mkdir(parents=True, exist_ok=True)
     for old in session.folder.glob("registration_of_*.png"):
         old.unlink()
+    path = session.folder / "session.json"
+    if path.exists():  # of an earlier preparation, whose images may show another head
+        path.unlink()
+        for modality in set(MODALITIES) - set(images):
+            session.image(modality).unlink(missing_ok=True)
     grid = case_grid(images[session.reference], inside)
     mask = sitk.Resample(_depth(inside) - _depth(1 - inside), grid, sitk.Transform(), sitk.sitkLinear, -1.0) > 0
     moved = {}
@@ -256,6 +273,6 @@ def _write(
     }  # fmt: skip
     text = json.dumps(record, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)
-    (session.folder / "session.json").write_text(text + "\n", encoding="utf-8")
     before = {key: sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, 0.0) for key, image in images.items()}
     page.write(session, before, moved, mask)
+    path.write_text(text + "\n", encoding="utf-8")  # last, as it marks a complete case

@@ -260,9 +260,13 @@ def _rank(series: Series) -> tuple:
 
 def _override(series: list[Series], modality: str, wanted: str) -> list[Series]:
     """The same series with the user's choice for one modality, by number or by a NIfTI file's name."""
-    matches = [
-        one for one in series if wanted == one.number or (not one.is_dicom and wanted in (one.files[0].name, str(one.files[0])))
+    parts = Path(wanted).parts  # a file's name, or the end of its path
+    matches = [one for one in series if wanted == one.number] or [
+        one for one in series if not one.is_dicom and one.files[0].parts[-len(parts) :] == parts
     ]
+    if len(matches) > 1:
+        numbers = ", ".join(one.number for one in matches)
+        raise SessionError(f"{len(matches)} files are called {wanted}", f"say --{modality} with a number ({numbers}) or a path")
     if not matches:
         known = ", ".join(one.number for one in series if one.number)
         raise SessionError(f"there is no series {wanted} for --{modality}", f"choose one of {known}, or a NIfTI file's name")

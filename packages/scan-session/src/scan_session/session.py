@@ -47,9 +47,14 @@ class Session:
     notes: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Name of the case: that of its folder, also if the folder is given as "." or by a link."""
+        return self.folder.resolve().name
+
+    @property
     def images(self) -> dict[str, Path]:
         """Files of the case by modality: 1 mm, registered, 0 outside the brain."""
-        return {modality: self.folder / f"{self.folder.name}_{modality}.nii.gz" for modality in self.grids}
+        return {modality: self.image(modality) for modality in self.grids}
 
     @property
     def mask(self) -> Path:
@@ -60,6 +65,10 @@ class Session:
     def page(self) -> Path:
         """The page that shows what was done."""
         return self.folder / "session.html"
+
+    def image(self, modality: str) -> Path:
+        """Where the case has one modality."""
+        return self.folder / f"{self.name}_{modality}.nii.gz"
 
     def native(self, modality: str) -> Path:
         """One series as it came, skull on, in its own grid."""
@@ -75,9 +84,10 @@ def load_session(folder: Path, source: Path | None = None, *, study: int | None 
     folder = Path(folder)
     try:
         record = json.loads((folder / "session.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SessionError(f"{folder} is no prepared session ({error})", "make it with prepare-session") from error
-    used = record["series"]
+        used = record["series"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SessionError(f"{folder} is no prepared session ({reason})", "make it with prepare-session") from error
     found = [one for one in find_series(source, study=study) if one.files and one.shape] if source else []
     series = {}
     for key, one in used.items():
