@@ -275,3 +275,10 @@ def test_a_target_that_cannot_be_written_is_named_before_the_work(tmp_path):
         require_writable(tmp_path / "file")
     assert require_writable(tmp_path / "new") == tmp_path / "new"
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float16"])
+def test_a_number_type_that_nifti_does_not_have_is_one_sentence(tmp_path, dtype):
+    with pytest.raises(DataError, match=f"cannot hold {dtype}, which NIfTI does not have; write uint8 or float32"):
+        write_volume(tmp_path / "a.nii.gz", VOLUME.astype(dtype), LPS)
+    assert not list(tmp_path.iterdir())

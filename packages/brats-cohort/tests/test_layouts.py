@@ -318,3 +318,42 @@ def test_the_references_of_two_raters_in_bids_are_not_chosen_from_and_an_undescr
     (found,) = discover(tmp_path)
     assert found.label.is_relative_to(tmp_path / "derivatives" / "raters")
     assert "_dseg.nii.gz was left out, for no sub-Case001_ses-1_dseg.tsv beside it gives numbers" in found.faults[0].problem
+
+
+@pytest.mark.parametrize("text", [b"index,name\n1,core\n", b"index\tname\nx\tcore\n", b"index\tname\n1\t\xf6dem\n"])
+def test_a_table_of_labels_that_cannot_be_read_leaves_the_reference_out(tmp_path, text):
+    case = write_case(tmp_path, "Case-001", "bids")
+    case.label.with_name(case.label.name.replace(".nii.gz", ".tsv")).write_bytes(text)
+    (found,) = discover(tmp_path)
+    assert found.label is None and "was left out, for no sub-Case001_ses-1_dseg.tsv" in found.faults[0].problem
+
+
+def test_odd_tables_of_sessions_are_no_obstacle_or_one_sentence(tmp_path):
+    write_case(tmp_path, "Case-001", "bids")
+    table = tmp_path / "sub-Case001" / "sub-Case001_sessions.tsv"
+    table.write_text("session\tcase\nses-1\tCase-001\n")
+    assert [case.identifier for case in discover(tmp_path)] == ["sub-Case001_ses-1"]
+    table.write_bytes(b"session_id\tcase\nses-1\tM\xfcller\n")
+    with pytest.raises(DataError, match=r"sub-Case001_sessions\.tsv is not a table .*save it as text in UTF-8"):
+        discover(tmp_path)
+
+
+def test_a_reference_of_which_there_are_two_is_not_read(tmp_path):
+    case = write_case(tmp_path, "Case_001")
+    shutil.copy(case.label, case.label.with_name("Case_001_segmentation.nii.gz"))
+    with pytest.raises(DataError, match=r"case Case_001: .* are both its reference; remove or rename all but one"):
+        read_classes(discover(tmp_path)[0])
+
+
+def test_an_archive_alone_is_to_be_unpacked(tmp_path):
+    (tmp_path / "BraTS.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"no NIfTI file, but 1 \.zip; unpack it first"):
+        discover(tmp_path)
+
+
+def test_a_made_case_has_the_arrays_and_the_numbers_that_it_is_asked_for(tmp_path):
+    image, classes = case_arrays((20, 22, 18))
+    case = write_case(tmp_path / "image", image=2 * image)
+    assert np.array_equal(read_image(case)[0], 2 * image)
+    case = write_case(tmp_path / "children", "BraTS-PED-00001-000", "brats2023", classes=classes)
+    assert case.labels == "brats-peds" and np.array_equal(read_classes(case)[0], classes)

@@ -536,6 +536,14 @@ def test_a_table_of_patients_comes_before_names(tmp_path):
     table.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="give a CSV file with the columns case and patient"):
         discover(tmp_path / "cohort", patients=table)
+    table.write_text("case,patient\nCase_0,Ann \nCase_1, Ann\nCase_2 ,Bob\nCase_2,Bob\n")
+    assert [case.patient for case in discover(tmp_path / "cohort", patients=table)] == ["Ann", "Ann", "Bob"]
+    table.write_text("case,patient\nCase_0,Ann\nCase_1,Ann\nCase_2,Bob\nCase_1,Bob\n")
+    with pytest.raises(DataError, match="gives case Case_1 two patients, Ann and Bob"):
+        discover(tmp_path / "cohort", patients=table)
+    table.write_bytes(b"case,patient\nCase_0,M\xfcller\n")
+    with pytest.raises(DataError, match=r"patients\.csv is not a table .*save it as text in UTF-8"):
+        discover(tmp_path / "cohort", patients=table)
 
 
 def test_one_image_under_two_names_is_one_patient_and_stays_in_one_part(tmp_path):
@@ -619,3 +627,15 @@ def test_one_image_in_every_slot_is_refused(tmp_path):
     same = replace(case, images=dict.fromkeys(MODALITIES, case.images["t1"]))
     with pytest.raises(DataError, match="T1 and T1ce hold the same image"):
         read_session(same)
+
+
+def test_images_of_several_shapes_are_no_session():
+    with pytest.raises(DataError, match=r"case \(unnamed\): the images have the shapes .*; give T1, T1ce, T2 and FLAIR"):
+        check_session([*IMAGE[:3], IMAGE[3, :-1]], LPS)
+    with pytest.raises(DataError, match="the images have the shapes"):
+        check_session(IMAGE[:3], LPS)
+
+
+def test_a_home_folder_of_nobody_is_one_sentence(capsys):
+    assert main(["check", "~nobody-of-this-name/cohort"]) == 1
+    assert "~nobody-of-this-name/cohort begins with the home folder of nobody here" in capsys.readouterr().err

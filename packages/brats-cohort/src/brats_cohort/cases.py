@@ -6,7 +6,6 @@ with its contents, in `brats_cohort.session` and `brats_cohort.checks`.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from brats_cohort.case import ERROR, WARNING, Case, Fault, Source, fault_of
-from brats_cohort.files import DataError, named, printable
+from brats_cohort.files import DataError, printable
 from brats_cohort.formats import DESCRIBED, find_cases, format_key, labels_by_name, nothing_found, role_of, rows_of
 from brats_cohort.grid import turn_to_grid
 from brats_cohort.nifti import affine_in_mm, forms_apart, open_volume, read_label_values, read_volumes
@@ -114,11 +113,16 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
     if table is not None:
         if not table.exists():
             raise DataError(f"the table of patients {table} does not exist", "check its path")
-        try:
-            rows = {row["case"]: row["patient"] for row in rows_of(table)}
-        except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-            problem = f"{table} is not a table of patients ({named(error)})"
-            raise DataError(problem, "give a CSV file with the columns case and patient") from error
+        read = rows_of(table)
+        if read and not {"case", "patient"} <= set(read[0]):
+            problem = f"{table} is not a table of patients: its columns are {', '.join(map(str, read[0]))}"
+            raise DataError(problem, "give a CSV file with the columns case and patient")
+        rows: dict[str, str] = {}
+        for row in read:  # a blank after a name would make two patients of one
+            name, patient = ((row[column] or "").strip() for column in ("case", "patient"))
+            if rows.setdefault(name, patient) != patient:
+                problem = f"{table} gives case {name} two patients, {rows[name]} and {patient}"
+                raise DataError(problem, "keep the row that is right")
         absent = [name for name in identifiers if not rows.get(name)]
         if absent:
             problem = f"{table} names no patient for {len(absent)} cases such as {absent[0]}"
@@ -251,6 +255,7 @@ def read_numbers(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """
     if case.label is None:
         raise DataError(f"case {case.identifier} has no reference label map", "add one, or only predict the case")
+    raise_first(case.identifier, case.faults)  # such as two references
     values, affine = read_label_values(case.label)
     first = next(iter(case.channels), None)
     if first is None:

@@ -31,7 +31,10 @@ def path_of(text: str) -> Path:
     """Read a path; a variable of the shell that is not set would otherwise mean the current folder."""
     if not text.strip():
         raise DataError("a path is empty", "give it, or leave the option out; a variable may not be set")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{text} begins with the home folder of nobody here", "write the whole path") from error
 
 
 def target(text: str) -> Path:

@@ -63,8 +63,12 @@ def format_key(name: str) -> str:
 
 
 def rows_of(table: Path, separator: str = ",") -> list[dict[str, str]]:
-    with Path(table).open(newline="", encoding="utf-8-sig") as stream:
-        return list(csv.DictReader(stream, delimiter=separator))
+    """Rows of a table by the names in its first row; raises `DataError` if it cannot be read."""
+    try:
+        with Path(table).open(newline="", encoding="utf-8-sig") as stream:
+            return list(csv.DictReader(stream, delimiter=separator))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} is not a table ({named(error)})", "save it as text in UTF-8") from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -327,7 +331,7 @@ def _find_bids(folder: Path) -> list[Case]:
         return []
     own = {}  # the name that a session had before it was converted
     for table in folder.glob("sub-*/sub-*_sessions.tsv"):
-        own |= {f"{table.parent.name}_{row['session_id']}": row.get("case") or "" for row in rows_of(table, "\t")}
+        own |= {f"{table.parent.name}_{row.get('session_id')}": row.get("case") or "" for row in rows_of(table, "\t")}
     times = Counter(own.values())
     # A name becomes the name of files: one that leads elsewhere, or that two sessions have, is not taken.
     own = {session: name for session, name in own.items() if times[name] == 1 and not re.search(r"[/\\]|^\.", name)}
@@ -339,7 +343,10 @@ def _find_bids(folder: Path) -> list[Case]:
         references = {}
         for label in sorted(folder.glob(f"derivatives/*/sub-*/**/{name}_dseg.nii*")):
             table = label.with_name(f"{name}_dseg.tsv")
-            found = {int(row["index"]): row["name"] for row in rows_of(table, "\t")} if table.is_file() else {}
+            try:
+                found = {int(row["index"]): row["name"] for row in rows_of(table, "\t")}
+            except (DataError, KeyError, TypeError, ValueError):  # absent, or without whole numbers in a column "index"
+                found = {}
             keys = (labels_by_name(case.identifier, "bids", "brats2021"), *CONVENTIONS)
             if key := next((key for key in keys if CONVENTIONS[key].meanings == found), None):
                 references[label] = key

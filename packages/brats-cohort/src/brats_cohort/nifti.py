@@ -40,6 +40,7 @@ _CONVERSIONS = {
     (".mha", ".mhd", ".nrrd", ".nhdr", ".img", ".hdr"): (
         "convert it: python -c \"import SimpleITK as s; s.WriteImage(s.ReadImage('{name}'), '{stem}.nii.gz')\""
     ),
+    (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"): "unpack it first",
     ("",): "convert it to .nii.gz first",
 }
 """How to turn a file of another format into NIfTI, by the ending of its name."""
@@ -125,10 +126,13 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
 
     The affine leads to millimetres in RAS+. From `like`, an image in the same grid, sform, qform and unit are taken over
     instead, so that every viewer aligns the two files; nothing else of its header is, since descriptions and extensions may
-    hold the patient's name.
+    hold the patient's name. Raises `DataError` if NIfTI has no such number type, as for bool.
     """
     path = Path(path)
-    image = nib.Nifti1Image(volume, affine if like is None else like.affine, dtype=volume.dtype)  # nibabel asks for 64 bits
+    try:
+        image = nib.Nifti1Image(volume, affine if like is None else like.affine, dtype=volume.dtype)  # nibabel asks for 64 bits
+    except HeaderDataError as error:
+        raise DataError(f"{path} cannot hold {volume.dtype}, which NIfTI does not have", "write uint8 or float32") from error
     if like is None:
         image.set_qform(affine, code=1)
         image.set_sform(affine, code=1)

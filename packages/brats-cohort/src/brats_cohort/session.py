@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from brats_cohort.case import ERROR, WARNING, Case, Fault
 from brats_cohort.cases import raise_first, read_modalities
+from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.regions import MODALITIES, MODALITY_NAMES
 
@@ -75,7 +76,10 @@ def check_session(
     faults: Sequence[Fault] = (),
 ) -> Session:
     """Check four images that are in memory, in the order of `MODALITIES` and in one grid; otherwise as `read_session`."""
-    affine = np.asarray(affine, dtype=np.float64)
+    affine, shapes = np.asarray(affine, dtype=np.float64), [np.shape(volume) for volume in image]
+    if len(shapes) != len(MODALITIES) or len(set(shapes)) > 1 or len(shapes[0]) != 3:
+        problem = f"case {identifier or '(unnamed)'}: the images have the shapes {', '.join(map(str, shapes))}"
+        raise DataError(problem, "give T1, T1ce, T2 and FLAIR in one grid (X, Y, Z)")
     volumes, _, found = examine(dict(zip(MODALITIES, image, strict=True)), affine, identifier, names or {})
     raise_first(identifier, found)
     return Session(identifier, tuple(volumes[m] for m in MODALITIES), affine, tuple(map(str, [*faults, *found])))

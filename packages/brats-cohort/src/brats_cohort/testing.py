@@ -9,7 +9,7 @@ import numpy as np
 
 from brats_cohort.case import Case
 from brats_cohort.cases import discover
-from brats_cohort.formats import FORMATS
+from brats_cohort.formats import DESCRIBED, FORMATS, labels_by_name
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
 
@@ -35,9 +35,10 @@ def write_case(
     folder: Path, identifier: str = "Case_001", format: str = "brats2021", *, image=None, classes=None, affine=LPS, seed=0
 ) -> Case:
     """Write one case as files of a dataset format below `folder` and return it as `discover` finds it."""
-    if image is None or classes is None:
-        image, classes = case_arrays(seed=seed)
-    key = FORMATS[format].labels or "brats2021"
+    given = next((each.shape[-3:] for each in (image, classes) if each is not None), None)
+    made = case_arrays(seed=seed) if given is None else case_arrays(given, seed)
+    image, classes = (own if each is None else each for each, own in zip((image, classes), made, strict=True))
+    key = (FORMATS[format].labels or "brats2021") if format in DESCRIBED else labels_by_name(identifier, format)
     values = from_classes(classes, CONVENTIONS[key])
     if format == "bids":
         name = f"sub-{identifier.replace('-', '')}_ses-1"
