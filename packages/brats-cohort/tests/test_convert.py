@@ -7,7 +7,7 @@ import pytest
 
 from brats_cohort.cases import discover, read_classes, read_image, read_numbers
 from brats_cohort.command import main
-from brats_cohort.convert import ENDINGS
+from brats_cohort.convert import ENDINGS, convert_cohort
 from brats_cohort.files import DataError
 from brats_cohort.nifti import write_volume
 from brats_cohort.testing import LPS, case_arrays, write_case
@@ -94,6 +94,11 @@ def test_folders_that_would_not_do_are_refused(cohort, tmp_path, capsys):
         assert main(["convert", str(cohort), "--to", "msd", "--out", str(out)]) == 1
         assert "written into the cohort that is read; give --out another folder" in capsys.readouterr().err
     assert len(discover(cohort)) == len(NAMES)
+
+
+def test_a_format_that_is_not_written_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no cohort can be written as 'nifti'; choose one of nnunet, msd, bids"):
+        convert_cohort([], "nifti", tmp_path / "out")
 
 
 def test_labels_of_a_foreign_nnunet_dataset_are_never_guessed(tmp_path):

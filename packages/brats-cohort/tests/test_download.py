@@ -19,6 +19,7 @@ from brats_cohort.download import (
     KAGGLE_ARCHIVE,
     KAGGLE_DATASET,
     MSD_TASK,
+    download_msd,
     extract,
     fetch,
     tar_entries,
@@ -184,6 +185,13 @@ def test_msd_comes_from_its_address_and_with_its_checksum(server, tmp_path, monk
     assert sorted(path.name for path in (tmp_path / "msd").iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
 
 
+def test_msd_does_not_replace_the_images_of_another_cohort(tmp_path, monkeypatch):
+    monkeypatch.setattr("brats_cohort.download.fetch", lambda *arguments, **options: pytest.fail("it was downloaded"))
+    (tmp_path / "labelsTr").mkdir()
+    with pytest.raises(DataError, match=r"labelsTr is there already, of another cohort .*give another folder to --out"):
+        download_msd(tmp_path)
+
+
 @pytest.fixture
 def token(tmp_path, monkeypatch):
     monkeypatch.delenv("KAGGLE_CONFIG_DIR", raising=False)
@@ -212,9 +220,9 @@ def fake_kaggle(monkeypatch, archive: bytes | BaseException) -> list:
     return calls
 
 
-def zip_of(name: str, content: bytes) -> bytes:
+def zip_of(name: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         archive.writestr(name, content)
     return buffer.getvalue()
 
@@ -241,11 +249,14 @@ def test_brats2021_comes_through_the_kaggle_api(tmp_path, token, monkeypatch, ca
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["BraTS2021_00000"]
 
 
-@pytest.mark.parametrize("damage", ["bytes", "not-zip", "other-content"])
+@pytest.mark.parametrize("damage", ["bytes", "compressed", "not-zip", "other-content"])
 def test_a_damaged_archive_from_kaggle_is_deleted(tmp_path, token, monkeypatch, capsys, brats_zip, damage):
     middle = len(brats_zip) // 2
     flipped = brats_zip[:middle] + bytes(byte ^ 255 for byte in brats_zip[middle : middle + 8]) + brats_zip[middle + 8 :]
-    fake_kaggle(monkeypatch, {"bytes": flipped, "not-zip": b"<html>", "other-content": zip_of("x", b"y")}[damage])
+    packed = bytearray(zip_of(KAGGLE_ARCHIVE, b"0123" * 5000, zipfile.ZIP_DEFLATED))
+    packed[30 + len(KAGGLE_ARCHIVE)] = 0xFF  # no kind of block that there is
+    contents = {"bytes": flipped, "compressed": bytes(packed), "not-zip": b"<html>", "other-content": zip_of("x", b"y")}
+    fake_kaggle(monkeypatch, contents[damage])
     assert brats(tmp_path / "out") == 1
     assert "was damaged" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())

@@ -48,10 +48,12 @@ def convert_cohort(
     Raises
     ------
     DataError
-        If the folder will not do, no case can be converted, BIDS cannot tell two cases apart, or the cases of one nnU-Net
-        dataset have the numbers of several data sets.
+        If there is no such format, the folder will not do, no case can be converted, BIDS cannot tell two cases apart, or the
+        cases of one nnU-Net dataset have the numbers of several data sets.
     """
     folder = Path(folder)
+    if format not in ENDINGS:
+        raise DataError(f"no cohort can be written as {format!r}", f"choose one of {', '.join(ENDINGS)}")
     if format == "nnunet" and not re.fullmatch(r"Dataset\d{3}_.+", folder.name):
         raise DataError(f"nnU-Net does not find a folder called {folder.name}", "call it Dataset501_Gliomas or alike")
     if folder.exists() and any(folder.iterdir()):

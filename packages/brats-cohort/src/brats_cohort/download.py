@@ -14,6 +14,7 @@ import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -35,12 +36,15 @@ CHUNK = 2**16
 def download_msd(folder: Path, *, progress: bool = True) -> Path:
     """Fetch MSD Task01 (484 cases with reference, 7 GB) so that `folder` holds dataset.json, imagesTr and labelsTr.
 
-    A cohort that is already there is left as it is. Raises `DataError` if the server cannot be reached, or what arrived is
-    damaged or unsafe to extract.
+    A cohort that is already there is left as it is. Raises `DataError` if the folder holds images of another cohort, which
+    would be replaced, the server cannot be reached, or what arrived is damaged or unsafe to extract.
     """
     folder, archive = Path(folder), Path(folder) / f"{MSD_TASK}.tar"
     if (folder / "dataset.json").is_file() and not archive.exists():
         return folder
+    old = next((folder / part for part in ("imagesTr", "imagesTs", "labelsTr") if (folder / part).exists()), None)
+    if old and not archive.exists():  # with it, an extraction was interrupted
+        raise DataError(f"{old} is there already, of another cohort as it has no dataset.json", "give another folder to --out")
     fetch(MSD_ADDRESS, archive, md5=MSD_MD5, progress=progress)
     with archive.open("rb") as stream:
         extract(tar_entries(stream), folder, name=archive.name, base=MSD_TASK)
@@ -98,7 +102,7 @@ def _from_kaggle(dataset: str, folder: Path, sign: str, entries: Callable, progr
             extract(entries(zipped), folder, name=archive.name)
         if next(folder.glob(sign), None) is None:
             raise KeyError(sign)
-    except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, FileNotFoundError) as error:
         archive.unlink(missing_ok=True)
         problem = f"{archive.name} from Kaggle was damaged ({error}) and is deleted"
         raise DataError(problem, "run the same command again") from error
