@@ -1,4 +1,4 @@
-"""Make trained weights the released model: ``python -m benchmarks.release best.safetensors [another.safetensors ...]``."""
+"""Pack trained weights to release them: ``python -m benchmarks.release DIR/unet.safetensors [another.safetensors ...]``."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ from pathlib import Path
 
 from brats_cohort.files import DataError
 from helpers.models import checkpoints
-from helpers.models.checkpoints import card_path, load_ensemble, save_checkpoint
+from helpers.models.checkpoints import card_path, load_checkpoint, save_checkpoint
 
 LIMIT = 10_000_000
-"""Most bytes that released weights may have: every clone of the repository carries them."""
+"""Most bytes that all released weights may have together: every clone of the repository carries them."""
 
 
-def release_checkpoints(paths: Sequence[Path], *, name: str = "phantom") -> Path:
-    """Write a trained checkpoint, or several as an ensemble, as 8-bit weights to the released models.
+def release_checkpoints(paths: Sequence[Path]) -> list[Path]:
+    """Write trained checkpoints as 8-bit weights, under their own names, to the released networks.
 
     Raises
     ------
     DataError
-        If a checkpoint cannot be loaded, they do not fit together, or they have more than `LIMIT` bytes.
+        If a checkpoint cannot be loaded, or all released weights would have more than `LIMIT` bytes.
         Nothing is changed then.
     """
-    network, card = load_ensemble(paths)
-    checkpoints.RELEASED.mkdir(exist_ok=True)
-    target = checkpoints.RELEASED / f"{name}.safetensors"
-    with tempfile.TemporaryDirectory(dir=checkpoints.RELEASED) as folder:
-        unfinished = Path(folder) / target.name
-        save_checkpoint(unfinished, network, card, compact=True)
-        size = unfinished.stat().st_size
+    folder = checkpoints.RELEASED
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        packed = [Path(name) / path.name for path in paths]
+        for path, target in zip(paths, packed, strict=True):
+            save_checkpoint(target, *load_checkpoint(path), compact=True)
+        kept = [path for path in folder.glob("*.safetensors") if path.name not in {target.name for target in packed}]
+        size = sum(path.stat().st_size for path in (*kept, *packed))
         if size > LIMIT:
-            names = " and ".join(map(str, paths))
-            raise DataError(f"{names}: {size:,} bytes, at most {LIMIT:,} can be released", "train smaller")
-        card_path(unfinished).replace(card_path(target))
-        return unfinished.replace(target)
+            raise DataError(f"the released weights would have {size:,} bytes, at most {LIMIT:,}", "train smaller networks")
+        for target in packed:
+            card_path(target).replace(folder / card_path(target).name)
+        return [target.replace(folder / target.name) for target in packed]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.release", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", type=Path, nargs="+")
-    parser.add_argument("--name", default="phantom")
-    arguments = parser.parse_args()
-    print(release_checkpoints(arguments.checkpoints, name=arguments.name))
+    print(*release_checkpoints(parser.parse_args().checkpoints), sep="\n")

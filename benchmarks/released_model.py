@@ -26,7 +26,7 @@ from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval
-from helpers.models.checkpoints import load_checkpoint, load_ensemble, load_released
+from helpers.models.checkpoints import load_ensemble, load_released
 
 EACH, FIRST = 10, 10_000
 """Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the limits of the post-processing."""
@@ -128,7 +128,7 @@ def main() -> None:
     if not (arguments.phantoms or arguments.cases):
         parser.error("give --phantoms, --cases or both")
     paths = arguments.checkpoint or ()
-    network, card = load_ensemble(paths) if len(paths) > 1 else load_checkpoint(*paths) if paths else load_released()
+    network, card = load_ensemble(paths) if paths else load_released()
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
     if arguments.phantoms:
         scores = phantom_scores(network, card, validation_phantoms(arguments.phantoms, spacing=int(card.spacing[0])))

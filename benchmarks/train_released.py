@@ -1,12 +1,14 @@
 """Train the released networks on randomised phantoms: ``python -m benchmarks.train_released --out DIR``.
 
-The pair of notebook 04, a U-Net and a SwinUNETR, learns from scratch at the same time, each in a process and on a core of its
-own, from the same stream of phantoms and for about the same core time. ``--networks segresnet_1 segresnet_2`` trains two
-networks for a segmenter instead, which `benchmarks.release` makes one and whose post-processing `benchmarks.fit_limits` fits.
-A CUDA GPU is used if there is one. Each network takes a fixed number of steps; the learning rate falls at the end, and what is
-kept is an exponential moving average (EMA) of the weights. Steps alternate between two patches around a tumour and one whole
-brain, which is what prediction shows: in a patch, a network that normalises each instance sees other statistics. Nothing is
-flipped or rotated, so that a network can tell the cerebellum by its place.
+Four networks learn from scratch, one a core, each for about the same core time: two SegResNets and a U-Net, which are the
+segmenter together, and a SwinUNETR, which notebook 04 compares with the U-Net. A CUDA GPU is used if there is one. In the end
+the post-processing of the segmenter is fitted on other phantoms (`benchmarks.fit_limits`), and all four cards get it.
+``--networks`` trains some of them only. `benchmarks.release` then packs the files.
+
+Each network takes a fixed number of steps; the learning rate falls at the end, and what is kept is an exponential moving
+average (EMA) of the weights. Steps alternate between two patches around a tumour and one whole brain, which is what prediction
+shows: in a patch, a network that normalises each instance sees other statistics. Nothing is flipped or rotated, so that a
+network can tell the cerebellum by its place.
 
 The command resumes from DIR after any interruption, and ends with the same weights as without it.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,12 +31,13 @@ from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.fit_limits import RATERS, fit_limits, write_limits
 from brats_cohort.files import DataError
 from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
-from helpers.models.checkpoints import RELEASED, ModelCard, load_card, save_checkpoint
+from helpers.models.checkpoints import SEGMENTER, ModelCard, save_checkpoint
 from helpers.models.networks import build_network, channels_last
 from helpers.training.callbacks import DurableIO
 from helpers.training.loss import RegionLoss
@@ -97,13 +101,11 @@ SEGRESNET = Recipe(
     falling=0.25,
 )
 RECIPES = {
-    "unet": Recipe("unet", 6000, 1e-2, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
-    "swin_unetr": Recipe("swin_unetr", 1800, 1e-2, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
     "segresnet_1": replace(SEGRESNET, seed=3026),
     "segresnet_2": replace(SEGRESNET, seed=4026),  # other first weights and other phantoms
+    "unet": Recipe("unet", 6000, 1e-2, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
+    "swin_unetr": Recipe("swin_unetr", 1800, 1e-2, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
 }
-PAIR = ("unet", "swin_unetr")
-"""What notebook 04 compares."""
 
 
 class Batches(Dataset):
@@ -198,7 +200,7 @@ def train(
         recipe.arguments,
         dict(batches.streams[0].preprocessing),
         (recipe.patch,) * 3,
-        postprocessing=load_card(RELEASED / "phantom.safetensors").postprocessing,
+        postprocessing=asdict(RATERS),
         tta_axes=(0,),  # phantoms are left-right mirrored at random
         cohort_hash=batches.streams[0].fingerprint,
         training=facts,
@@ -208,20 +210,26 @@ def train(
     return out / f"{name}.safetensors"
 
 
-def work(rank: int, names: Sequence[str], out: Path) -> None:
-    """Train one of the networks in a process of its own."""
+def work(rank: int, names: Sequence[str], out: Path, processes: int) -> None:
+    """Train every network of one process, one after the other."""
     torch.set_num_threads(1)
-    train(RECIPES[names[rank]], out, name=names[rank])
+    for name in names[rank::processes]:
+        train(RECIPES[name], out, name=name)
 
 
 def main() -> None:
-    """Read the settings and start a process for each network."""
+    """Read the settings, train the networks in a process for each core, and fit the rules of the segmenter."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=PAIR)
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=tuple(RECIPES))
     arguments = parser.parse_args()
-    options, processes = (arguments.networks, arguments.out), len(arguments.networks)
+    processes = min(len(arguments.networks), os.cpu_count() or 1)
+    options = (arguments.networks, arguments.out, processes)
     multiprocessing.start_processes(work, options, nprocs=processes, start_method="spawn")
+    if set(SEGMENTER) <= set(arguments.networks):
+        limits = fit_limits([arguments.out / f"{name}.safetensors" for name in SEGMENTER], arguments.out / "phantoms")
+        for name in arguments.networks:
+            write_limits(arguments.out / f"{name}.safetensors", limits)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 REFERENCE = Path(__file__).with_name("frozen.json")
-RELEASED = Path(__file__).parents[1] / "helpers" / "models" / "released" / "phantom"
+RELEASED = Path(__file__).parents[1] / "helpers" / "models" / "released"
+SEGMENTER = ("segresnet_1", "segresnet_2", "unet")
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 
 
@@ -90,8 +91,9 @@ def freeze_predictions(cohort: Path, folder: Path, name: str) -> dict[str, objec
 def freeze_endpoint(cohort: Path, folder: Path) -> dict[str, str]:
     """The label map that the serving process answers about the first case, sent as a compressed tar."""
     folder.mkdir()
-    for suffix in (".safetensors", ".json"):
-        shutil.copyfile(RELEASED.with_suffix(suffix), folder / f"best{suffix}")
+    for name in SEGMENTER:
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(RELEASED / (name + suffix), folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -25,7 +25,7 @@ def run(*, model_dir: Path = MODEL_DIR, port: str = PORT, host: str = HOST) -> i
     Parameters
     ----------
     model_dir
-        Folder of best.safetensors and its card best.json.
+        Folder of best.safetensors and its card best.json, or of the members of an ensemble and their cards.
     port
         Where to listen; 0 takes a free port.
     host
@@ -34,7 +34,8 @@ def run(*, model_dir: Path = MODEL_DIR, port: str = PORT, host: str = HOST) -> i
     if not port.isdecimal():
         raise DataError(f"the port is {port!r}", "give a whole number to --port or SAGEMAKER_BIND_TO_PORT")
     if "SAGEMAKER_PROGRAM" not in os.environ:
-        load_card(weights_of(model_dir))  # a folder without a model is refused at once
+        for path in weights_of(model_dir):  # a folder without a model is refused at once
+            load_card(path)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     listener = app.listen(host, int(port))

@@ -26,7 +26,9 @@ from helpers.models.networks import ENSEMBLE, Ensemble, build_network, ensemble_
 from helpers.workspace import versions
 
 RELEASED = Path(__file__).parent / "released"
-"""Folder of the models that come with the package, each with its card."""
+"""Folder of the networks that come with the package, each with its card."""
+SEGMENTER = ("segresnet_1", "segresnet_2", "unet")
+"""Those that are the released segmenter together."""
 SCALE = ":scale"
 """What a compact file adds to the name of a weight for its scales."""
 
@@ -276,15 +278,21 @@ def _joint(hashes: Iterable[str]) -> str:
     return hashes[0] if len(set(hashes)) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def load_released(name: str = "phantom", *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
-    """Load a model that comes with the package, by default the one that ``MODEL_CARD.md`` describes; not for clinical use.
+def released_files(names: Sequence[str] = SEGMENTER) -> list[Path]:
+    """Weights of networks that come with the package, by default the members of the segmenter.
 
-    Raises `DataError` if this copy of the package came without it.
+    Raises `DataError` if this copy of the package came without one of them.
     """
-    path = RELEASED / f"{name}.safetensors"
-    if not path.is_file():
-        raise DataError(f"this copy of the package came without the released model {name}", "name a checkpoint instead")
-    return load_checkpoint(path, device=device)
+    paths = [RELEASED / f"{name}.safetensors" for name in names]
+    if missing := [path.stem for path in paths if not path.is_file()]:
+        problem = f"this copy of the package came without the released {' and '.join(missing)}"
+        raise DataError(problem, "name a checkpoint instead")
+    return paths
+
+
+def load_released(*, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Load the segmenter that comes with the package, which ``MODEL_CARD.md`` describes; not for clinical use."""
+    return load_ensemble(released_files(), device=device)
 
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network")

@@ -22,7 +22,7 @@ from brats_cohort.nifti import write_volume
 from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.predict import segment_native
-from helpers.models.checkpoints import ModelCard, load_checkpoint
+from helpers.models.checkpoints import ModelCard, load_ensemble
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode, limits_from
 
 NIFTI, JSON = ANSWERS = ("application/x-nifti", "application/json")
@@ -61,22 +61,22 @@ class Answer:
 
 
 def model_fn(model_dir: str | Path) -> Model:
-    """Load the model of a folder: ``best.safetensors`` and its card, or the only such pair there is.
+    """Load the model of a folder: ``best.safetensors`` and its card, or else all such pairs as an ensemble.
 
     Raises
     ------
     DataError
         If there is none, it is damaged, or it is no model of four MRI volumes.
     """
-    network, card = load_checkpoint(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
+    network, card = load_ensemble(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
     PostProcessing.of(card.postprocessing)
     return Model(network, card, limits_from())
 
 
-def weights_of(model_dir: str | Path) -> Path:
+def weights_of(model_dir: str | Path) -> list[Path]:
     """Find the weights in a model's folder."""
-    found = sorted(Path(model_dir).glob("*.safetensors"))
-    return found[0] if len(found) == 1 else Path(model_dir) / "best.safetensors"
+    found, best = sorted(Path(model_dir).glob("*.safetensors")), Path(model_dir) / "best.safetensors"
+    return found if found and best not in found else [best]
 
 
 def input_fn(body: bytes, content_type: str) -> Volumes:

@@ -2,7 +2,11 @@
 
 import numpy as np
 
-from benchmarks.fit_limits import CHOICES, OFF, Predicted, fit_rules
+from benchmarks.fit_limits import Predicted, fit_rules
+from helpers.evaluation.postprocess import PostProcessing
+
+OFF = PostProcessing(tumour_ml=0, enhancing_ml=0)
+CHOICES = {"tumour_ml": (0.5, 1, 2, 4), "enhancing_ml": (0.1, 0.5), "core_share": (0.1, 0.2)}
 
 
 def case(*, speck: bool) -> Predicted:

@@ -22,6 +22,7 @@ from brats_cohort.regions import MODALITIES, REGIONS, classes_to_regions
 from brats_cohort.testing import write_case
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
+from helpers.models.checkpoints import load_checkpoint, save_checkpoint
 from helpers.serve import app, handler
 from helpers.serve.decode import BadRequest, Limits, limits_from
 from tests.requests import arrays_of, bodies_of, files_of, npz_of, save_model, tar_of, zip_of
@@ -386,6 +387,16 @@ def input_fn(body, kind): return body.decode()
 def predict_fn(text, model): return f"{model}: {text[::-1]}"
 def output_fn(prediction, accept): return prediction.encode(), "text/plain"
 """
+
+
+def test_a_folder_without_best_weights_is_served_as_an_ensemble(model_dir, tmp_path):
+    network, card = load_checkpoint(model_dir / "best.safetensors")
+    for name in ("first", "second"):
+        torch.nn.init.normal_(next(network.parameters()))
+        save_checkpoint(tmp_path / f"{name}.safetensors", network, card)
+    assert len(handler.model_fn(tmp_path).network.members) == 2
+    save_checkpoint(tmp_path / "best.safetensors", network, card)
+    assert handler.model_fn(tmp_path).card.network == card.network
 
 
 def test_a_model_may_bring_functions_of_its_own_if_the_process_is_told(tmp_path, monkeypatch):
