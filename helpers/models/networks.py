@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, group_norm
 
 from brats_cohort.files import DataError
 from brats_cohort.regions import MODALITIES, REGIONS
@@ -299,7 +299,8 @@ def mend_layers(network: nn.Module) -> nn.Module:
     Instance normalisation in bfloat16: it rearranges a channels-last image to channels first, and the next convolution
     rearranges it back. Over one image it is the same as batch normalisation, which has a kernel for channels last. That
     kernel's sums are exact enough for bfloat16, not for 32 bit (0.0004 off at 96^3 voxels of mean 3). Group normalisation with
-    as many groups as channels is the same too; its own backward pass takes ten times as long.
+    as many groups as channels is the same too; its own backward pass takes ten times as long. In inference in 32 bit it is what
+    is used: around a mean of every fourth voxel, so that its sums are exact to about 0.0002.
     """
     for module in network.modules():
         if type(module) in MENDED:
@@ -336,8 +337,13 @@ def _mended(kind: type[nn.Module]) -> type[nn.Module]:
             alike = image.ndim > 3 and self.num_groups == self.num_channels
         else:
             alike = not self.track_running_stats
-        fast = image.device.type == "cpu" and image.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
-        if not (alike and fast):
+        if not alike or image.device.type != "cpu" or torch.compiler.is_compiling():
+            return kind.forward(self, image)
+        if image.dtype == torch.float32 and torch.is_inference_mode_enabled():
+            sparse = image[(..., *[slice(None, None, 4)] * (image.ndim - 2))]
+            centred = image - sparse.mean(tuple(range(2, image.ndim)), keepdim=True)
+            return group_norm(centred, image.shape[1], self.weight, self.bias, self.eps)
+        if image.dtype != torch.bfloat16:
             return kind.forward(self, image)
         each = [batch_norm(one, None, None, self.weight, self.bias, training=True, eps=self.eps) for one in image.split(1)]
         return torch.cat(each)

@@ -92,3 +92,16 @@ def test_normalisation_of_each_channel(kind, shape):
     assert (gradient - slope).norm() < 0.02 * slope.norm()
     exact, _ = compute(network, image)
     assert torch.equal(exact, expected)
+
+
+@pytest.mark.parametrize("shape", [(48, 40, 44), (3, 2, 1), (90, 70)])
+def test_normalisation_in_inference_is_as_exact_as_matters(shape):
+    torch.manual_seed(0)
+    plain = (nn.InstanceNorm3d if len(shape) == 3 else nn.InstanceNorm2d)(6, affine=True)
+    for parameter in plain.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    image = 30 + torch.arange(1, 3).view(2, 1, *[1] * len(shape)) * torch.randn(2, 6, *shape)
+    expected = plain.double()(image.double()).detach().float()
+    network = mend_layers(nn.Sequential(plain.float()))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(channels_last(image)), expected, rtol=0, atol=5e-4)
