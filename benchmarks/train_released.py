@@ -3,7 +3,8 @@
 Four networks learn from scratch, one a core, each for about the same core time: two SegResNets and a U-Net, which are the
 segmenter together, and a SwinUNETR, which notebook 04 compares with the U-Net. A CUDA GPU is used if there is one. In the end
 the post-processing of the segmenter is fitted on other phantoms (`benchmarks.fit_limits`), and all four cards get it.
-``--networks`` trains some of them only. `benchmarks.release` then packs the files.
+``--networks`` trains some of them only; the fit follows once the three of the segmenter are there. `benchmarks.release` then
+packs the files.
 
 Each network takes a fixed number of steps; the learning rate falls at the end, and what is kept is an exponential moving
 average (EMA) of the weights. Steps alternate between two patches around a tumour and one whole brain, which is what prediction
@@ -18,13 +19,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 import torch.multiprocessing as multiprocessing
 from safetensors.torch import save
@@ -223,13 +224,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", choices=RECIPES, default=tuple(RECIPES))
     arguments = parser.parse_args()
-    processes = min(len(arguments.networks), os.cpu_count() or 1)
+    processes = min(len(arguments.networks), joblib.cpu_count())
     options = (arguments.networks, arguments.out, processes)
     multiprocessing.start_processes(work, options, nprocs=processes, start_method="spawn")
-    if set(SEGMENTER) <= set(arguments.networks):
-        limits = fit_limits([arguments.out / f"{name}.safetensors" for name in SEGMENTER], arguments.out / "phantoms")
-        for name in arguments.networks:
-            write_limits(arguments.out / f"{name}.safetensors", limits)
+    members = [arguments.out / f"{name}.safetensors" for name in SEGMENTER]
+    if all(path.is_file() for path in members):
+        trained = sorted(arguments.out.glob("*.safetensors"))
+        for path in trained:  # those of an earlier call have its limits
+            write_limits(path, RATERS)
+        limits = fit_limits(members, arguments.out / "phantoms")
+        for path in trained:
+            write_limits(path, limits)
 
 
 if __name__ == "__main__":

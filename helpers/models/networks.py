@@ -299,8 +299,8 @@ def mend_layers(network: nn.Module) -> nn.Module:
     Instance normalisation in bfloat16: it rearranges a channels-last image to channels first, and the next convolution
     rearranges it back. Over one image it is the same as batch normalisation, which has a kernel for channels last. That
     kernel's sums are exact enough for bfloat16, not for 32 bit (0.0004 off at 96^3 voxels of mean 3). Group normalisation with
-    as many groups as channels is the same too; its own backward pass takes ten times as long. In inference in 32 bit it is what
-    is used: around a mean of every fourth voxel, so that its sums are exact to about 0.0002.
+    as many groups as channels is the same too; its own backward pass takes ten times as long. In 32-bit inference it
+    is used, on an image centred on the mean of every fourth voxel, so that its sums are exact to about 0.0002.
     """
     for module in network.modules():
         if type(module) in MENDED:

@@ -83,6 +83,11 @@ def test_the_segmenter_is_the_mean_of_the_released_networks(tmp_path, monkeypatc
         members = [load_checkpoint(tmp_path / f"{name}.safetensors")[0](image).sigmoid() for name in SEGMENTER]
         assert torch.allclose(network(image).sigmoid(), sum(members) / 3, atol=1e-5)
     assert [member["network"] for member in card.arguments["members"]] == ["segresnet", "segresnet", "unet"]
+    other = replace(CARD, postprocessing={"tumour_ml": 1.0, "enhancing_ml": 0.0})
+    save_checkpoint(tmp_path / "new" / "unet.safetensors", build_network("unet", **TINY), other)
+    with pytest.raises(DataError, match="in postprocessing"):
+        release_checkpoints([tmp_path / "new" / "unet.safetensors"])
+    assert load_released()[1].weights_sha256 == card.weights_sha256
 
 
 def test_prediction_without_a_checkpoint_takes_the_released_model(tmp_path, monkeypatch, capsys):
