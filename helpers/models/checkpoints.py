@@ -278,12 +278,12 @@ def _joint(hashes: Iterable[str]) -> str:
     return hashes[0] if len(set(hashes)) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def released_files(names: Sequence[str] = SEGMENTER) -> list[Path]:
-    """Weights of networks that come with the package, by default the members of the segmenter.
+def released_files() -> list[Path]:
+    """Weights of the members of the released segmenter.
 
     Raises `DataError` if this copy of the package came without one of them.
     """
-    paths = [RELEASED / f"{name}.safetensors" for name in names]
+    paths = [RELEASED / f"{name}.safetensors" for name in SEGMENTER]
     if missing := [path.stem for path in paths if not path.is_file()]:
         problem = f"this copy of the package came without the released {' and '.join(missing)}"
         raise DataError(problem, "name a checkpoint instead")
