@@ -126,8 +126,9 @@ def apply_thresholds(
 ) -> np.ndarray:
     """Threshold region probabilities; arguments as in `label_map`, result bool (3, X, Y, Z)."""
     limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
-    brain = np.asarray(image).any(0)  # probabilities of a coarser grid reach beyond its edge
-    regions = (probabilities >= limits[:, None, None, None]) & brain
+    regions = probabilities >= limits[:, None, None, None]
+    # Probabilities of a coarser grid reach beyond the brain. A file's axes lie the other way round in memory, which is slow.
+    regions &= np.ascontiguousarray(np.asarray(image).any(0))
     if settings.contrast_enhancement:
         likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
         regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement) & regions[1]
