@@ -15,10 +15,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from brats_cohort.files import DataError
 from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.evaluation.metrics import dice
-from helpers.evaluation.postprocess import label_map
-from helpers.evaluation.predict import predict_image
+from helpers.evaluation.predict import segment_prepared
 from helpers.models.checkpoints import ModelCard
-from helpers.models.networks import input_multiple
+from helpers.models.networks import channels_last
 from helpers.training.loss import RegionLoss
 from helpers.training.settings import TrainSettings
 
@@ -68,7 +67,7 @@ class SegmentationModule(LightningModule):
         return not self._losses
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        return self.network(image.contiguous(memory_format=torch.channels_last_3d))
+        return self.network(channels_last(image))
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         seed = np.random.SeedSequence((self.settings.seed, NOISE, batch_idx, self.global_rank)).generate_state(1)
@@ -91,10 +90,8 @@ class SegmentationModule(LightningModule):
         """Score a whole case on the prepared grid; returns its ``classes`` (X, Y, Z) and mean ``dice``."""
         if not case:
             return None
-        multiple = input_multiple(self.settings.network, **self.settings.arguments)
-        probabilities = predict_image(self.network, case["image"], patch=self.settings.patch, multiple=multiple)
         image, truth = case["image"].cpu().numpy(), case["regions"].cpu().numpy()
-        classes = label_map(probabilities.numpy(), image, self.card.spacing, self.settings.postprocessing)
+        classes = segment_prepared(self.network, self.card, image)
         scores = [dice(mask, expected) for mask, expected in zip(classes_to_regions(classes), truth, strict=True)]
         self._scores[case["index"]] = torch.tensor(scores)
         return {"classes": classes, "dice": float(np.mean(scores))}
