@@ -109,7 +109,7 @@ def run(
             (training, validation), split_hash = parts_of(manifest, prepared, fold), manifest.sha256
             say(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
         options = {"out": folders.model, "checkpoints": folders.checkpoints, "split_hash": split_hash, "resume": resume}
-        callbacks = [PrintValidation(tqdm.write), DrawPredictions(_draw)]
+        callbacks = [PrintValidation(tqdm.write), DrawPredictions()]
         result = train(settings, training, validation, **options, callbacks=callbacks)
         if result.again:
             say("this training was finished already; --resume never trains anew")
@@ -267,9 +267,3 @@ def _open_stream(spacing: float, held_out: int, settings: TrainSettings, work: P
     stream = PhantomStream(drawn, **options, transforms=training_transforms(settings.patch) if settings.augment else None)
     say(f"Making {held_out} held-out phantoms ...")
     return stream, from_first(partial(held_out_phantoms, work / "held_out", held_out, spacing=spacing)), ""
-
-
-def _draw(path: Path, cases: list) -> None:
-    from helpers.plots.case import save_gallery  # matplotlib takes a second, and not every training has a best
-
-    save_gallery(path, cases)

@@ -18,7 +18,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from brats_cohort.files import write_atomically
-from helpers.data.prepared import Prepared
 from helpers.models.checkpoints import save_checkpoint
 from helpers.training.module import SCORES, SegmentationModule
 
@@ -195,13 +194,7 @@ class PrintValidation(Callback):
 
 
 class DrawPredictions(Callback):
-    """Draw the first three validation cases with their predictions whenever the mean Dice improves.
-
-    `draw` gets a path and a list of (case, classes, mean Dice), such as `helpers.plots.case.save_gallery`.
-    """
-
-    def __init__(self, draw: Callable[[Path, list[tuple[Prepared, Any, float]]], None]) -> None:
-        self.draw, self.shown = draw, []
+    """Draw the first three validation cases with their predictions into ``validation.png`` whenever the mean Dice improves."""
 
     def on_validation_start(self, *_: Any) -> None:
         self.shown = []
@@ -213,4 +206,6 @@ class DrawPredictions(Callback):
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         history = History.of(trainer)
         if trainer.is_global_zero and history.best is history.rows[-1]:
-            self.draw(history.out / "validation.png", self.shown)
+            from helpers.plots.case import save_gallery  # matplotlib takes a second, and not every training has a best
+
+            save_gallery(history.out / "validation.png", self.shown)
