@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 from torch import distributed
-from tqdm import tqdm
 
 from brats_cohort.case import Case
 from brats_cohort.cases import discover
@@ -109,7 +108,7 @@ def run(
             (training, validation), split_hash = parts_of(manifest, prepared, fold), manifest.sha256
             say(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
         options = {"out": folders.model, "checkpoints": folders.checkpoints, "split_hash": split_hash, "resume": resume}
-        callbacks = [PrintValidation(tqdm.write), DrawPredictions()]
+        callbacks = [PrintValidation(), DrawPredictions()]
         result = train(settings, training, validation, **options, callbacks=callbacks)
         if result.again:
             say("this training was finished already; --resume never trains anew")

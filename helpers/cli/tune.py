@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
@@ -114,4 +113,4 @@ def _work_in_process(*words: Any) -> None:
 def _work(number: int, workers: int, settings: TrainSettings, training: list, validation: list, options: Mapping) -> Any:
     """Work on the study; the threads of the machine are shared out among all workers."""
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    return search(settings, training, validation, worker=number, report=tqdm.write, **options)
+    return search(settings, training, validation, worker=number, **options)

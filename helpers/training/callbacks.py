@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, Timer, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from tqdm import tqdm
 
 from brats_cohort.files import write_atomically
 from helpers.models.checkpoints import save_checkpoint
@@ -178,15 +179,12 @@ class DurableIO(TorchCheckpointIO):
 class PrintValidation(Callback):
     """Print a line after every validation; the rules of SageMaker's metrics read it."""
 
-    def __init__(self, write: Callable[[str], None] = print) -> None:
-        self.write_line = write
-
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         history = History.of(trainer)
         row, recent = history.rows[-1], pd.DataFrame(history.rows[-module.settings.validate_every :])
         dice = "  ".join(f"{name.removeprefix('dice_')} {row[name]:.3f}" for name in SCORES)
         if trainer.is_global_zero:
-            self.write_line(
+            tqdm.write(
                 f"step {row['step']:>5} of {module.settings.steps}  {row['seconds']:5.0f} s  "
                 f"train loss {recent['train_loss'].mean():.3f}  validation Dice {dice}"
                 + ("  best so far" if row is history.best else "")

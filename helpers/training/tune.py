@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lightning import Callback
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
 from brats_cohort.files import DataError
 from helpers.models.checkpoints import card_path
@@ -80,9 +81,10 @@ def search(
     worker: int = 0,
     split_hash: str = "",
     storage: str = "",
-    report: Callable[[str], None] = print,
 ) -> optuna.Study:
     """Work on the study of a folder until `trials` have ended; several processes may, and one may go on after another died.
+
+    Prints a line after every trial.
 
     Parameters
     ----------
@@ -96,8 +98,6 @@ def search(
         Trials in all, pruned ones included.
     worker : int
         Number of this worker: each draws other settings.
-    report : callable
-        Called with a line of text after every trial.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def search(
         shutil.rmtree(trial_folder(out, trial) / "checkpoints", ignore_errors=True)
         drawn = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
         score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
-        report(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
+        tqdm.write(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
 
     while len(ended_trials(study)) < trials:
         fail_stale_trials(study)

@@ -67,10 +67,9 @@ def table(study):
     return [(trial.params, trial.value, trial.state, trial.intermediate_values) for trial in ended_trials(study)]
 
 
-def test_draws_lie_in_the_space_and_the_best_is_exported(hill, tmp_path):
-    lines = []
-    study = run(tmp_path, report=lines.append)
-    assert len(study.trials) == len(lines) == 8
+def test_draws_lie_in_the_space_and_the_best_is_exported(hill, tmp_path, capsys):
+    study = run(tmp_path)
+    assert len(study.trials) == len(capsys.readouterr().out.splitlines()) == 8
     for settings, _ in hill.calls:
         assert all(low <= getattr(settings, name) <= high for name, (low, high) in SPACE.items())
     assert {TrialState.COMPLETE, TrialState.PRUNED} == {trial.state for trial in study.trials}
