@@ -1,28 +1,42 @@
-"""``python -m helpers crossvalidate``: train on every fold, choose the post-processing, score the ensemble."""
+"""``python -m helpers crossvalidate``: train on every fold, choose the post-processing, score the ensemble.
+
+Every case outside the test part is predicted by the one model that did not train on it (**out of fold**), as the model cards
+say, and the limits of the post-processing are chosen on those predictions.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from brats_cohort.case import Case
+from brats_cohort.cases import read_classes
 from brats_cohort.command import Target
 from brats_cohort.files import DataError, write_atomically
+from brats_cohort.grid import spacing_of
+from brats_cohort.regions import classes_to_regions
 from brats_cohort.splits import SplitManifest
 from helpers.cli.train import CohortOptions, check_settings, open_cohort, parts_of
-from helpers.evaluation.cohort import choose_postprocessing, predict_out_of_fold, score_cohort
-from helpers.evaluation.postprocess import PostProcessing
+from helpers.evaluation.cohort import CohortScores, LabelFile, read_label_file, score_cohort
+from helpers.evaluation.metrics import dice
+from helpers.evaluation.postprocess import PostProcessing, postprocess
 from helpers.evaluation.statistics import summarise
-from helpers.models.checkpoints import load_card, load_checkpoint, load_ensemble, save_checkpoint
+from helpers.models.checkpoints import ModelCard, load_card, load_checkpoint, load_ensemble, save_checkpoint
 from helpers.training.callbacks import PrintValidation
 from helpers.training.settings import TrainSettings
 from helpers.training.train import CHECKPOINT, train
 from helpers.workspace import pick_device
 
+KEEP_ALL = asdict(PostProcessing(tumour_ml=0.0, enhancing_ml=0.0))
+TUMOUR_ML = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+ENHANCING_ML = (0.0, 0.1, 0.3, 0.5, 1.0)
+"""Limits in ml that `choose_postprocessing` tries."""
 METRICS = ("dice", "lesion_dice", "hd95", "volume_error_percent", "ece", "brier")
 
 
@@ -76,7 +90,7 @@ def report_folds(
         if (twin := folds.setdefault(load_card(path).weights_sha256, fold)) != fold:
             problem = f"folds {twin} and {fold} ended with the same weights, so they are no ensemble"
             raise DataError(problem, "train more steps, into another --out")
-    result = predict_out_of_fold(checkpoints, manifest, cases, folder=folder / "out_of_fold", device=device, report=print)
+    result = predict_out_of_fold(checkpoints, manifest, cases, folder=folder / "out_of_fold", device=device)
     chosen, tried = choose_postprocessing(result.files, cases)
     _write(folder / "out_of_fold.csv", result.scores)
     _write(folder / "out_of_fold_reliability.csv", result.reliability)
@@ -98,6 +112,68 @@ def report_folds(
         _write(folder / "test.csv", tested.scores)
         _show(f"\nTest part, {len(part)} cases, the ensemble with TTA and post-processing", tested.scores)
     print(f"\n{folder}\npredict --tta --checkpoint {members[0].parent}/*.safetensors does the same")
+
+
+def check_folds(checkpoints: Sequence[Path], manifest: SplitManifest) -> list[ModelCard]:
+    """Return the cards of the checkpoints, one a fold, if checkpoint k knows no patient of fold k nor of the test part.
+
+    Raises
+    ------
+    DataError
+        If one does, is of another split, does not say what it was trained on, or the number of checkpoints is another.
+    """
+    if len(checkpoints) != len(manifest.folds):
+        problem = f"the split has {len(manifest.folds)} folds, but {len(checkpoints)} checkpoints were given"
+        raise DataError(problem, "give one a fold")
+    cards = [load_card(path) for path in checkpoints]
+    for fold, (path, card) in enumerate(zip(checkpoints, cards, strict=True)):
+        if not card.training_cases:
+            raise DataError(f"the card of {path} does not say which cases it was trained on", f"train fold {fold} again")
+        if card.split_hash != manifest.sha256:
+            raise DataError(f"{path} was trained on another split", f"train fold {fold} again")
+        known = {manifest.patients.get(case, case) for case in card.training_cases}
+        for case in (*manifest.part("val", fold=fold), *manifest.test):
+            if manifest.patients[case] in known:
+                raise DataError(f"{path} was trained on case {case}, which it is to be scored on", f"train fold {fold} again")
+    return cards
+
+
+def predict_out_of_fold(
+    checkpoints: Sequence[Path], manifest: SplitManifest, cases: Mapping[str, Case], *, folder: Path, device: str
+) -> CohortScores:
+    """Predict every case outside the test part with the model that did not train on it, and score it without post-processing.
+
+    Checkpoint k is that of fold k; cases of the split that are not among `cases` are left out. `folder` gets the label maps.
+    Errors as in `check_folds` and `score_cohort`.
+    """
+    results = []
+    for fold, card in enumerate(check_folds(checkpoints, manifest)):
+        network, _ = load_checkpoint(checkpoints[fold], device=device)
+        chosen = [cases[name] for name in manifest.part("val", fold=fold) if name in cases]
+        results.append(score_cohort(network, replace(card, postprocessing=KEEP_ALL), chosen, folder=folder, tta=True))
+        print(f"fold {fold}: {len(chosen)} cases, mean Dice {results[-1].scores['dice'].mean():.3f} before post-processing")
+    files = {name: path for result in results for name, path in result.files.items()}
+    scores = pd.concat([result.scores for result in results], ignore_index=True)
+    return CohortScores(scores, files, pd.concat([result.reliability for result in results], ignore_index=True))
+
+
+def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) -> tuple[PostProcessing, pd.DataFrame]:
+    """Choose the limits of the post-processing with the highest mean Dice on predictions out of fold; the smaller if equal.
+
+    `files` are label maps in the numbers of their `cases`, not post-processed: validation data, never the test part. Returns
+    also the mean over cases and regions for every combination: ``tumour_ml, enhancing_ml, dice``.
+    """
+    limits = [PostProcessing(*pair) for pair in itertools.product(TUMOUR_ML, ENHANCING_ML)]
+    scores: dict[PostProcessing, list[float]] = {setting: [] for setting in limits}
+    for name, path in files.items():
+        predicted, affine = read_label_file(LabelFile(path, cases[name].labels))
+        truth, spacing = classes_to_regions(read_classes(cases[name])[0]), spacing_of(affine)
+        for setting in limits:
+            regions = classes_to_regions(postprocess(predicted, spacing, setting))
+            scores[setting] += [dice(*pair) for pair in zip(regions, truth, strict=True)]
+    means = {setting: float(np.mean(found)) for setting, found in scores.items()}
+    table = pd.DataFrame([{**asdict(setting), "dice": mean} for setting, mean in means.items()])
+    return max(limits, key=lambda setting: round(means[setting], 9)), table
 
 
 def _write_members(folder: Path, checkpoints: Sequence[Path], settings: PostProcessing) -> list[Path]:

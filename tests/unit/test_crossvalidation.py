@@ -15,15 +15,16 @@ from brats_cohort.regions import BRATS2021, from_classes
 from brats_cohort.splits import SplitManifest, load_splits
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
-from helpers.cli.crossvalidate import report_folds, train_folds
-from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.evaluation.cohort import (
+from helpers.cli.crossvalidate import (
     ENHANCING_ML,
     TUMOUR_ML,
     check_folds,
     choose_postprocessing,
     predict_out_of_fold,
+    report_folds,
+    train_folds,
 )
+from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import (
@@ -61,7 +62,7 @@ def test_every_case_is_predicted_by_the_model_that_did_not_train_on_it(cohort, t
     cases, checkpoints = cohort[0], trained[1]
     cards = check_folds(checkpoints, MANIFEST)
     assert [card.training_cases for card in cards] == [NAMES[2:4], NAMES[:2]]
-    result = predict_out_of_fold(checkpoints, MANIFEST, cases, folder=tmp_path, device="cpu", report=print)
+    result = predict_out_of_fold(checkpoints, MANIFEST, cases, folder=tmp_path, device="cpu")
     used = result.scores.drop_duplicates("case").set_index("case")["checkpoint"]
     assert sorted(used.index) == list(NAMES[:4])
     assert [used[name] for name in NAMES[:4]] == [cards[fold].weights_sha256 for fold in (0, 0, 1, 1)]
