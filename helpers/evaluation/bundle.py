@@ -22,9 +22,9 @@ from brats_cohort.session import read_session
 from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.data.preprocess import preprocess_image, to_native
 from helpers.evaluation.postprocess import PostProcessing, label_map
-from helpers.evaluation.predict import predict_image
+from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import ModelCard
-from helpers.models.networks import build_network, input_multiple
+from helpers.models.networks import build_network
 
 
 def read_card(path: str) -> ModelCard:
@@ -89,13 +89,11 @@ class WindowInferer(Inferer):
 
     def __init__(self, card: str) -> None:
         super().__init__()
-        model = read_card(card)
-        self.patch, self.multiple = tuple(model.patch), input_multiple(model.network, **model.arguments)
+        self.card = read_card(card)
 
     def __call__(self, inputs: torch.Tensor, network: Any, *arguments: Any, **options: Any) -> torch.Tensor:
         """Return probabilities (1, 3, X, Y, Z) of a prepared image (1, 4, X, Y, Z)."""
-        image = torch.Tensor(inputs[0])
-        return predict_image(network, image, patch=self.patch, multiple=self.multiple)[None].clone()
+        return torch.from_numpy(predict_prepared(network, self.card, np.asarray(inputs[0].cpu())))[None]
 
 
 class ToLabelMapd(MapTransform):

@@ -75,33 +75,31 @@ def window_size(shape: Sequence[int], patch: Sequence[int], multiple: int) -> tu
 
 
 @torch.inference_mode()
-def predict_image(
-    network: nn.Module, image: torch.Tensor, *, patch: Sequence[int], multiple: int, tta_axes: Sequence[int] = ()
-) -> torch.Tensor:
+def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, tta: bool = False) -> np.ndarray:
     """Predict region probabilities of a prepared image, by a sliding window with Gaussian weights.
 
     Parameters
     ----------
     network : Module
         In evaluation mode, on the device that is to compute.
-    image : tensor (4, X, Y, Z)
+    card : ModelCard
+        Says the size of the training patches, the smallest window.
+    image : array (4, X, Y, Z)
         Prepared as in training.
-    patch : sequence of 3 int
-        Edges of the training patches in voxels.
-    multiple : int
-        Of which every edge of a window must be a multiple (`helpers.models.networks.input_multiple`).
-    tta_axes : sequence of int
-        Test-time augmentation: the mean over all combinations of mirroring along these axes, 0 to 2.
+    tta : bool
+        Test-time augmentation: the mean over all combinations of mirroring along the axes that the card names.
 
     Returns
     -------
-    float32 tensor (3, X, Y, Z)
-        0 to 1, order TC, WT, ET, on the CPU.
+    float32 array (3, X, Y, Z)
+        0 to 1, order TC, WT, ET.
     """
     from monai.inferers import sliding_window_inference  # after `helpers.models`, which imports MONAI in half the time
 
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    batch, window = image[None].to(device, torch.float32), window_size(image.shape[1:], patch, multiple)
+    batch = torch.as_tensor(np.asarray(image, dtype=np.float32))[None].to(device)
+    window = window_size(image.shape[1:], card.patch, input_multiple(card.network, **card.arguments))
+    tta_axes = card.tta_axes if tta else ()
     mirrored = [axes for count in range(len(tta_axes) + 1) for axes in itertools.combinations(tta_axes, count)]
     total = torch.zeros(())
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -111,18 +109,7 @@ def predict_image(
                 batch.flip(axes), window, WINDOWS, lambda part: network(channels_last(part)), overlap=0.5, mode="gaussian"
             )
         total = total + logits.float().sigmoid().flip(axes).cpu()
-    return (total / len(mirrored))[0]
-
-
-def predict_prepared(network: nn.Module, card: ModelCard, image: np.ndarray, *, tta: bool = False) -> np.ndarray:
-    """Predict region probabilities, float32 (3, X, Y, Z), of a prepared image (4, X, Y, Z) with what the model card knows.
-
-    With `tta`, test-time augmentation along the axes that the card names.
-    """
-    multiple = input_multiple(card.network, **card.arguments)
-    tensor = torch.as_tensor(np.asarray(image, dtype=np.float32))
-    axes = card.tta_axes if tta else ()
-    return predict_image(network, tensor, patch=card.patch, multiple=multiple, tta_axes=axes).numpy()
+    return (total / len(mirrored))[0].numpy()
 
 
 def segment_prepared(network: nn.Module, card: ModelCard, image: np.ndarray) -> np.ndarray:
