@@ -60,7 +60,7 @@ def run(
     return 0
 
 
-def describe_network(network: nn.Module, *, size: Sequence[int] = (64, 64, 64)) -> tuple[int, float]:
+def describe_network(network: nn.Module, *, size: Sequence[int]) -> tuple[int, float]:
     """Count trainable parameters, and 10^9 operations of one forward pass over an input of `size` voxels, not executed.
 
     A multiplication and an addition count as two operations; only convolutions, matrix products and attention count

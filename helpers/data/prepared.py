@@ -28,7 +28,6 @@ VERSION = 2
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
 
 TABLE = 4096
-BRAIN = "brain"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Prepared:
     def voxels(self) -> dict[str, np.ndarray]:
         """Up to `TABLE` voxels drawn from the brain and, if the case has a reference, from each region: int32 (n, 3)."""
         generator = np.random.default_rng(0)
-        flat = {BRAIN: _draw_brain(self.image, generator)}
+        flat = {"brain": _draw_brain(self.image, generator)}
         if self.classes is not None:
             labels = np.ascontiguousarray(self.classes).ravel()
             tumour = np.flatnonzero(labels != 0)
@@ -161,8 +160,6 @@ class PreparedFile:
 
     def voxel_count(self, region: str) -> int:
         """How many voxels of TC, WT, ET or "brain" the file lists: 0 where the region is empty, `TABLE` at most."""
-        if region != BRAIN:
-            self.need_classes()
         return self._handle.get_slice(f"voxels_{region}").get_shape()[0]
 
     def voxel(self, region: str, index: int) -> tuple[int, int, int]:

@@ -78,7 +78,7 @@ class CaseDataset(Dataset):
         if index >= len(self):
             return {}
         case = self.files[index].load()
-        image, regions = np.asarray(case.image, np.float32), np.asarray(classes_to_regions(np.asarray(case.classes)))
+        image, regions = case.image.astype(np.float32), classes_to_regions(case.classes)
         return {"index": index, "image": torch.from_numpy(image), "regions": torch.from_numpy(regions)}
 
 
