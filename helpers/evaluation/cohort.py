@@ -45,25 +45,37 @@ class LabelFile:
 def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
     """Read a label map as classes 0 to 3, uint8 (X, Y, Z), with its affine; a number that its labels lack is a `DataError`.
 
-    With labels "auto" a name that begins as those of a data set (`brats_cohort.regions.CASE_NAMES`) decides, if its numbers
-    fit. Else a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither, the two agree. MSD Task01 and nnU-Net swap 1 and 2,
-    which no value gives away: for a file in a folder ``labelsTr`` the dataset.json above it says whose they are, without one
-    they are those of MSD; elsewhere they must be named.
+    With labels "auto" a dataset.json decides (`stated_labels`), else a name that begins as those of a data set
+    (`brats_cohort.regions.CASE_NAMES`), if its numbers fit. Else a 4 means BraTS 2018-2021 and a 3 BraTS 2023; with neither,
+    the two agree. MSD Task01 and nnU-Net swap 1 and 2, which no value gives away: elsewhere they must be named.
     """
     values, affine = read_label_values(label.path)
     return to_numbered_classes(values, CONVENTIONS[labels_in(label, values)], label.path), affine
 
 
-def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str:
-    """Whose numbers the values of a file are: those it says, else the `likely` ones or those of its name, if they fit."""
+def stated_labels(label: LabelFile) -> str:
+    """Whose numbers a label map is said to have, "auto" if nothing says it.
+
+    For a file in a folder ``labelsTr`` or ``labelsTs`` the dataset.json above it does (``labelsTr`` without one is of MSD),
+    else one beside it, which nnU-Net puts there with its predictions.
+    """
+    folder = label.path.parent
     if label.labels != "auto":
         return label.labels
-    if label.path.parent.name == "labelsTr":
-        described = described_labels(label.path.parent.parent)
-        if described == "":
-            problem = f"{label.path.parent.parent / 'dataset.json'} does not say whose label numbers it uses"
-            raise DataError(problem, "name them with --reference-labels or --prediction-labels")
-        return described or "msd"
+    if folder.name not in ("labelsTr", "labelsTs"):
+        return described_labels(folder) or "auto"
+    described = described_labels(folder.parent)
+    if described == "":
+        problem = f"{folder.parent / 'dataset.json'} does not say whose label numbers it uses"
+        raise DataError(problem, "name them with --reference-labels or --prediction-labels")
+    return described or ("msd" if folder.name == "labelsTr" else "auto")
+
+
+def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str:
+    """Whose numbers the values of a file are: those it says, else the `likely` ones or those of its name, if they fit."""
+    stated = stated_labels(label)
+    if stated != "auto":
+        return stated
     for key in (likely, convention_by_name(label.path.name, "auto")):
         if key != "auto" and np.isin(values, list(CONVENTIONS[key].numbers)).all():
             return key
@@ -84,7 +96,7 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     if values is None:
         raise DataError(fault.problem, "write it in the grid of the images, or resample it there with nearest neighbour")
     expected_labels = labels_in(reference, expected_values)
-    labels = labels_in(prediction, values, reference.labels)
+    labels = labels_in(prediction, values, stated_labels(reference))
     expected = to_numbered_classes(expected_values, CONVENTIONS[expected_labels], reference.path, option="--reference-labels")
     predicted = to_numbered_classes(values, CONVENTIONS[labels], prediction.path, option="--prediction-labels")
     scores = score_case(predicted, expected, spacing_of(expected_affine))

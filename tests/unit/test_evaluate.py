@@ -9,12 +9,14 @@ import pytest
 
 from brats_cohort.cases import discover, read_classes, read_numbers
 from brats_cohort.files import DataError
+from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import BRATS2021, CONVENTIONS, MSD, from_classes
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.cli.evaluate import list_label_maps, match_identifier, pair_label_maps
 from helpers.evaluation.cohort import LabelFile, read_label_file, score_files
+from helpers.evaluation.metrics import score_case
 from tests.cases import REAL_CASES
 
 
@@ -173,6 +175,22 @@ def test_the_dataset_json_above_labelstr_says_whose_numbers_are_there(tmp_path):
     for reference in (dataset, dataset / "labelsTr"):
         assert main(["evaluate", str(tmp_path / "out"), str(reference), "--csv", str(tmp_path / "s.csv")]) == 0
         assert pd.read_csv(tmp_path / "s.csv")["dice"].tolist() == [1, 1, 1]
+
+
+def test_the_dataset_json_of_nnunet_counts_for_its_test_part_and_its_predictions(tmp_path):
+    """nnU-Net's 1 is oedema: in the numbers of BraTS, oedema called core would be an error of the whole tumour alone."""
+    case = write_case(tmp_path / "set", "Case-001", "nnunet")
+    write_case(tmp_path / "cohort", "Case-001")
+    classes, affine = read_classes(case)
+    reference = shutil.copytree(tmp_path / "set" / "labelsTr", tmp_path / "set" / "labelsTs")
+    wrong = np.where((classes == 1) & (np.arange(classes.shape[2]) % 2 == 0), 2, classes).astype(np.uint8)
+    out = write_prediction(tmp_path / "out", "Case-001", wrong, affine=affine, convention=CONVENTIONS["nnunet"]).parent
+    expected = score_case(wrong, classes, spacing_of(affine))["dice"].tolist()
+    for truth in (reference, reference.with_name("labelsTr"), tmp_path / "cohort"):
+        if truth.name == "cohort":
+            shutil.copy(tmp_path / "set" / "dataset.json", out)
+        assert main(["evaluate", str(out), str(truth), "--csv", str(tmp_path / "s.csv")]) == 0
+        assert pd.read_csv(tmp_path / "s.csv")["dice"].tolist() == pytest.approx(expected)
 
 
 def test_an_nnunet_dataset_with_labels_that_nobody_knows_is_not_guessed(tmp_path, capsys):
