@@ -263,6 +263,17 @@ def test_a_sform_and_a_qform_that_disagree_are_said(tmp_path):
     assert "the sform and the qform of Case_001_t2.nii.gz put its voxels in different places" in problems(check)
 
 
+def test_beside_a_sform_a_qform_that_is_no_rotation_is_said(tmp_path):
+    case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
+    image = nib.Nifti1Image(IMAGE[2], LPS)
+    image.set_sform(LPS, 1), image.set_qform(LPS, 1)
+    for name in ("quatern_b", "quatern_c"):
+        image.header[name] = 0.9
+    image.to_filename(case.images["t2"].path)
+    assert "the sform and the qform of Case_001_t2.nii.gz put its voxels in different places" in problems(check_case(case))
+    assert np.array_equal(read_session(case).image[2], IMAGE[2])
+
+
 def test_a_label_map_without_a_number_outside_the_head_says_what_to_do(tmp_path):
     case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
     write_volume(case.label, np.where(BRAIN, CLASSES, np.nan).astype(np.float32), LPS)

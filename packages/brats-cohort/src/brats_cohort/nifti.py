@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,9 +150,15 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
 
 
 def forms_apart(path: Path) -> float:
-    """How many voxels the sform and the qform of a file put a corner of its volume apart; 0 if it has only one of them."""
+    """How many voxels the sform and the qform of a file put a corner of its volume apart.
+
+    It is 0 if the file has only one of them, and infinite if the quaternion of the qform is none.
+    """
     image = open_volume(path)
-    sform, qform = (form(coded=True)[0] for form in (image.get_sform, image.get_qform))
+    try:
+        sform, qform = (form(coded=True)[0] for form in (image.get_sform, image.get_qform))
+    except ValueError:
+        return math.inf
     if sform is None or qform is None:
         return 0.0
     corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(image.shape[:3]) - 1)
