@@ -227,8 +227,10 @@ def build_network(name: str, **arguments) -> nn.Module:
         network = NETWORKS[name].build(grid, **arguments)
     except DataError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise DataError(f"{name} cannot be built with {arguments}: {error}", "change the arguments") from error
+    if not all(weights.numel() for weights in network.parameters()):
+        raise DataError(f"{name} cannot be built with {arguments}: a layer would have no weights", "change the arguments")
     return mend_layers(network).to(memory_format=MEMORY_FORMATS[grid["spatial_dims"] + 2])
 
 

@@ -81,6 +81,8 @@ def test_multiple_follows_the_depth():
         ("unet", {"filters": 8}, "no argument filters; it takes channels"),
         ("swin_unetr", {"feature_size": 20}, "multiple of 12"),
         ("unet", {"channels": (16,)}, "unet cannot be built"),
+        ("unet", {"channels": (0, 8)}, "a layer would have no weights"),
+        ("unet", {"channels": (-4, 8)}, "unet cannot be built"),
         ("dynunet", {"filters": (16, 32)}, "at least 3 levels"),
         ("unet", {"spatial_dims": 4}, "take 2 or 3"),
         ("unet", {"dropout": 2.0}, "unet cannot be built"),
