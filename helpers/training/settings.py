@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -120,7 +121,7 @@ class TrainSettings:
             if not getattr(self, name) > 0:
                 raise DataError(f"{name} is {getattr(self, name)}", "give a number greater than 0")
         for name in ("minutes", "workers", "patience", "weight_decay", "minimum_tumour_ml", "minimum_enhancing_ml"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise DataError(f"{name} is {getattr(self, name)}", "give 0 or more")
         for name in ("warmup", "foreground_probability"):
             if not 0 <= getattr(self, name) <= 1:

@@ -293,6 +293,8 @@ def test_mistakes_in_the_parts_are_refused(prepared, tmp_path):
         ({"loss": "focal"}, "loss"),
         ({"foreground_probability": 1.5}, "foreground_probability"),
         ({"minutes": -1.0}, "minutes"),
+        ({"minutes": math.nan}, "minutes"),
+        ({"minutes": math.inf}, "minutes"),
         ({"precision": "16"}, "precision"),
         ({"patch": (20, 20, 20)}, "multiples of"),
         ({"seed": -1}, "seed is -1"),
