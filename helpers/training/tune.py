@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import optuna
 from lightning import Callback
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from brats_cohort.files import DataError
+from brats_cohort.files import DataError, write_atomically
 from helpers.models.checkpoints import card_path
 from helpers.training import Interrupted
 from helpers.training.callbacks import History
@@ -129,20 +130,24 @@ def search(
         score = "pruned" if trial.state == TrialState.PRUNED else f"Dice {trial.value:.4f}"
         tqdm.write(f"trial {origin(trial)}, {len(ended_trials(study))} of {trials} ended: {score}; {drawn}")
 
-    while len(ended_trials(study)) < trials:
-        fail_stale_trials(study)
-        states = [trial.state for trial in study.get_trials(deepcopy=False)]
-        if TrialState.WAITING not in states and len(states) - states.count(TrialState.FAIL) >= trials:
-            time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
-            continue
-        seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
-        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
-        try:
-            study.optimize(objective, n_trials=1, callbacks=[conclude])
-        except BaseException as error:  # a trial that failed is to be tried again by whoever goes on
-            if begun and (trial := study.get_trials()[begun[-1]]).state == TrialState.FAIL:
-                _try_again(study, trial, counted=not isinstance(error, Interrupted | KeyboardInterrupt))
-            raise
+    try:
+        while len(ended_trials(study)) < trials:
+            fail_stale_trials(study)
+            states = [trial.state for trial in study.get_trials(deepcopy=False)]
+            if TrialState.WAITING not in states and len(states) - states.count(TrialState.FAIL) >= trials:
+                time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
+                continue
+            seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
+            try:
+                study.optimize(objective, n_trials=1, callbacks=[conclude])
+            except BaseException as error:  # a trial that failed is to be tried again by whoever goes on
+                if begun and (trial := study.get_trials()[begun[-1]]).state == TrialState.FAIL:
+                    _try_again(study, trial, counted=not isinstance(error, Interrupted | KeyboardInterrupt))
+                raise
+    except StorageInternalError as error:
+        remedy = "make room, or look after the database in --storage; the same command goes on with the search"
+        raise DataError(f"the study of {out} cannot be read or written", remedy) from error
     return study
 
 
@@ -165,6 +170,9 @@ def open_study(folder: Path, storage: str = "") -> optuna.Study:
         problem = "the driver of the database in --storage is not installed"
         raise DataError(problem, 'pip install ./packages/* ".[cluster]"') from error
     except (SQLAlchemyError, ValueError) as error:  # not quoted, for the URL may hold a password
+        if not storage:
+            problem = f"{path} cannot be opened as a study ({getattr(error, 'orig', error)})"
+            raise DataError(problem, "make room or remove the file, or give another --out") from error
         raise DataError("the database in --storage cannot be opened", "check its URL, and that it takes connections") from error
     pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
     return optuna.create_study(study_name=name, storage=opened, direction="maximize", pruner=pruner, load_if_exists=True)
@@ -192,7 +200,8 @@ def export_best(study: optuna.Study, folder: Path) -> Path:
         raise DataError(f"no trial of the search in {folder} is complete", "let the search go on, with more trials")
     source, target = trial_folder(folder, study.best_trial) / "best.safetensors", Path(folder) / "best.safetensors"
     for each, copy in ((source, target), (card_path(source), card_path(target))):
-        shutil.copyfile(each, copy)
+        with write_atomically(copy) as temporary:
+            shutil.copyfile(each, temporary)
     return target
 
 

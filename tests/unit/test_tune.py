@@ -275,3 +275,20 @@ def test_a_signal_to_the_first_worker_stops_the_others_too(number, tmp_path, mon
     assert not multiprocessing.active_children() and signal.getsignal(signal.SIGTERM) == before
     said = capfd.readouterr().err
     assert "Traceback" not in said and "the same command goes on with the search" in said
+
+
+def test_a_study_that_is_no_database_is_named_with_its_file(tmp_path):
+    (tmp_path / "study.db").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(DataError, match=r"study\.db cannot be opened as a study \(file is not a database\)"):
+        open_study(tmp_path)
+
+
+def test_a_study_that_is_lost_on_the_way_is_one_sentence(hill, tmp_path, monkeypatch):
+    def train(*words, out, **options):
+        result = hill(*words, out=out, **options)
+        (tmp_path / "study.db").write_bytes(b"rubbish" * 1000)  # as a disk that is full, it cannot be written
+        return result
+
+    monkeypatch.setattr(tune, "train", train)
+    with pytest.raises(DataError, match=r"the study of .* cannot be read or written; make room"):
+        run(tmp_path)
