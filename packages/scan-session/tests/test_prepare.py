@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import sys
 
 import nibabel as nib
@@ -302,3 +303,16 @@ def test_wrong_arguments_are_said_before_the_work(tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "case"):
         with pytest.raises(SessionError, match="cannot be made or written; give --out another folder"):
             prepare_session(folder, out)
+
+
+def test_a_disk_that_is_full_leaves_the_earlier_file_and_no_half_one(tmp_path):
+    image = image_of(np.random.default_rng(0).normal(size=(20, 20, 20)), np.eye(4))
+    path = write_nifti(tmp_path / "t1.nii.gz", image)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_nifti(path, image)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

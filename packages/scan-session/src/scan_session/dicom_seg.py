@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.valuerep import DA, TM
 
 from scan_session.errors import SessionError
-from scan_session.grid import array_of
+from scan_session.grid import array_of, whole_file
 from scan_session.native import whole_numbers
 from scan_session.series import Series, fact, positions
 
@@ -91,10 +91,9 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
         content_description=STATEMENT,
         series_description=STATEMENT,
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    segmentation.save_as(path)
-    return path
+    with whole_file(Path(path)) as temporary:
+        segmentation.save_as(temporary)
+    return Path(path)
 
 
 def _read_header(file: Path) -> pydicom.Dataset:

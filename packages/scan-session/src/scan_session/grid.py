@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -97,9 +99,21 @@ def write_nifti(path: Path, image: sitk.Image, affine: np.ndarray | None = None)
     file.set_sform(affine, code=1)
     file.set_qform(affine, code=1)
     file.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(file, path)
+    with whole_file(path) as temporary:
+        nib.save(file, temporary)
     return path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name to write to, which becomes `path` at the end; if writing fails, nothing is left and `path` is as before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _place(image: sitk.Image, affine: np.ndarray) -> sitk.Image:
