@@ -113,7 +113,7 @@ def draw_surfaces(ax: Axes, surfaces: Sequence[Surface], *, azimuth: float = 130
     ax.set_axis_off()
     ax.computed_zorder = False
     for order, surface in enumerate(sorted(surfaces, key=lambda one: -one.opacity)):
-        shade = 0.6 + 0.4 * np.clip(surface.normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
+        shade = 0.8 + 0.2 * np.clip(surface.normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
         colours = np.c_[np.outer(shade, to_rgb(surface.colour)), np.full(len(shade), surface.opacity)]
         triangles = Poly3DCollection(surface.vertices[surface.faces], facecolors=colours, linewidths=0, zorder=order)
         ax.add_collection3d(triangles)
