@@ -59,7 +59,7 @@ REGION_MODALITY: dict[str, str] = {"TC": "t1ce", "WT": "flair", "ET": "t1ce"}
 """The modality on which a reader judges each region, so that errors are drawn where they can be understood."""
 
 MISSED, FALSE = 1, 2
-ERROR_COLOURS: dict[int, str] = {MISSED: "#009E73", FALSE: "#CC79A7"}
+ERROR_COLOURS: dict[int, str] = {MISSED: "#E69F00", FALSE: "#CC79A7"}
 
 
 @dataclass(frozen=True)
