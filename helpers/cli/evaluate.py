@@ -108,7 +108,9 @@ def list_label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFi
     """List the label maps of a folder by identifier: those of its cases if it is a cohort, else every NIfTI file."""
     try:
         cohort = format != "auto" or bool(find_cases(folder))
-    except DataError:  # a dataset.json beside predictions may be of any data set
+    except DataError as error:  # a dataset.json beside predictions may be of any data set
+        if isinstance(error.__cause__, OSError):  # a folder that cannot be read
+            raise
         cohort = False
     try:
         cases = discover(folder, format, labels=labels) if cohort else []

@@ -1,6 +1,7 @@
 """Odd input of every kind, made here: it is read right, or refused with a sentence, and never silently wrong."""
 
 import gzip
+import os
 from dataclasses import replace
 
 import nibabel as nib
@@ -430,6 +431,19 @@ def test_links_to_case_folders_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "fold" / "Case_001").symlink_to(case.label.parent)
     (tmp_path / "fold" / "loop").symlink_to(tmp_path / "fold")
     assert [found.identifier for found in discover(tmp_path / "fold")] == ["Case_001"]
+
+
+def test_a_folder_that_cannot_be_read_is_said_as_its_cases_would_be_missing(tmp_path):
+    cases = [write_case(tmp_path, name, image=IMAGE, classes=CLASSES) for name in ("Case_001", "Case_002")]
+    closed = cases[1].label.parent
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("this user may read every folder")
+        with pytest.raises(DataError, match=r"Case_002 cannot be read \(Permission denied\); change its permissions"):
+            discover(tmp_path)
+    finally:
+        closed.chmod(0o755)
 
 
 def test_a_reference_with_an_odd_name_belongs_to_the_one_case_beside_it_only(tmp_path):

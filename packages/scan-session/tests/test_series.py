@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 from pathlib import Path
 
 import highdicom as hd
@@ -352,6 +353,21 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), tmp_path / "t1.nii.gz")
     (tmp_path / "again").symlink_to(tmp_path)
     assert only(tmp_path).modality == "t1"
+
+
+def test_a_folder_that_cannot_be_read_is_said_unless_it_is_hidden(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), tmp_path / "t1.nii.gz")
+    closed = tmp_path / ".Trashes"
+    closed.mkdir(mode=0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("this user may read every folder")
+        assert only(tmp_path).modality == "t1"
+        closed = closed.rename(tmp_path / "SE000002")
+        with pytest.raises(SessionError, match=r"SE000002 cannot be read \(Permission denied\); change its permissions"):
+            find_series(tmp_path)
+    finally:
+        closed.chmod(0o755)
 
 
 def damaged(kind: str) -> bytes:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from brats_cohort.case import WARNING, Case, Fault, Source
 from brats_cohort.files import DataError, named
@@ -72,17 +72,25 @@ def rows_of(table: Path, separator: str = ",") -> list[dict[str, str]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, links followed; not hidden ones, nor the series as they came beside a prepared session."""
+    """Every file below a folder, links followed; not hidden ones, nor the series as they came beside a prepared session.
+
+    Raises `DataError` if a folder cannot be listed: its cases would be missing without a word.
+    """
     seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(root)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        raw = {"series"} if "session.json" in files else set()
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in raw)
+        apart = {"lost+found", *(["series"] if "session.json" in files else [])}  # the first is of the file system
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in apart)
         yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    problem = f"the folder {error.filename} cannot be read ({error.strerror})"
+    raise DataError(problem, "change its permissions, or move it out of the cohort") from error
 
 
 def role_of(name: str) -> tuple[str, str, str] | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import nibabel as nib
 import numpy as np
@@ -70,14 +71,20 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, links followed, each folder once."""
+    """Every file below a folder, links followed, each folder once, no hidden one; one that cannot be listed is an error."""
     seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         if (real := os.path.realpath(root)) in seen:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
         yield from (Path(root) / name for name in names)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    problem = f"the folder {error.filename} cannot be read ({error.strerror})"
+    raise SessionError(problem, "change its permissions, or move it elsewhere if no series of the session is in it") from error
 
 
 def printable(text: str, header: pydicom.Dataset | None = None) -> str:
