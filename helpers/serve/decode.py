@@ -344,6 +344,5 @@ def _short(name: str) -> str:
 
 def _without(folder: Path, sentence: str) -> str:
     """Take the folder, which means nothing to the caller, out of a sentence."""
-    for path in (f"{folder}/", f"{folder.parent}/"):
-        sentence = sentence.replace(path, "")
-    return sentence.replace(str(folder), "the request")
+    sentence = sentence.replace(f"{folder}/", "").replace(str(folder), "the request")
+    return sentence.replace(f"{folder.parent}/", "")

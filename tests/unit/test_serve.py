@@ -259,6 +259,7 @@ def test_bad_archives_are_refused(client, case, tmp_path, monkeypatch):
     struct.pack_into("<8h", huge, 40, 3, 1000, 1000, 30, 1, 1, 1, 1)
     lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     refused(ask(client, zip_of(without(files, "_t2.")), ZIP), 422, "T2 is missing")
+    refused(ask(client, zip_of({"a.nii.gz": files[first]}), ZIP), 422, "the request holds no case")
     refused(ask(client, zip_of({**files, first: lfs}), ZIP), 422, "Git LFS pointer")
     refused(ask(client, zip_of({**files, first: b""}), ZIP), 422, "is empty")
     refused(ask(client, zip_of({**files, first: files[first][:-40]}), ZIP), 400, f"'{first}' is truncated or damaged")
