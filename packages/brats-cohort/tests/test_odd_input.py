@@ -664,3 +664,11 @@ def test_images_of_several_shapes_are_no_session():
 def test_a_home_folder_of_nobody_is_one_sentence(capsys):
     assert main(["check", "~nobody-of-this-name/cohort"]) == 1
     assert "~nobody-of-this-name/cohort begins with the home folder of nobody here" in capsys.readouterr().err
+
+
+def test_a_link_to_nowhere_in_place_of_a_result_is_said_before_the_work(tmp_path, capsys):
+    (tmp_path / "disk").symlink_to(tmp_path / "unmounted")
+    write_case(tmp_path / "cohort", image=IMAGE, classes=CLASSES)
+    for out in (tmp_path / "disk", tmp_path / "disk" / "copy"):
+        assert main(["convert", str(tmp_path / "cohort"), "--to", "bids", "--out", str(out)]) == 1
+        assert "disk is a link to" in capsys.readouterr().err

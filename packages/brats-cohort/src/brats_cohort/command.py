@@ -40,6 +40,8 @@ def path_of(text: str) -> Path:
 def target(text: str) -> Path:
     """Read the path of something to write, and try to write there before the work begins."""
     path = path_of(text)
+    if link := next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None):
+        raise DataError(f"{link} is a link to {link.readlink()}, which does not exist", "make that, or choose another folder")
     folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
     require_writable(folder)
     if shutil.disk_usage(folder).free < LEAST_FREE:
