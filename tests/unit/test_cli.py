@@ -140,7 +140,7 @@ class Stopped(Exception):
     [
         (DataError("t1.nii is damaged", "fetch it again"), 1, "t1.nii is damaged; fetch it again"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/seg.nii"), 1, "/x/seg.nii: the disk is full; make room"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: permission denied; choose a folder of yours"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: permission denied; change the permissions or"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), 1, "/x: the file system is read-only"),
         (OSError("Cannot save file into a non-existent directory: 'no'"), 1, "non-existent directory: 'no'"),
         (MemoryError(), 1, "there is not enough memory; take a smaller case"),
