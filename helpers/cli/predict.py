@@ -90,7 +90,7 @@ def run(
         auto takes a GPU if there is one; cpu, cuda, cuda:1.
     """
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    if not raw and (to or dicom_seg or mask or study):
+    if not raw and (to or dicom_seg or mask or study is not None):
         raise DataError("--to, --dicom-seg, --mask and --study belong to --raw", "give --raw FOLDER, or leave them out")
     if raw and (format, labels) != ("auto", "auto"):
         raise DataError("--format and --labels belong to CASE: --raw writes the numbers of BraTS 2021", "leave them out")

@@ -121,8 +121,9 @@ def test_patients_and_sessions_are_not_mixed(tmp_path):
     with pytest.raises(SessionError, match=r"2 sessions of one patient.*choose one with --study"):
         find_series(tmp_path)
     assert [one.modality for one in find_series(tmp_path, study=2)] == ["t2"]
-    with pytest.raises(SessionError, match="there is no session 3"):
-        find_series(tmp_path, study=3)
+    for study in (0, 3):
+        with pytest.raises(SessionError, match=f"there is no session {study}; choose --study 1 to 2"):
+            find_series(tmp_path, study=study)
     save(slices("t2", number=3, patient="B"), tmp_path / "c")
     with pytest.raises(SessionError, match="images of 2 patients"):
         find_series(tmp_path)
@@ -308,6 +309,12 @@ def test_dates_with_separators_short_names_and_short_numbers_do_not_reach_a_labe
 
 def test_numbers_after_the_weighting_are_no_date(tmp_path):
     assert "AX_T2_5_10 TSE" in only(save(slices("t2", number=3, SeriesDescription="AX_T2_5_10 TSE"), tmp_path)).label
+
+
+def test_a_study_is_not_asked_of_nifti_files_in_vain(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30), np.float32), np.diag([4.0, 4, 4, 1])), tmp_path / "t1.nii.gz")
+    with pytest.raises(SessionError, match="these are NIfTI; leave it out"):
+        find_series(tmp_path, study=2)
 
 
 def test_nifti_files_of_any_name(tmp_path):

@@ -67,6 +67,8 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
         beside = "is NIfTI beside DICOM files, which are taken; give it a folder of its own"
         odd += [replace(one, number="", fault=beside) for one in found]
         found = _dicom_series(_one_session(headers, study))
+    elif study is not None:
+        raise SessionError("--study chooses among sessions of DICOM files, and these are NIfTI", "leave it out")
     return recognise([*found, *odd])
 
 
@@ -173,9 +175,10 @@ def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None)
         counts = ", ".join(str(len({header.SeriesInstanceUID for _, header in files})) for files in ordered)
         problem = f"the folder holds {len(ordered)} sessions of one patient (with {counts} series, the oldest first)"
         raise SessionError(problem, "choose one with --study 1, 2 ...")
-    if not 1 <= (study or 1) <= len(ordered):
+    number = 1 if study is None else study
+    if not 1 <= number <= len(ordered):
         raise SessionError(f"there is no session {study}", f"choose --study 1 to {len(ordered)}")
-    return ordered[(study or 1) - 1]
+    return ordered[number - 1]
 
 
 def _dicom_series(headers: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
