@@ -152,9 +152,6 @@ def _segment_raw(
         raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")
     network, card = _load(checkpoint, device)  # before the preparation, which takes minutes
     session = prepare_session(raw, out, **options)
-    for pattern in ("label_map.nii.gz", "label_map_on_*_grid.nii.gz", "segmentation_on_*_grid.dcm"):
-        for old in out.glob(pattern):  # of an earlier session
-            old.unlink()
     targets = to or (session.reference,)
     if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
         raise SessionError(

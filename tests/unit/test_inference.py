@@ -178,9 +178,6 @@ def test_command_with_a_raw_session_takes_the_label_map_back_to_its_series(tmp_p
     assert re.search(r"TC [\d.]+ ml, WT .* ET .*for research, not for diagnosis", capsys.readouterr().out)
     assert main([*words, str(tmp_path / "one.nii.gz")]) == 1
     assert "give a folder to --out" in capsys.readouterr().err
-    words[words.index("flair")] = "t2"
-    assert main([*words, str(out)]) == 0
-    assert [path.name for path in out.glob("*_grid.nii.gz")] == ["label_map_on_t2_grid.nii.gz"], "one is of the earlier session"
 
 
 def test_a_raw_session_is_refused_before_it_is_prepared(tmp_path, capsys, monkeypatch):

@@ -255,12 +255,17 @@ def test_a_case_that_is_made_again_keeps_no_image_of_the_case_before(tmp_path, m
     wanted = {"require": ("t1", "t1ce"), "say": lambda text: None}
     prepare_session(heads(tmp_path / "one", ["p_t1", "p_t1ce", "p_flair"]), tmp_path / "case", **wanted)
     two = heads(tmp_path / "two", ["q_t1", "q_t1ce"])
+    derived = {"label_map.nii.gz", "label_map_on_t1ce_grid.nii.gz", "segmentation_on_t1ce_grid.dcm"}
+    for name in (*derived, "label_map_corrected.nii.gz"):
+        (tmp_path / "case" / name).touch()
     with monkeypatch.context() as patch:
         patch.setattr("scan_session.prepare.write_nifti", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_session(two, tmp_path / "case", **wanted)
     with pytest.raises(SessionError, match="is no prepared session"):
         load_session(tmp_path / "case")
+    left = {path.name for path in (tmp_path / "case").iterdir()}
+    assert not derived & left and "label_map_corrected.nii.gz" in left, "no label map of the first head lies beside the second"
     prepare_session(heads(tmp_path / "one", ["p_t1", "p_t1ce", "p_flair"]), tmp_path / "case", **wanted)
     prepare_session(two, tmp_path / "case", **wanted)
     assert sorted(path.name for path in (tmp_path / "case").glob("case_*")) == ["case_t1.nii.gz", "case_t1ce.nii.gz"]

@@ -26,6 +26,8 @@ EDGE = 1.0
 DOUBTFUL = "the files may be of two sessions by their names or folders: check that all four show one head"
 MARGIN_MM = 8.0
 """Room around the brain."""
+DERIVED = ("registration_of_*.png", "label_map.nii.gz", "label_map_on_*_grid.nii.gz", "segmentation_on_*_grid.dcm")
+"""Files that are wrong beside the images of another session."""
 LEAST_OVERLAP, LEAST_COVERAGE, STILL_MM = 0.85, 0.93, 1.0
 """A registration has failed if the two brains overlap (Dice) less; a series is too short if it shows less of the brain; images
 on one grid that would move less are registered already."""
@@ -241,8 +243,9 @@ def _write(
 ) -> None:
     """Resample every series once, from the original, and write the case, its record and its page."""
     session.folder.mkdir(parents=True, exist_ok=True)
-    for old in session.folder.glob("registration_of_*.png"):
-        old.unlink()
+    for pattern in DERIVED:
+        for old in session.folder.glob(pattern):
+            old.unlink()
     path = session.folder / "session.json"
     if path.exists():  # of an earlier preparation, whose images may show another head
         path.unlink()
