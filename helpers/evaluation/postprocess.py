@@ -3,8 +3,8 @@
 A few false voxels cost little Dice in a region that exists and all of it in one that does not: by the BraTS rule a patient
 without enhancing tumour scores 0 as soon as one voxel is called enhancing. Removing small components and small enhancing
 tumours is common among BraTS entries (Isensee et al. 2020, nnU-Net for Brain Tumor Segmentation). The other rules say how
-gliomas grow: where a tumour enhances, core lies inside of what enhances, and oedema lies around a core. All limits are kept in
-the model card, so that validation, prediction and serving apply the same.
+gliomas grow: where a tumour enhances, core lies inside of what enhances, oedema lies around a core, and no glioma is without
+one. All limits are kept in the model card, so that validation, prediction and serving apply the same.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ ENCLOSED_BY = 3
 """Enclosed core meets enhancing tumour in at least this many of the six directions along the axes."""
 TOUCHING = np.ones((3, 3, 3))
 """Components are connected across faces, edges and corners (26 neighbours)."""
+LEAST_CORE = 0.02
+"""Share of a tumour below which its core counts as missing."""
 
 NORMAL = 0.1
 """Below this probability of whole tumour a voxel counts as normal brain."""
@@ -58,10 +60,9 @@ class PostProcessing:
         In mm.
     surrounded : int
         Oedema that meets core in at least this many of the six directions along the axes becomes NCR.
-    core_share : float
-        If nothing enhances and less than this share of the tumour is core, `core_threshold` applies to the core.
-    core_threshold : float
-        Probability of TC, above 0 and at most 0.5.
+    core_depth : float
+        If nothing enhances and less than `LEAST_CORE` of the tumour is core, voxels become NCR that are at least this share as
+        deep in the tumour as its deepest voxel, at most 1.
     tumour_threshold : float
         Probability of WT from which a voxel is whole tumour, above 0 and at most 0.5; lower if raters draw wider outlines than
         the labels that a network learnt from.
@@ -77,8 +78,7 @@ class PostProcessing:
     enhancing_share: float = 0.0
     near_mm: float = 4.0
     surrounded: int = 0
-    core_share: float = 0.0
-    core_threshold: float = 0.1
+    core_depth: float = 0.0
     tumour_threshold: float = 0.5
     contrast_enhancement: float = 0.0
     enhancing_threshold: float = 0.05
@@ -87,8 +87,10 @@ class PostProcessing:
         """Refuse limits outside their range."""
         if min(vars(self).values()) < 0:
             raise ValueError(f"a limit cannot be negative: {self}")
-        if not all(0 < limit <= THRESHOLD for limit in (self.core_threshold, self.tumour_threshold, self.enhancing_threshold)):
-            raise ValueError(f"the three thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
+        if self.core_depth > 1:
+            raise ValueError(f"core_depth is a share, at most 1: {self}")
+        if not all(0 < limit <= THRESHOLD for limit in (self.tumour_threshold, self.enhancing_threshold)):
+            raise ValueError(f"the two thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
 
     @classmethod
     def of(cls, settings: Mapping[str, float]) -> PostProcessing:
@@ -133,10 +135,6 @@ def apply_thresholds(
         likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
         regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement) & regions[1]
         regions[0] |= regions[2]
-    core, whole, enhancing = (np.count_nonzero(region) for region in regions)
-    enhances = enhancing > 0 and enhancing * np.prod(spacing) / 1000 >= settings.enhancing_ml
-    if core < settings.core_share * whole and not enhances:
-        regions[0] = regions[1] & (probabilities[0] >= settings.core_threshold)
     return regions
 
 
@@ -162,7 +160,20 @@ def postprocess(classes: np.ndarray, spacing: Sequence[float], settings: PostPro
         tumour[(tumour == NCR) & far & (_directions(enhancing) < ENCLOSED_BY)] = ED
     if settings.surrounded:
         tumour[(tumour == ED) & (_directions((tumour == NCR) | (tumour == ET)) >= settings.surrounded)] = NCR
+    missing = not (tumour == ET).any() and np.count_nonzero(tumour == NCR) < LEAST_CORE * np.count_nonzero(tumour)
+    if settings.core_depth and missing:
+        depth = ndimage.distance_transform_edt(np.pad(tumour > 0, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+        tumour[depth >= settings.core_depth * depth.max()] = NCR
     return result
+
+
+def doubts(classes: np.ndarray, probabilities: np.ndarray) -> tuple[str, ...]:
+    """Say what of a label map (X, Y, Z) the network did not see, by its region probabilities (3, X, Y, Z)."""
+    core = (classes == NCR) | (classes == ET)
+    seen = np.count_nonzero(probabilities[0][core] >= THRESHOLD)
+    if (classes == ET).any() or seen >= np.count_nonzero(core) / 2:
+        return ()
+    return ("no tumour core is visible; the deepest part of the tumour is labelled core, since every glioma has one",)
 
 
 class LikelyEnhancement(NamedTuple):

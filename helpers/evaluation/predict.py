@@ -25,7 +25,7 @@ from brats_cohort.nifti import open_volume, write_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
 from brats_cohort.session import Session, read_session
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
-from helpers.evaluation.postprocess import PostProcessing, label_map
+from helpers.evaluation.postprocess import PostProcessing, doubts, label_map
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import channels_last, input_multiple
 
@@ -51,7 +51,7 @@ class Prediction:
     labels : str
         Key of the `brats_cohort.regions.CONVENTIONS` in whose numbers the label map is written.
     warnings : tuple of str
-        What is odd about the images.
+        What is odd about the images, or doubtful about the label map.
     """
 
     identifier: str
@@ -149,7 +149,8 @@ def predict_case(
     image, affine = np.stack(session.image), session.affine
     classes, probabilities = segment_native(network, card, image, affine, identifier=case.identifier, tta=tta)
     like = case.images[MODALITIES[0]].path
-    return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, session.warnings)
+    warnings = session.warnings + doubts(classes, probabilities)
+    return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, warnings)
 
 
 def write_prediction(path: Path, prediction: Prediction) -> Path:

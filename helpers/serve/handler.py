@@ -20,7 +20,7 @@ from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
-from helpers.evaluation.postprocess import PostProcessing
+from helpers.evaluation.postprocess import PostProcessing, doubts
 from helpers.evaluation.predict import segment_native
 from helpers.models.checkpoints import ModelCard, load_ensemble
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode, limits_from
@@ -40,10 +40,15 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The segmentation of a request: its classes, uint8 (X, Y, Z), and the SHA-256 of the weights that gave them."""
+    """The segmentation of a request.
+
+    `classes` are uint8 (X, Y, Z), `warnings` say what is odd about images or label map, and `checkpoint` is the SHA-256 of the
+    weights.
+    """
 
     classes: np.ndarray
     request: Volumes
+    warnings: tuple[str, ...]
     checkpoint: str
 
     @property
@@ -57,7 +62,7 @@ class Answer:
     def summary(self) -> str:
         """Volumes and the number of warnings, such as ``TC_ml=3.1;WT_ml=20.4;ET_ml=0;warnings=1``."""
         parts = [f"{name}_ml={volume:g}" for name, volume in self.volumes.items()]
-        return ";".join([*parts, f"warnings={len(self.request.session.warnings)}"])
+        return ";".join([*parts, f"warnings={len(self.warnings)}"])
 
 
 def model_fn(model_dir: str | Path) -> Model:
@@ -89,10 +94,10 @@ def predict_fn(data: Volumes, model: Model) -> Answer:
     card, session, image = model.card, data.session, np.stack(data.session.image)
     check_size(image.shape[1:], session.affine, card.spacing, model.limits)
     try:
-        classes, _ = segment_native(model.network, card, image, session.affine, identifier=session.identifier)
+        classes, probabilities = segment_native(model.network, card, image, session.affine, identifier=session.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    return Answer(classes, data, card.weights_sha256)
+    return Answer(classes, data, session.warnings + doubts(classes, probabilities), card.weights_sha256)
 
 
 def output_fn(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
@@ -103,7 +108,7 @@ def output_fn(prediction: Answer, accept: str | None) -> tuple[bytes, str]:
             "case": asked.session.identifier,
             "volumes_ml": prediction.volumes,
             "shape": list(prediction.classes.shape),
-            "warnings": list(asked.session.warnings),
+            "warnings": list(prediction.warnings),
             "checkpoint_sha256": prediction.checkpoint,
         }
         return (json.dumps(content) + "\n").encode(), kind

@@ -6,7 +6,7 @@ from benchmarks.fit_limits import Predicted, fit_rules
 from helpers.evaluation.postprocess import PostProcessing
 
 OFF = PostProcessing(tumour_ml=0, enhancing_ml=0)
-CHOICES = {"tumour_ml": (0.5, 1, 2, 4), "enhancing_ml": (0.1, 0.5), "core_share": (0.1, 0.2)}
+CHOICES = {"tumour_ml": (0.5, 1, 2, 4), "enhancing_ml": (0.1, 0.5), "core_depth": (0.3, 0.5)}
 
 
 def case(*, speck: bool) -> Predicted:

@@ -17,6 +17,7 @@ from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.predict import predict_case, predict_cases, predict_prepared, window_size, write_prediction
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import NETWORKS, NetworkKind
@@ -93,6 +94,24 @@ def test_a_network_of_2_mm_serves_other_grids(tmp_path, oracle, affine, shape):
     assert prediction.classes.shape == shape
     scores = region_dice(prediction.classes, case)
     assert scores["WT"] > 0.9 and scores["TC"] > 0.85 and scores["ET"] > 0.75, scores
+
+
+class Blind(Oracle):
+    """Sees where tumour is, but no core in it."""
+
+    def forward(self, image):
+        seen = super().forward(image)
+        return torch.cat([-self.certainty.expand_as(seen[:, :1]), seen[:, 1:2], -self.certainty.expand_as(seen[:, 2:])], dim=1)
+
+
+def test_a_core_that_no_network_saw_is_placed_and_said(tmp_path, oracle):
+    case = known_case(tmp_path)
+    card = replace(make_card(), postprocessing=asdict(PostProcessing(0.0, 0.0, core_depth=0.5)))
+    prediction = predict_case(Blind().eval(), card, case)
+    assert "no tumour core is visible" in prediction.warnings[-1]
+    core, whole, _ = classes_to_regions(prediction.classes)
+    assert core.any() and core.sum() < whole.sum() and region_dice(prediction.classes, case)["WT"] == 1
+    assert not predict_case(oracle, card, case).warnings, "this network sees it"
 
 
 def test_msd_files_with_four_channels_give_a_3d_label_map(tmp_path, oracle):

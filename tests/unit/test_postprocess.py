@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brats_cohort.regions import ED, ET, NCR
-from helpers.evaluation.postprocess import PostProcessing, label_map, postprocess
+from brats_cohort.regions import BACKGROUND, ED, ET, NCR
+from helpers.evaluation.postprocess import PostProcessing, doubts, label_map, postprocess
 
 BRAIN = np.ones((4, 1, 1, 1))
 """Brain everywhere, which is all that the rules here look at."""
@@ -70,7 +70,7 @@ def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
         PostProcessing(tumour_ml=-1.0)
 
 
-@pytest.mark.parametrize("name", ["tumour_threshold", "core_threshold", "enhancing_threshold"])
+@pytest.mark.parametrize("name", ["tumour_threshold", "enhancing_threshold"])
 @pytest.mark.parametrize("limit", [0.0, 0.6])
 def test_probabilities_that_would_make_everything_tumour_or_core_are_refused(name, limit):
     with pytest.raises(ValueError, match="above 0 and at most"):
@@ -111,33 +111,50 @@ def test_oedema_between_pieces_of_core_becomes_core_and_oedema_around_it_stays()
     assert np.array_equal(postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, surrounded=4)), classes)
 
 
-def likely(core, enhancing=0.0):
-    """Probabilities of a tumour with a middle that is core with one of them."""
-    probabilities = np.zeros((3, 16, 16, 16), np.float32)
-    probabilities[1, 2:14, 2:14, 2:14] = 0.9
-    probabilities[0, 4:12, 4:12, 4:12] = core
-    probabilities[0, 0:2] = core  # outside the tumour
-    probabilities[2, 6:8, 6:8, 6:8] = enhancing
-    return probabilities
+def balls(*radii):
+    """Distance in mm from the middle of each of several balls of oedema in a row, and the balls as classes."""
+    places = np.indices((20, 20, 20 * len(radii)))
+    distances = [
+        np.linalg.norm(places - np.array([10, 10, 10 + 20 * each]).reshape(3, 1, 1, 1), axis=0) for each in range(len(radii))
+    ]
+    classes = np.any([distance < radius for distance, radius in zip(distances, radii, strict=True)], axis=0) * np.uint8(ED)
+    return distances, classes
 
 
-def test_the_likeliest_place_is_core_where_none_is_sure():
-    rule = PostProcessing(0.0, 0.0, core_share=0.1, core_threshold=0.1)
-    middle = np.zeros((16, 16, 16), bool)
-    middle[4:12, 4:12, 4:12] = True
-    assert np.array_equal(label_map(likely(0.2), BRAIN, (1, 1, 1), rule) == NCR, middle), "only within the tumour"
-    assert (label_map(likely(0.2), BRAIN, (1, 1, 1), rule) > 0).sum() == 12**3, "the whole tumour stays as it is"
-    for probability, settings in ((0.05, rule), (0.2, PostProcessing(0.0, 0.0))):
-        assert not (label_map(likely(probability), BRAIN, (1, 1, 1), settings) == NCR).any()
+def test_a_tumour_without_core_gets_one_where_it_is_deepest():
+    (first, second), classes = balls(8, 3)
+    filled = postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.5))
+    assert np.array_equal(filled > 0, classes > 0), "the whole tumour stays as it is"
+    assert (filled[first < 3] == NCR).all() and (filled[(first > 5) & (first < 8)] == ED).all()
+    assert not (filled[second < 3] == NCR).any(), "the smaller one is less than half as deep"
+    assert np.array_equal(postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0)), classes), "0 switches it off"
 
 
-def test_a_sure_core_and_one_that_enhances_are_not_enlarged():
-    rule = PostProcessing(0.0, 0.0, core_share=0.1, core_threshold=0.1)
-    sure = likely(0.2)
-    sure[0, 4:12, 4:12, 4:8] = 0.9
-    assert (label_map(sure, BRAIN, (1, 1, 1), rule) == NCR).sum() == 8 * 8 * 4
-    enhancing = label_map(likely(0.2, enhancing=0.9), BRAIN, (1, 1, 1), rule)
-    assert (enhancing == ET).sum() == 8 and not (enhancing == NCR).any()
+def test_depth_is_measured_in_millimetres_and_up_to_the_edge_of_the_volume():
+    slab = np.full((9, 9, 9), ED, np.uint8)
+    filled = postprocess(slab, (1, 1, 10), PostProcessing(0.0, 0.0, core_depth=1.0))
+    assert np.argwhere(filled == NCR)[:, :2].tolist() == [[4, 4]] * 9, "10 mm apart, no slice is near an end"
+
+
+@pytest.mark.parametrize(("label", "changed"), [(ET, False), (NCR, False), (BACKGROUND, True)])
+def test_core_is_placed_only_if_there_is_none_and_nothing_enhances(label, changed):
+    (distance,), classes = balls(8)
+    classes[distance < 3] = label if label else ED
+    filled = postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.3))
+    assert (not np.array_equal(filled, classes)) == changed
+
+
+def test_a_label_map_says_when_its_core_was_not_seen():
+    (distance,), classes = balls(8)
+    probabilities = np.zeros((3, *classes.shape), np.float32)
+    probabilities[1][classes > 0] = 0.9
+    placed = label_map(probabilities, np.ones((4, *classes.shape)), (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.5))
+    (sentence,) = doubts(placed, probabilities)
+    assert "no tumour core is visible" in sentence
+    probabilities[0][distance < 4] = 0.9
+    seen = label_map(probabilities, np.ones((4, *classes.shape)), (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.5))
+    assert np.array_equal(seen == NCR, distance < 4) and doubts(seen, probabilities) == ()
+    assert doubts(np.zeros_like(classes), probabilities) == (), "without a tumour there is nothing to doubt"
 
 
 def test_whole_tumour_can_be_cut_lower_than_core():

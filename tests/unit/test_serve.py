@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import json
 import pickle
 import re
 import struct
@@ -10,6 +11,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from dataclasses import asdict, replace
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +24,7 @@ from brats_cohort.regions import MODALITIES, REGIONS, classes_to_regions
 from brats_cohort.testing import write_case
 from glioma_phantom import PhantomSettings, make_phantom
 from helpers.cli import main
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.models.checkpoints import load_checkpoint, save_checkpoint
 from helpers.serve import app, handler
 from helpers.serve.decode import BadRequest, Limits, limits_from
@@ -195,6 +198,21 @@ def test_the_images_are_checked_as_a_set(client, case):
     assert "seem exchanged" in warning
     assert answer.headers[app.ATTRIBUTES].endswith("warnings=1")
     assert ask(client, bodies_of(case)[ZIP], ZIP, accept=JSON).json()["warnings"] == []
+
+
+def test_an_answer_says_when_its_core_was_not_seen(folder, case):
+    model = handler.model_fn(save_model(folder / "blind"))
+
+    class Blind(torch.nn.Module):
+        """Sees tumour everywhere, and nothing in it."""
+
+        def forward(self, image):
+            return torch.tensor([-9.0, 9.0, -9.0]).view(1, 3, 1, 1, 1).repeat(len(image), 1, *image.shape[2:])
+
+    card = replace(model.card, postprocessing=asdict(PostProcessing(0.0, 0.0, core_depth=0.5)))
+    answer = handler.predict_fn(handler.input_fn(bodies_of(case)[ZIP], ZIP), replace(model, network=Blind(), card=card))
+    (warning,) = json.loads(handler.output_fn(answer, JSON)[0])["warnings"]
+    assert "no tumour core is visible" in warning and answer.summary.endswith("warnings=1")
 
 
 def changed(case, **arrays):
