@@ -1,4 +1,4 @@
-"""Carry the repository's address and version from pyproject.toml to where they are needed: ``python .ci/address.py``.
+"""Carry the repository's address from pyproject.toml to where it is needed: ``python .ci/address.py``.
 
 That is the README (badges), CITATION.cff, the set-up script of a SageMaker notebook instance, and the first cell of each
 notebook, which installs the tutorial in Google Colab and does nothing anywhere else.
@@ -24,7 +24,6 @@ TAG = "remove-cell"
 
 BADGES = {
     "colab": ("Open in Colab", f"https://colab.research.google.com/github/{NAME}/blob/main/notebooks/{FIRST}"),
-    "binder": ("Open in Binder", f"https://mybinder.org/v2/gh/{NAME}/main?urlpath=lab/tree/notebooks/{FIRST}"),
     "studio-lab": ("Open in Studio Lab", f"https://studiolab.sagemaker.aws/import/github/{NAME}/blob/main/notebooks/{FIRST}"),
 }
 BADGE = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{text}">
@@ -35,8 +34,8 @@ BADGE = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" r
 """
 CELL = f"""# In Google Colab this cell installs the tutorial. Anywhere else it does nothing.
 if "google.colab" in str(get_ipython()):
-    !git clone --quiet --depth 1 --branch v{PROJECT["version"]} {ADDRESS}
-    !bash {FOLDER}/binder/postBuild
+    !git clone --quiet --depth 1 {ADDRESS}
+    !bash {FOLDER}/.ci/colab.sh
     import site
 
     site.addsitedir(site.getsitepackages()[0])"""

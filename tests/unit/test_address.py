@@ -32,13 +32,14 @@ def commands_in(shell: Shell) -> list[str]:
     return shell.commands
 
 
-def test_the_first_cell_does_nothing_here_and_installs_the_pinned_version_in_colab(monkeypatch):
+def test_the_first_cell_does_nothing_here_and_installs_the_tutorial_in_colab(monkeypatch):
     added = []
     monkeypatch.setattr(site, "addsitedir", added.append)
     assert commands_in(Shell("ipykernel.zmqshell.ZMQInteractiveShell")) == added == []
     clone, install = commands_in(Shell("google.colab._shell.Shell"))
-    assert clone.endswith(f"--branch v{ADDRESS['PROJECT']['version']} {ADDRESS['ADDRESS']}")
-    assert install == f"bash {ADDRESS['FOLDER']}/binder/postBuild"
+    assert clone == f"git clone --quiet --depth 1 {ADDRESS['ADDRESS']}"  # of the branch that the badge opens
+    folder, _, script = install.removeprefix("bash ").partition("/")
+    assert folder == ADDRESS["FOLDER"] and (REPOSITORY / script).is_file()
     assert len(added) == 1
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the tutorial in the versions of requirements.lock where a machine is lent: on Binder, and in Colab by a notebook's first cell.
+# Installs the tutorial in Google Colab, in the versions of requirements.lock: the first cell of each notebook runs it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v nvidia-smi > /dev/null || export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu  # without a GPU, torch without CUDA
