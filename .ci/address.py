@@ -1,7 +1,7 @@
 """Carry the repository's address from pyproject.toml to where it is needed: ``python .ci/address.py``.
 
-That is the README (badges), CITATION.cff, the set-up script of a SageMaker notebook instance, and the first cell of each
-notebook, which installs the tutorial in Google Colab and does nothing anywhere else.
+That is the README (badges, site, clone), CITATION.cff, the set-up script of a SageMaker notebook instance, and the first cell
+of each notebook, which installs the tutorial in Google Colab and does nothing anywhere else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 NAME = ADDRESS.removeprefix("https://github.com/")
-FOLDER = NAME.partition("/")[2]
+OWNER, _, FOLDER = NAME.partition("/")
+SITE = f"https://{OWNER}.github.io/{FOLDER}/"
+"""Where .github/workflows/pages.yml publishes what ``make site`` builds."""
+CLONE = f"git clone {ADDRESS} && cd {FOLDER}"
 FIRST = "01_explore_data.ipynb"
 TAG = "remove-cell"
 """With this tag the site leaves the cell out."""
@@ -77,6 +80,8 @@ def main() -> None:
         (ROOT / "images" / f"{name}.svg").write_text(badge, encoding="utf-8")
     badges = " ".join(f"[![{text}](images/{name}.svg)]({link})" for name, (text, link) in BADGES.items())
     replace(ROOT / "README.md", r"^\[!\[Open in Colab.*$", badges)
+    replace(ROOT / "README.md", r"https://[\w-]+\.github\.io/[^)]*", SITE)
+    replace(ROOT / "README.md", r"^git clone .*$", CLONE)
     replace(ROOT / "CITATION.cff", r"^repository-code:.*$", f'repository-code: "{ADDRESS}"')
     replace(ROOT / "cloud" / "lifecycle" / "on-create.sh", r"^REPOSITORY=\S+", f"REPOSITORY={ADDRESS}.git")
     for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):

@@ -52,5 +52,24 @@ def test_a_notebook_begins_with_the_cell_for_colab(path):
 @pytest.mark.parametrize("name", ["README.md", "CITATION.cff", "cloud/lifecycle/on-create.sh"])
 def test_the_address_is_that_of_the_project(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
-    links = [link for _, link in ADDRESS["BADGES"].values()] if name == "README.md" else [ADDRESS["ADDRESS"]]
+    badges = [link for _, link in ADDRESS["BADGES"].values()]
+    links = [*badges, ADDRESS["SITE"], ADDRESS["CLONE"]] if name == "README.md" else [ADDRESS["ADDRESS"]]
     assert all(link in text for link in links), "run python .ci/address.py"
+
+
+def test_another_address_reaches_every_place(tmp_path):
+    places = [tmp_path / name for name in ("README.md", "CITATION.cff", "cloud/lifecycle/on-create.sh", "notebooks/one.ipynb")]
+    script, project = tmp_path / ".ci" / "address.py", tmp_path / "pyproject.toml"
+    for path in (*places, script, project):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = NOTEBOOKS[0] if path.suffix == ".ipynb" else REPOSITORY / path.relative_to(tmp_path)
+        path.write_bytes(source.read_bytes())
+    (tmp_path / "images").mkdir()
+    project.write_text(project.read_text().replace(ADDRESS["ADDRESS"], "https://github.com/some-one/tumours"))
+    for _ in range(2):  # the second time over its own work
+        runpy.run_path(str(script))["main"]()
+        texts = [path.read_text(encoding="utf-8") for path in places]
+        assert not [text for text in texts if ADDRESS["NAME"] in text or ADDRESS["SITE"] in text]
+        assert all("github.com/some-one/tumours" in text for text in texts)
+        assert "(https://some-one.github.io/tumours/)" in texts[0]
+        assert "\ngit clone https://github.com/some-one/tumours && cd tumours\n" in texts[0]
