@@ -28,6 +28,7 @@ S3_ACTIONS = {
     "ListBuckets": "ListAllMyBuckets",
     "ListObjects": "ListBucket",
     "ListObjectsV2": "ListBucket",
+    "ListObjectVersions": "ListBucketVersions",
     "HeadObject": "GetObject",
     "CopyObject": "PutObject",
     "DeleteObjects": "DeleteObject",
@@ -115,6 +116,8 @@ def needs(call: Call, place: Place) -> list[tuple[str, str, dict[str, str]]]:
     """What a call needs: action, resource and context each, in the words of IAM."""
     prefix = SERVICES.get(call.service, call.service)
     name = S3_ACTIONS.get(call.operation, call.operation) if prefix == "s3" else call.operation
+    if name == "DeleteObject" and any("VersionId" in item for item in call.parameters.get("Delete", {}).get("Objects", [])):
+        name = "DeleteObjectVersion"
     context = {"application-autoscaling:service-namespace": call.parameters.get("ServiceNamespace", "")}
     context = context if prefix == "application-autoscaling" else {}
     found = [(f"{prefix}:{name}", resource, context) for resource in _resources(prefix, call, place)]

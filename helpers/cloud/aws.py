@@ -18,6 +18,8 @@ from botocore.exceptions import ClientError
 from brats_cohort.files import DataError
 
 JOBS = ("hyper_parameter_tuning_job", "training_job", "processing_job")
+PASSING = ("Validation", "Throttling", "TooManyRequests", "SlowDown", "ConcurrentUpdate", "Aborted", "NotFound")
+"""Parts of the codes with which AWS refuses what is changing, or gone already, or asked too often: not for ever."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float 
                 deleted[one.kind, one.name] = None
             except ClientError as error:
                 refused[one.kind, one.name] = error.response["Error"]["Message"]
-                forbidden |= error.response["Error"]["Code"] != "ValidationException"  # which says that it is changing
+                forbidden |= not any(part in error.response["Error"]["Code"] for part in PASSING)
         time.sleep(1)
     return pd.DataFrame(list(deleted), columns=["deleted", "name"])
 
@@ -145,19 +147,19 @@ def _logs(session: boto3.Session, run: str) -> Iterator[Found]:
 
 
 def _objects(session: boto3.Session, run: str, bucket: str) -> Iterator[Found]:
-    """Objects of the run, one entry for each folder of the bucket."""
+    """Objects of the run, with all versions if the bucket keeps them, one entry for each folder of the bucket."""
     s3, folders = session.client("s3"), {}
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=run):
-        for key in [item["Key"] for item in page.get("Contents", [])]:
-            if belongs(key, run):
-                folders.setdefault(key.partition("/")[0], []).append(key)
-    for folder, keys in folders.items():
-        yield Found(f"{len(keys)} objects in S3", folder, partial(_delete_objects, s3, bucket, keys))
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=run):
+        for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+            if belongs(item["Key"], run):
+                version = {name: item[name] for name in ("Key", "VersionId")}
+                folders.setdefault(item["Key"].partition("/")[0], []).append(version)
+    for folder, versions in folders.items():
+        yield Found(f"{len(versions)} objects in S3", folder, partial(_delete_objects, s3, bucket, versions))
 
 
-def _delete_objects(s3, bucket: str, keys: list[str]) -> None:
-    for start in range(0, len(keys), 1000):  # AWS takes no more at a time
-        objects = [{"Key": key} for key in keys[start : start + 1000]]
-        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+def _delete_objects(s3, bucket: str, versions: list[dict[str, str]]) -> None:
+    for start in range(0, len(versions), 1000):  # AWS takes no more at a time
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": versions[start : start + 1000], "Quiet": True})
         for error in answer.get("Errors", []):  # the call itself succeeds
             raise ClientError({"Error": error}, "DeleteObjects")

@@ -6,6 +6,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
+from moto import mock_aws
 
 from brats_cohort.files import DataError
 from helpers.cloud import aws
@@ -117,7 +118,7 @@ class Jobs:
 
 
 def test_what_aws_refuses_to_delete_is_tried_again_and_named_at_the_end(monkeypatch):
-    refusals, there = iter(["ValidationException"] * 2 + ["AccessDenied"]), ["run-1-a", "run-1"]
+    refusals, there = iter(["ValidationException", "ThrottlingException", "AccessDenied"]), ["run-1-a", "run-1"]
 
     def delete(name):
         if name == "run-1-a" and (code := next(refusals, "")):
@@ -134,7 +135,7 @@ def test_what_aws_refuses_to_delete_is_tried_again_and_named_at_the_end(monkeypa
     with pytest.raises(DataError, match="still there, and may cost money: endpoint run-1-a"):
         aws.delete_run(None, "run-1", "bucket", seconds=-1)
     assert there == ["run-1-a"], "the others are deleted all the same"
-    with pytest.raises(DataError, match="still there"):  # changing, then forbidden: the second is not waited for
+    with pytest.raises(DataError, match="still there"):  # busy, then forbidden: the second is not waited for
         aws.delete_run(None, "run-1", "bucket")
     assert list(aws.delete_run(None, "run-1", "bucket")["name"]) == ["run-1-a"] and not there
 
@@ -146,11 +147,28 @@ def test_an_object_that_s3_keeps_is_named_at_once_with_the_reason(monkeypatch):
     monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(aws, "stop_jobs", lambda session, run: None)
     monkeypatch.setattr(aws, "_running", lambda session, run: [])
-    found = aws.Found("1 objects in S3", "run-1", partial(aws._delete_objects, client, "my-bucket", ["run-1/a"]))
+    found = aws.Found("1 objects in S3", "run-1", partial(aws._delete_objects, client, "my-bucket", [{"Key": "run-1/a"}]))
     monkeypatch.setattr(aws, "list_run", lambda session, run, bucket: [found])
     with Stubber(client) as stubber, pytest.raises(DataError, match=r"run-1 \(no s3:DeleteObject\)"):
         stubber.add_response("delete_objects", {"Errors": [kept]})
         aws.delete_run(None, "run-1", "my-bucket")
+
+
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_a_bucket_that_keeps_versions_keeps_none_of_a_run(status):
+    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none"}
+    with mock_aws():
+        session = boto3.Session(region_name="us-east-1", **keys)
+        s3 = session.client("s3")
+        s3.create_bucket(Bucket="my-bucket")
+        s3.put_bucket_versioning(Bucket="my-bucket", VersioningConfiguration={"Status": status})
+        for name in ("run-1/a", "run-1/a", "run-1/b", "run-10/a"):
+            s3.put_object(Bucket="my-bucket", Key=name, Body=b"scan")
+        s3.delete_object(Bucket="my-bucket", Key="run-1/b")
+        for found in aws._objects(session, "run-1", "my-bucket"):
+            found.delete()
+        listed = s3.list_object_versions(Bucket="my-bucket")
+        assert [item["Key"] for item in listed["Versions"]] == ["run-10/a"] and "DeleteMarkers" not in listed
 
 
 def test_the_clean_up_waits_until_aws_lists_nothing_any_more(monkeypatch):

@@ -125,6 +125,10 @@ def test_a_denial_wins_and_an_unknown_condition_is_not_guessed():
             Call("s3", "DeleteObjects", {"Bucket": "b", "Delete": {"Objects": [{"Key": "k"}]}}),
             [("s3:DeleteObject", "arn:aws:s3:::b/k")],
         ),
+        (
+            Call("s3", "DeleteObjects", {"Bucket": "b", "Delete": {"Objects": [{"Key": "k", "VersionId": "1"}]}}),
+            [("s3:DeleteObjectVersion", "arn:aws:s3:::b/k")],
+        ),
         (Call("s3", "ListBuckets", {}), [("s3:ListAllMyBuckets", "*")]),
         (Call("iam", "SimulatePrincipalPolicy", {"PolicySourceArn": ROLE}), [("iam:SimulatePrincipalPolicy", ROLE)]),
         (Call("sagemaker", "ListEndpoints", {}), [("sagemaker:ListEndpoints", "*")]),
