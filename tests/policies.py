@@ -180,7 +180,7 @@ def place_of(calls: list[Call], *, account: str, region: str) -> Place:
     buckets = [call.parameters["Bucket"] for call in calls if "Bucket" in call.parameters]
     roles = [role for call in calls for role in _roles(call.parameters)]
     prefix = "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
-    return Place(account, region, next(iter(buckets), ""), next(iter(roles), ""), prefix)
+    return Place(account, region, next(iter(buckets), ""), next(iter(roles), ""), prefix.rstrip("-"))
 
 
 def _resources(prefix: str, call: Call, place: Place) -> list[str]:

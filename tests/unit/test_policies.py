@@ -74,8 +74,9 @@ def test_a_resource_is_open_only_where_aws_has_none_smaller():
 
 def test_what_the_caller_may_and_may_not():
     caller = load_policy("caller", PLACE)
-    assert allowed(caller, "s3:PutObject", "arn:aws:s3:::my-bucket/run/a.npz")
-    assert not allowed(caller, "s3:PutObject", "arn:aws:s3:::other/run/a.npz")
+    assert allowed(caller, "s3:PutObject", "arn:aws:s3:::my-bucket/brain-tumour-1/a.npz")
+    assert not allowed(caller, "s3:PutObject", "arn:aws:s3:::my-bucket/somebody-elses/a.npz")
+    assert not allowed(caller, "s3:PutObject", "arn:aws:s3:::other/brain-tumour-1/a.npz")
     assert not allowed(caller, "s3:DeleteBucket", "arn:aws:s3:::my-bucket")
     assert allowed(caller, "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/brain-tumour-x")
     assert not allowed(caller, "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/somebody-elses")
@@ -97,7 +98,8 @@ def test_what_the_caller_may_and_may_not():
 
 def test_what_the_jobs_may_and_may_not():
     role = load_policy("execution-role", PLACE)
-    assert allowed(role, "s3:GetObject", "arn:aws:s3:::my-bucket/x")
+    assert allowed(role, "s3:GetObject", "arn:aws:s3:::my-bucket/brain-tumour-1/x")
+    assert not allowed(role, "s3:GetObject", "arn:aws:s3:::my-bucket/somebody-elses/x")
     assert allowed(
         role, "logs:PutLogEvents", "arn:aws:logs:eu-central-1:111122223333:log-group:/aws/sagemaker/TrainingJobs:log-stream:a"
     )
@@ -197,7 +199,7 @@ def test_the_place_of_a_run_is_read_off_its_calls():
         Call("sagemaker", "CreateEndpointConfig", {"EndpointConfigName": "brain-tumour-b"}),
         Call("sagemaker", "DescribeEndpoint", {"EndpointName": "somebody-elses"}),
     ]
-    assert place_of(calls, account=PLACE.account, region=PLACE.region) == Place(**{**vars(PLACE), "prefix": "brain-tumour-"})
+    assert place_of(calls, account=PLACE.account, region=PLACE.region) == Place(**{**vars(PLACE), "prefix": "brain-tumour"})
 
 
 SERVICES = ("s3", "sagemaker", "sagemaker-runtime", "logs", "application-autoscaling", "cloudwatch", "iam", "sts")
