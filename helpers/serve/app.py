@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -68,7 +69,7 @@ class Server:
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def ping(self) -> Response:
-        """200 when requests can be answered, 503 while the model loads, 500 when it never will."""
+        """200 when requests can be answered, 503 while the model loads, 500 when none ever will be."""
         if self.fault:
             return _text(500, self.fault)
         return Response(status_code=200) if self.model else _text(503, "the model is being loaded")
@@ -97,10 +98,12 @@ class Server:
             if out_of_memory(error):
                 return _text(503, "there is not enough memory at the moment; ask again or send a smaller case", retry=True)
             log.exception("a request failed")
+            if "CUDA error" in str(error):  # no later call of this process can use the GPU: let /ping say so
+                self.fault = "the GPU has failed; the process has to be started again"
             return _text(500, "the model failed on this request; the log of the endpoint says why")
 
     def _answer(self, body: BinaryIO, headers: dict[str, str]) -> Response:
-        accept, kind = headers.get("accept"), headers.get("content-type", "")
+        begun, accept, kind = time.monotonic(), headers.get("accept"), headers.get("content-type", "")
         if self.functions is handler:
             handler.answer_type(accept)  # a wrong wish is refused before the work
             data = handler.decode(body, kind, self.limits)
@@ -111,6 +114,7 @@ class Server:
         named = accept if accept and not set("*,") & set(accept) else "application/octet-stream"
         content, kind = answer if isinstance(answer, tuple) else (answer, named)  # AWS's containers take either
         summary = prediction.summary if isinstance(prediction, handler.Answer) else ""
+        log.info("answered with %d bytes of %s after %.1f s", len(content), kind, time.monotonic() - begun)
         return Response(content, media_type=kind, headers={ATTRIBUTES: summary} if summary else None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode
 
 NIFTI, JSON = ANSWERS = ("application/x-nifti", "application/json")
 """Content types of an answer; the first is the default."""
+log = logging.getLogger("helpers.serve")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,9 @@ def model_fn(model_dir: str | Path) -> Model:
     DataError
         If there is none, it is damaged, or it is no model of four MRI volumes.
     """
-    network, card = load_ensemble(weights_of(model_dir), device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("the model runs on %s", device)  # an endpoint without its GPU is only slow
+    network, card = load_ensemble(weights_of(model_dir), device=device)
     PostProcessing.of(card.postprocessing)
     return Model(network, card, limits_from())
 

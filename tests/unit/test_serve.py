@@ -105,6 +105,14 @@ def test_every_kind_of_request_gives_what_the_command_line_writes(client, case, 
         assert image.header["qform_code"] == expected.header["qform_code"]
 
 
+def test_the_log_names_the_device_and_every_answer(model_dir, case, caplog):
+    caplog.set_level("INFO", "helpers.serve")
+    with started(model_dir, Limits()) as client:
+        ask(client, bodies_of(case)[NPZ])
+    assert f"the model runs on {'cuda' if torch.cuda.is_available() else 'cpu'}" in caplog.text
+    assert re.search(r"answered with \d+ bytes of application/x-nifti after \d+\.\d s", caplog.text)
+
+
 def test_answers_as_volumes(client, case, expected):
     body = bodies_of(case)[ZIP]
     found = ask(client, body, ZIP, accept=f"text/html, {JSON};q=0.5").json()
@@ -380,6 +388,17 @@ def test_a_full_queue_sends_the_next_away_and_an_inner_error_is_no_crash(model_d
         for answer in answers:
             refused(answer, 500, "the model failed")
             assert "no concern" not in answer.text
+
+
+def test_a_process_whose_gpu_has_failed_says_so_to_the_health_check(model_dir, case, monkeypatch):
+    def failing(data, model):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(handler, "predict_fn", failing)
+    with started(model_dir, Limits()) as client:
+        refused(ask(client, bodies_of(case)[NPZ]), 500, "the model failed")
+        refused(client.get("/ping"), 500, "the GPU has failed")
+        refused(ask(client, bodies_of(case)[NPZ]), 500, "the GPU has failed")
 
 
 def test_a_case_too_large_for_the_memory_at_the_moment_may_be_sent_again(model_dir, case, monkeypatch):
