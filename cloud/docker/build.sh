@@ -39,7 +39,20 @@ done
 aws ecr describe-repositories --region "$region" --repository-names "$name" > /dev/null 2>&1 \
     || aws ecr create-repository --region "$region" --repository-name "$name" --image-tag-mutability IMMUTABLE > /dev/null
 
-# Provenance would make a manifest list, which SageMaker does not take.
-docker build --platform linux/amd64 --provenance=false --build-arg BASE="$base" --file cloud/docker/Dockerfile --tag "$image" .
-docker push "$image"
+manifest() {
+    aws ecr describe-images --region "$region" --repository-name "$name" --image-ids imageTag="${image##*:}" \
+        --query 'imageDetails[0].imageManifestMediaType' --output text
+}
+
+# SageMaker takes Docker's own manifest, no list (which provenance makes) and none of OCI (which Docker makes by default):
+# https://github.com/aws/amazon-sagemaker-feedback/issues/180
+if ! manifest > /dev/null 2>&1; then
+    docker build --platform linux/amd64 --provenance=false --output type=docker --build-arg BASE="$base" \
+        --file cloud/docker/Dockerfile --tag "$image" .
+    docker push "$image"
+fi
+if [ "$(manifest)" != application/vnd.docker.distribution.manifest.v2+json ]; then
+    echo "SageMaker would refuse the manifest of $image, which is $(manifest); delete it in ECR and switch Docker's containerd image store off" >&2
+    exit 1
+fi
 echo "$image"

@@ -123,8 +123,11 @@ def test_only_a_committed_tree_becomes_an_image(tmp_path):
     (root / "cloud/docker").mkdir(parents=True)
     (root / "helpers").mkdir()
     shutil.copy(CLOUD / "docker" / "build.sh", root / "cloud/docker")
-    docker = f'[ "$1" != login ] || cat > /dev/null; echo "$1" >> {tmp_path}/notes'  # a login reads the password
-    for name, body in {"python3": "echo registry/base", "aws": "echo 1", "docker": docker}.items():
+    made, stored, notes = (tmp_path / name for name in ("made", "stored", "notes"))  # what Docker makes, and ECR then has
+    docker = f'[ "$1" != login ] || cat > /dev/null; echo "$1" >> {notes}'  # a login reads the password
+    docker += f'; [ "$1" != push ] || cp {made} {stored}'
+    aws = f'[ "$2" != describe-images ] || exec cat {stored}; echo 1'
+    for name, body in {"python3": "echo registry/base", "aws": aws, "docker": docker}.items():
         tool(tools, name, body)
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
     author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
@@ -136,12 +139,20 @@ def test_only_a_committed_tree_becomes_an_image(tmp_path):
         assert run("git", *words).returncode == 0
     (root / "helpers/new.py").touch()
     refused = run("bash", "cloud/docker/build.sh", "eu-central-1")
-    assert refused.returncode == 1 and "commit your changes first" in refused.stderr and not (tmp_path / "notes").exists()
+    assert refused.returncode == 1 and "commit your changes first" in refused.stderr and not notes.exists()
     (root / "helpers/new.py").unlink()
-    built = run("bash", "cloud/docker/build.sh", "eu-central-1", "cpu")
+    for kind in ("oci.image.manifest.v1", "docker.distribution.manifest.v2"):
+        made.write_text(f"application/vnd.{kind}+json\n")
+        built = run("bash", "cloud/docker/build.sh", "eu-central-1", "cpu")
+        assert notes.read_text().split() == ["login", "login", "build", "push"]
+        if "oci" in kind:
+            assert built.returncode == 1 and "SageMaker would refuse the manifest" in built.stderr and not built.stdout
+            notes.unlink()
+            stored.unlink()
     commit = run("git", "rev-parse", "--short", "HEAD").stdout.strip()
     assert built.stdout.endswith(f"1.dkr.ecr.eu-central-1.amazonaws.com/brain-tumour:{commit}-cpu\n"), built
-    assert (tmp_path / "notes").read_text().split() == ["login", "login", "build", "push"]
+    assert run("bash", "cloud/docker/build.sh", "eu-central-1", "cpu").stdout == built.stdout
+    assert notes.read_text().split().count("push") == 1, "the registry takes no tag twice"
 
 
 def start_instance(tmp_path, home):
