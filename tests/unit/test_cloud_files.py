@@ -52,6 +52,8 @@ def test_the_image_is_on_the_base_that_is_given_and_holds_no_secret():
 def test_the_commands_of_the_image_are_modules_that_exist():
     assert "exec python3 -m helpers serve" in (CLOUD / "docker" / "serve").read_text()
     compile((CLOUD / "docker" / "train").read_text(), "train", "exec")
+    copied_to = re.search(r"docker/serve cloud/docker/train (\S+)/$", DOCKERFILE, re.MULTILINE)[1]
+    assert f'ENV PATH="{copied_to}:${{PATH}}"' in DOCKERFILE, "the base image has a train of its own"
     for module in (
         "helpers.cli.serve",
         "helpers.cloud.jobs",
