@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 
 import boto3
 import botocore.session
@@ -55,6 +56,16 @@ def test_a_policy_holds_no_account_but_placeholders(name):
     text = (FOLDER / f"{name}.json").read_text()
     assert not re.search(r"\d{12}", text)
     assert set(PLACEHOLDER.findall(text)) <= {"ACCOUNT", "REGION", "BUCKET", "ROLE", "PREFIX"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_of_the_manual_fills_in_every_placeholder(name):
+    fill = re.search(r"fill\(\) \{.+\}", (REPOSITORY / "docs" / "aws.md").read_text())[0]
+    command = ["bash", "-c", f"{fill}; fill {name}"]
+    filled = subprocess.run(
+        command, cwd=REPOSITORY, env={"PATH": "/usr/bin:/bin", **vars(PLACE)}, capture_output=True, check=True
+    )
+    assert json.loads(filled.stdout) == load_policy(name, PLACE)
 
 
 def test_a_resource_is_open_only_where_aws_has_none_smaller():
