@@ -41,7 +41,7 @@ OWN: dict[str, dict[str, str]] = {
         "CHANNELS": "(8, 16, 32, 64)",
     },
     "04_train_swin_unetr": {"STEPS": "2", "TRIAL_STEPS": "2", "RATES": "(0.003,)"},
-    "05_deploy_sagemaker": {"DEMO_CASES": "2", "DEMO_STEPS": "12", "TRIALS": "1", "COMPARED": "('ml.g5.xlarge',)"},
+    "05_deploy_sagemaker": {"DEMO_CASES": "2", "DEMO_STEPS": "12", "TRIALS": "3", "COMPARED": "('ml.g5.xlarge',)"},
     "06_profile_gpu": {"PATCH": "32", "ROUNDS": "2", "COMPILE": "no"},
 }
 """Further parameters by notebook name; each must exist in that notebook."""

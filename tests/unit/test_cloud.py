@@ -1,12 +1,18 @@
 """What goes to the cloud, how a job's options come to the training, and what is deleted afterwards."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import boto3
+import nbformat
 import pytest
+import torch
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from moto import mock_aws
+from safetensors.torch import save_file
 
 from brats_cohort.files import DataError
 from helpers.cloud import aws
@@ -18,6 +24,7 @@ from helpers.cloud.jobs import (
     source_files,
     stage_source,
 )
+from helpers.workspace import REPOSITORY
 
 
 def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
@@ -77,6 +84,23 @@ def test_hyperparameters_become_options_of_the_training(monkeypatch):
     words = ["--steps", "7", "--_tuning_objective_metric", "validation:dice", "--sagemaker_program", "train.py"]
     assert main([*words, "--learning-rate", "-1e-3"]) == 0
     assert given == [["train", "--steps", "7", "--learning-rate", "-1e-3"]]
+
+
+def test_jobs_that_share_a_place_for_checkpoints_resume_only_their_own(tmp_path):
+    """As the trials of a search do; the program is that of notebook 05."""
+    cells = nbformat.read(REPOSITORY / "notebooks" / "05_deploy_sagemaker.ipynb", as_version=4).cells
+    program = next(
+        cell.source.partition("\n")[2] for cell in cells if cell.source.startswith("%%writefile {results}/code/train.py")
+    )
+    for folder in ("model", "input/data/training", "checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+    case = {"image": torch.rand(4, 8, 8, 8), "classes": torch.ones(8, 8, 8, dtype=torch.uint8)}
+    save_file(case, tmp_path / "input/data/training/case.safetensors")
+    for job, width, start in (("first", 4, 0), ("second", 8, 0), ("first", 4, 2)):
+        words = [sys.executable, "-c", program, "--steps", "2", "--patch", "4", "--width", str(width)]
+        environment = {**os.environ, "SM_MODEL_DIR": str(tmp_path / "model"), "TRAINING_JOB_NAME": job}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"starting at step {start} of 2")
 
 
 def test_a_run_owns_only_names_of_its_own():
