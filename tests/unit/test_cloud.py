@@ -13,6 +13,9 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from moto import mock_aws
 from safetensors.torch import save_file
+from sagemaker.core.common_utils import resolve_value_from_config
+from sagemaker.core.config.config_schema import TELEMETRY_OPT_OUT_PATH
+from sagemaker.core.helper.session_helper import Session
 
 from brats_cohort.files import DataError
 from helpers.cloud import aws
@@ -86,12 +89,25 @@ def test_hyperparameters_become_options_of_the_training(monkeypatch):
     assert given == [["train", "--steps", "7", "--learning-rate", "-1e-3"]]
 
 
+def cell_of_notebook_05(part):
+    cells = nbformat.read(REPOSITORY / "notebooks" / "05_deploy_sagemaker.ipynb", as_version=4).cells
+    return next(cell.source for cell in cells if part in cell.source)
+
+
+def test_the_sdk_reports_none_of_the_calls_of_notebook_05(monkeypatch):
+    """Without a configuration file; that of a rehearsal switches the telemetry off itself."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    code = cell_of_notebook_05("TelemetryOptOut").partition("bucket = ")[0]
+    names = {"boto3": boto3, "Session": Session, "REGION": "us-east-1", "BUCKET": "my-bucket"}
+    exec(code, names)
+    place = {"direct_input": None, "config_path": TELEMETRY_OPT_OUT_PATH, "default_value": False}
+    assert resolve_value_from_config(**place, sagemaker_session=names["sdk"]) is True
+
+
 def test_jobs_that_share_a_place_for_checkpoints_resume_only_their_own(tmp_path):
     """As the trials of a search do; the program is that of notebook 05."""
-    cells = nbformat.read(REPOSITORY / "notebooks" / "05_deploy_sagemaker.ipynb", as_version=4).cells
-    program = next(
-        cell.source.partition("\n")[2] for cell in cells if cell.source.startswith("%%writefile {results}/code/train.py")
-    )
+    program = cell_of_notebook_05("%%writefile {results}/code/train.py").partition("\n")[2]
     for folder in ("model", "input/data/training", "checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     case = {"image": torch.rand(4, 8, 8, 8), "classes": torch.ones(8, 8, 8, dtype=torch.uint8)}
