@@ -276,6 +276,13 @@ def test_exchanged_contrasts_of_phantoms_are_suspected_and_right_ones_are_not(ph
         assert sentence.startswith(f"{pair[0]} and {pair[1]} seem exchanged")
 
 
+def test_coarse_phantoms_are_suspected_only_if_contrast_agent_shows_on_t1():
+    """At 4 mm little enhances in these two: in the first nothing does, so that nothing can tell its T1 from its T1ce."""
+    without, little = (make_phantom(index, PhantomSettings(spacing=4.0)).image for index in (17, 12))
+    assert suspicions(without) == suspicions(exchanged(without, ("T1", "T1ce"))) == suspicions(little) == []
+    assert suspicions(exchanged(little, ("T1", "T1ce")))[0].startswith("T1 and T1ce seem exchanged")
+
+
 def test_exchanged_files_are_a_warning_of_the_check(tmp_path, phantoms):
     phantom = phantoms[0]
     image = exchanged(phantom.image, ("T2", "FLAIR"))

@@ -38,6 +38,7 @@ MOST_SPREAD = 4.0  # of the variance of all others together: a single voxel that
 LARGEST_VALUE = 1e30  # a voxel that exceeds it was not measured
 SCALE = 1e-15, 1e15  # of the brightest values: beyond, the squares of 32-bit numbers become 0 or infinite
 ALIKE = 1e-4  # mean square of the difference of two normalised images that differ by rounding only
+TAIL, TAILS_APART = 3.0, 3.5  # standard deviations from which a tail counts, and standard errors by which two must differ
 SAMPLE, FEWEST = 200_000, 10_000  # brain voxels whose contrast is compared, and below which nothing can be said
 
 
@@ -455,17 +456,29 @@ def moment(values: np.ndarray, power: int) -> float:
     return float(np.mean(raised) / np.mean(square) ** (power / 2))
 
 
+def tail_balance(values: np.ndarray) -> float:
+    """How much the upper tail outweighs the lower one, in standard errors of that difference; 0 if there is no tail.
+
+    The tails are what lies more than `TAIL` standard deviations from the median, with the deviation taken from the quartiles.
+    """
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    reach = TAIL * (high - low) / 1.349  # quartiles of a normal distribution lie 1.349 standard deviations apart
+    beyond = values - np.clip(values, middle - reach, middle + reach)
+    return float(beyond.sum() / max(np.linalg.norm(beyond), 1e-12))
+
+
 def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     """Say which of four modalities (X, Y, Z), 0 outside the brain, seem exchanged; empty if everything looks right.
 
     What fluid, white matter and contrast agent do to the four intensities is compared over the brain, in standard deviations:
     T1ce is T1 with brighter vessels and lesions, so T1 resembles T1ce much more than T2; fluid makes T2 more skewed to the
-    bright side than T1; enhancement and vessels make T1ce minus T1 skewed to the bright side; where T2 is brightest there is
-    fluid, some of which is dark on FLAIR.
+    bright side than T1; enhancement and vessels give T1ce minus T1 a heavy tail on the bright side; where T2 is brightest there
+    is fluid, some of which is dark on FLAIR.
 
     The limits were chosen on five complete BraTS 2021 cases and eight phantoms: no right case fails, and every exchange of T1
-    with T1ce, T1 with T2, T2 with T1ce and T2 with FLAIR does. An exchange of FLAIR with T1 or T1ce goes unseen in most cases,
-    and unusual protocols and operated brains can escape or be suspected wrongly; hence a suspicion is only a warning.
+    with T1ce, T1 with T2, T2 with T1ce and T2 with FLAIR does. An exchange of T1 with T1ce goes unseen if nothing enhances, and
+    one of FLAIR with T1 or T1ce in most cases. Unusual protocols and operated brains can escape or be suspected wrongly; hence
+    a suspicion is only a warning.
     """
     flat = [volume.ravel(order="F") for volume in image]  # files lie in memory in this order, so nothing is copied
     voxels = np.flatnonzero(reduce(np.logical_and, flat[1:], flat[0] != 0))
@@ -484,7 +497,7 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
         return ["T1ce and T2 seem exchanged: T1 resembles the file named T2 more than the one named T1ce"]
     if moment(t1, 3) > moment(t2, 3):
         return ["T1 and T2 seem exchanged: fluid is brighter on the file named T1"]
-    if moment(t1ce - t1, 3) < -0.1:
+    if tail_balance(t1ce - t1) < -TAILS_APART:
         return ["T1 and T1ce seem exchanged: contrast agent shows on the file named T1"]
     if np.percentile(flair[t2 >= np.percentile(t2, 98)], 10) > -0.5:
         return ["T2 and FLAIR seem exchanged: nothing that is brightest on T2 is dark on FLAIR"]
