@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from brats_cohort.formats import format_key
 from helpers.running import (
     NotebookRun,
     assign,
@@ -26,6 +27,8 @@ NUMBERS_SHOWN = 3
 """Numbers of each notebook in the table on the terminal; the index page has all."""
 PHANTOM_SETTINGS = ("CASES", "PHANTOM_SPACING", "SEED")
 """Parameters that make another cohort of phantoms, which gets folders of its own."""
+OTHER_COHORTS = ("auto", "lgg", "ct")
+"""Cohorts that are no dataset format of `brats_cohort`: whichever fits, and those of the extras."""
 
 Parameters = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(aliases=("-p",), metavar="NAME=VALUE")]
 
@@ -63,7 +66,10 @@ def run(
     }
     given |= {name: str(Path(given[name]).expanduser().absolute()) for name in ("DATA", "OUT") if given.get(name)}
     given = phantom_folders(paths, given)
-    workspace = open_workspace(given.get("COHORT", "phantom"), data=given.get("DATA", ""), out=given.get("OUT", ""))
+    cohort = given.get("COHORT", "phantom")
+    if cohort.lower() not in OTHER_COHORTS:
+        format_key(cohort)
+    workspace = open_workspace(cohort, data=given.get("DATA", ""), out=given.get("OUT", ""))
     parameters = assign(paths, given)
     hide_account(given)
     folder = workspace.root / "run"

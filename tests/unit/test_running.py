@@ -215,6 +215,14 @@ def test_unknown_parameters_are_an_error_before_anything_runs(tmp_path, capsys):
     assert not (tmp_path / "out" / "run").exists()
 
 
+def test_an_unknown_cohort_is_an_error_before_anything_is_made(tmp_path, capsys):
+    path = write_notebook(tmp_path / "01_tiny.ipynb", parameters=f'{PARAMETERS}\nDATA = ""  # folder')
+    words = ["run", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--cohort", "brats2O21"]
+    assert main(words) == 1
+    assert "there is no dataset format 'brats2O21'; did you mean brats2021?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_parameters_are_read_even_with_an_equals_sign_in_their_comment(tmp_path):
     path = write_notebook(tmp_path / "01_tiny.ipynb")
     found = read_parameters(path)

@@ -218,6 +218,8 @@ def test_only_the_case_that_is_there_twice_is_left_out(tmp_path):
 def test_folders_and_formats_that_do_not_exist_are_one_sentence(tmp_path):
     with pytest.raises(DataError, match="there is no dataset format 'dicom'; choose one of bids, brats2021"):
         discover(tmp_path, "dicom")
+    with pytest.raises(DataError, match=r"no dataset format 'brats2O21'; did you mean brats2021\? choose one of bids"):
+        discover(tmp_path, "brats2O21")
     with pytest.raises(DataError, match="does not exist; give the folder that holds the cases"):
         discover(tmp_path / "nowhere")
     for format in ("auto", *FORMATS):

@@ -58,7 +58,10 @@ def format_key(name: str) -> str:
     """Resolve the name or alias of a dataset format ("brats2020", "phantom") to its key in `FORMATS`."""
     key = ALIASES.get(name.lower(), name.lower())
     if key not in FORMATS:
-        raise DataError(f"there is no dataset format {name!r}", f"choose one of {', '.join([*FORMATS, *ALIASES])}")
+        known = [*FORMATS, *ALIASES]
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise DataError(f"there is no dataset format {name!r}", f"{hint}choose one of {', '.join(known)}")
     return key
 
 
