@@ -25,6 +25,9 @@ from helpers.evaluation.statistics import summarise
 _ROLE = re.compile(r"[._-](seg|segmentation|label|labels|mask|pred|prediction)$", re.IGNORECASE)
 """What people append to the identifier in the name of a label map."""
 
+NAMES_SHOWN = 10
+"""Unmatched label maps that are listed below the scores."""
+
 
 @dataclass
 class Evaluation:
@@ -201,10 +204,12 @@ def _print(evaluation: Evaluation, summary: pd.DataFrame) -> None:
             print(f"\nPredictions are read with the numbers of {CONVENTIONS[predicted]}")
             print(f"References are read with the numbers of {CONVENTIONS[expected]}")
         print("\nEmpty regions: both empty is Dice 1 and HD95 0, exactly one empty is Dice 0 and HD95 373.13 mm (BraTS).")
-    for title, lines in (
-        ("Not scored", evaluation.faults),
+    if evaluation.faults:
+        print(f"\nNot scored ({len(evaluation.faults)}):", *evaluation.faults, sep="\n  ")
+    for title, names in (
         ("Predictions without a reference, not scored", evaluation.without_reference),
         ("References without a prediction, not counted in any mean", evaluation.without_prediction),
     ):
-        if lines:
-            print(f"\n{title} ({len(lines)}):", *lines, sep="\n  ")
+        if names:
+            more = [f"and {len(names) - NAMES_SHOWN} more (--json lists all)"] if len(names) > NAMES_SHOWN else []
+            print(f"\n{title} ({len(names)}):", *names[:NAMES_SHOWN], *more, sep="\n  ")

@@ -75,6 +75,19 @@ def test_one_bad_case_never_stops_the_rest_and_the_unmatched_are_listed(tmp_path
     assert "Case_10" in printed
 
 
+def test_many_references_without_a_prediction_do_not_hide_the_scores(tmp_path, capsys):
+    _, classes = case_arrays()
+    for number in range(13):
+        write_prediction(tmp_path / "references", f"Case_{number:03d}_seg", classes)
+    write_prediction(tmp_path / "out", "Case_000", classes)
+    arguments = ["evaluate", str(tmp_path / "out"), str(tmp_path / "references"), "--json", str(tmp_path / "r.json")]
+    assert main(arguments) == 0
+    assert len(json.loads((tmp_path / "r.json").read_text())["references_without_prediction"]) == 12
+    printed = capsys.readouterr().out
+    assert "References without a prediction, not counted in any mean (12):" in printed
+    assert printed.endswith("\n  Case_010\n  and 2 more (--json lists all)\n")
+
+
 def test_a_differing_grid_is_one_clear_sentence(tmp_path, capsys):
     _, classes = case_arrays()
     reference = write_prediction(tmp_path, "reference", classes)
