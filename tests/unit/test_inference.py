@@ -256,5 +256,5 @@ def _shift(millimetres):
 
 
 def test_files_are_all_needed():
-    with pytest.raises(DataError, match="t2 and flair"):
-        case_of_files({"t1": "a.nii", "t1ce": "b.nii"})
+    with pytest.raises(DataError, match="no file was given for t1ce, t2 and flair; all of t1, t1ce, t2 and flair are needed"):
+        case_of_files({"t1": "a.nii"})

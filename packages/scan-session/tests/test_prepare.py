@@ -112,10 +112,20 @@ def test_what_is_missing_is_said_with_what_was_found(tmp_path):
     save(slices("t2", number=9, SeriesDescription="ADC"), tmp_path / "raw")
     with pytest.raises(SessionError) as caught:
         prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
-    assert "there is no T2 (found: T1 is series 1" in str(caught.value)
+    assert "T2 is missing (found: T1 is series 1" in str(caught.value)
     assert "series 9 (ADC) is diffusion by its description" in str(caught.value) and "--t2 NUMBER" in str(caught.value)
     with pytest.raises(SessionError, match="give --out another folder"):
         prepare_session(tmp_path / "raw", tmp_path / "raw" / "case")
+
+
+def test_several_that_are_missing_are_one_sentence_and_what_nobody_can_use_is_not_asked_for(tmp_path):
+    save(slices("t1", number=1), tmp_path / "one")
+    save(slices("t2", number=2, SeriesDescription="ADC"), tmp_path / "one")
+    with pytest.raises(SessionError, match=r"T1 with contrast agent, T2 and FLAIR are missing \(.*--t2 NUMBER"):
+        prepare_session(tmp_path / "one", tmp_path / "case", say=lambda text: None)
+    save(slices("t1", number=1)[:1], tmp_path / "none")
+    with pytest.raises(SessionError, match=r"^T1, T1 with .* has one slice\); add them to the folder$"):
+        prepare_session(tmp_path / "none", tmp_path / "case", say=lambda text: None)
 
 
 def niftis(folder, names):

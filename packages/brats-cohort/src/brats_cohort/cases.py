@@ -87,7 +87,9 @@ def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Ca
     """
     missing = [modality for modality in MODALITIES if not files.get(modality)]
     if missing:
-        raise DataError(f"no file was given for {' and '.join(missing)}", f"all of {', '.join(MODALITIES)} are needed")
+        *others, last = missing
+        wanted = f"{', '.join(others)} and {last}" if others else last
+        raise DataError(f"no file was given for {wanted}", "all of t1, t1ce, t2 and flair are needed")
     images = {modality: Source(Path(files[modality])) for modality in MODALITIES}
     first = images[MODALITIES[0]].path
     role = role_of(first.name)

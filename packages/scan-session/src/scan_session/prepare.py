@@ -147,12 +147,14 @@ def _require(taken: Mapping[str, Series], left: Sequence[Series], require: Seque
     if not {"t1", "t1ce"} & set(taken):
         missing = missing or ["t1"]
     if missing:
-        wanted = " and ".join(NAMES[modality] for modality in missing)
+        *others, last = (NAMES[modality] for modality in missing)
+        wanted, them = (f"{', '.join(others)} and {last} are", "them") if others else (f"{last} is", "it")
         there = ", ".join(f"{NAMES[modality]} is {series.title}" for modality, series in taken.items()) or "none of the four"
-        others = "; ".join(f"{one.title} {one.fault or one.reason}" for one in left) or "nothing"
-        options = " ".join(f"--{modality} NUMBER" for modality in missing)
+        rest = "; ".join(f"{one.title} {one.fault or one.reason}" for one in left) or "nothing"
+        say = ", or say " + " ".join(f"--{modality} NUMBER" for modality in missing)
+        nameable = any(one.shape for one in left)  # a single slice or a CT is refused under any name
         raise SessionError(
-            f"there is no {wanted} (found: {there}; left out: {others})", f"add it to the folder, or say {options}"
+            f"{wanted} missing (found: {there}; left out: {rest})", f"add {them} to the folder{say if nameable else ''}"
         )
 
 
