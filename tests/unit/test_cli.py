@@ -111,13 +111,6 @@ def test_help_describes_every_option(capsys):
         assert part in text
 
 
-def test_help_shows_no_none_to_type(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["prepare-session", "--help"])
-    text = capsys.readouterr().out
-    assert all(option in text for option in ("--t1 STR ", "--mask PATH ", "--study INT "))
-
-
 def test_help_and_wrong_commands_import_nothing_heavy():
     code = "import sys; from helpers.cli import main; main(['--help']); print({'torch', 'numpy', 'tyro'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

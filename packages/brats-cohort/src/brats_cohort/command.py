@@ -5,10 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -92,16 +90,6 @@ REGISTRY = ConstructorRegistry()
 @REGISTRY.primitive_rule
 def _paths(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     return _spec(path_of) if info.type is Path else None
-
-
-@REGISTRY.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """What may be left out is shown as PATH or INT, where tyro's own rule for `None` shows {None}|PATH."""
-    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
-    if NoneType not in get_args(info.type) or len(kinds) != 1:
-        return None
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
-    return replace(spec, str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value))
 
 
 def check(
