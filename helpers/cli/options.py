@@ -21,7 +21,7 @@ def call(run: Callable[..., int], words: Sequence[str], *, prog: str) -> int:
 
     Settings may also be spelt as hyperparameters of a SageMaker job are: ``--learning_rate 0.1 --augment false``.
     """
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone)
     return tyro.cli(run, prog=prog, args=_as_flags(words), config=config, registry=REGISTRY)
 
 

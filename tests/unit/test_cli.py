@@ -34,6 +34,8 @@ class Settings:
         Random changes.
     arguments : mapping
         Of the network.
+    weights : Path or None
+        To start from.
     """
 
     network: Literal["unet", "segresnet"] = "unet"
@@ -41,6 +43,7 @@ class Settings:
     patch: tuple[int, int, int] = (64, 64, 64)
     augment: bool = True
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
 
 
 def run_settings(words: list[str]) -> tuple[Path, bool, Settings]:
@@ -107,6 +110,7 @@ def test_help_describes_every_option(capsys):
         "Highest rate of the schedule.",
         "--learning-rate",
         "default: 0.001",
+        "--weights PATH",
     ):
         assert part in text
 

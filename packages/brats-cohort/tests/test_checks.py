@@ -317,6 +317,13 @@ def test_small_images_are_not_suspected():
     assert suspicions(exchanged(IMAGE, ("T1", "T2"))) == []
 
 
+def test_help_names_only_what_can_be_typed(capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    text = capsys.readouterr().out
+    assert "--csv PATH" in text and "{None}" not in text
+
+
 def test_the_verb_prints_table_and_faults_and_fails_on_errors_only(tmp_path, capsys):
     good, bad = (write_case(tmp_path / "cohort", f"Case_{number:03d}", seed=number) for number in range(2))
     no_tumour(good)

@@ -210,7 +210,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; wrong input is one sentence on standard error, and status 1."""
     prog = "python -m brats_cohort"
     try:
-        config = (tyro.conf.OmitArgPrefixes,)
+        config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog=prog, args=words, config=config, registry=REGISTRY)
     except (DataError, OptionError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
