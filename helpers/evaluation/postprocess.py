@@ -10,7 +10,7 @@ one. All limits are kept in the model card, so that validation, prediction and s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -167,11 +167,13 @@ def postprocess(classes: np.ndarray, spacing: Sequence[float], settings: PostPro
     return result
 
 
-def doubts(classes: np.ndarray, probabilities: np.ndarray) -> tuple[str, ...]:
-    """Say what of a label map (X, Y, Z) the network did not see, by its region probabilities (3, X, Y, Z)."""
-    core = (classes == NCR) | (classes == ET)
-    seen = np.count_nonzero(probabilities[0][core] >= THRESHOLD)
-    if (classes == ET).any() or seen >= np.count_nonzero(core) / 2:
+def warnings_of(
+    classes: np.ndarray, probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], settings: PostProcessing
+) -> tuple[str, ...]:
+    """Say what of a label map (X, Y, Z) the network did not see; the other arguments are those that `label_map` made it of."""
+    if not settings.core_depth or (classes == ET).any():
+        return ()
+    if np.array_equal(classes, label_map(probabilities, image, spacing, replace(settings, core_depth=0.0))):
         return ()
     return ("no tumour core is visible; the deepest part of the tumour is labelled core, since every glioma has one",)
 

@@ -25,7 +25,7 @@ from brats_cohort.nifti import open_volume, write_volume
 from brats_cohort.regions import CONVENTIONS, MODALITIES, from_classes
 from brats_cohort.session import Session, read_session
 from helpers.data.preprocess import PreprocessSettings, preprocess_image, to_native
-from helpers.evaluation.postprocess import PostProcessing, doubts, label_map
+from helpers.evaluation.postprocess import PostProcessing, label_map, warnings_of
 from helpers.models.checkpoints import ModelCard
 from helpers.models.networks import channels_last, input_multiple
 
@@ -131,11 +131,12 @@ def predict_native(
 
 def segment_native(
     network: nn.Module, card: ModelCard, image: np.ndarray, affine: np.ndarray, *, identifier: str = "", tta: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return classes (X, Y, Z), post-processed as the model card says, and the probabilities of `predict_native`."""
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return classes (X, Y, Z), post-processed as the card says, the probabilities of `predict_native`, and warnings."""
     rules = PostProcessing.of(card.postprocessing)
     probabilities = predict_native(network, card, image, affine, identifier=identifier, tta=tta)
-    return label_map(probabilities, image, spacing_of(affine), rules), probabilities
+    classes = label_map(probabilities, image, spacing_of(affine), rules)
+    return classes, probabilities, warnings_of(classes, probabilities, image, spacing_of(affine), rules)
 
 
 def predict_case(
@@ -147,10 +148,9 @@ def predict_case(
     """
     session = session or read_session(case, threads=joblib.cpu_count())
     image, affine = np.stack(session.image), session.affine
-    classes, probabilities = segment_native(network, card, image, affine, identifier=case.identifier, tta=tta)
+    classes, probabilities, warnings = segment_native(network, card, image, affine, identifier=case.identifier, tta=tta)
     like = case.images[MODALITIES[0]].path
-    warnings = session.warnings + doubts(classes, probabilities)
-    return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, warnings)
+    return Prediction(case.identifier, classes, affine, like, probabilities, image, case.labels, session.warnings + warnings)
 
 
 def write_prediction(path: Path, prediction: Prediction) -> Path:

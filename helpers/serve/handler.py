@@ -21,7 +21,7 @@ from brats_cohort.files import DataError
 from brats_cohort.grid import spacing_of
 from brats_cohort.nifti import write_volume
 from brats_cohort.regions import CONVENTIONS, REGIONS, classes_to_regions, from_classes
-from helpers.evaluation.postprocess import PostProcessing, doubts
+from helpers.evaluation.postprocess import PostProcessing
 from helpers.evaluation.predict import segment_native
 from helpers.models.checkpoints import ModelCard, load_ensemble
 from helpers.serve.decode import BadRequest, Limits, Volumes, check_size, decode, limits_from
@@ -98,10 +98,10 @@ def predict_fn(data: Volumes, model: Model) -> Answer:
     card, session, image = model.card, data.session, np.stack(data.session.image)
     check_size(image.shape[1:], session.affine, card.spacing, model.limits)
     try:
-        classes, probabilities = segment_native(model.network, card, image, session.affine, identifier=session.identifier)
+        classes, _, warnings = segment_native(model.network, card, image, session.affine, identifier=session.identifier)
     except DataError as error:
         raise BadRequest(422, str(error)) from error
-    return Answer(classes, data, session.warnings + doubts(classes, probabilities), card.weights_sha256)
+    return Answer(classes, data, session.warnings + warnings, card.weights_sha256)
 
 
 def output_fn(prediction: Answer, accept: str | None) -> tuple[bytes, str]:

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from brats_cohort.regions import BACKGROUND, ED, ET, NCR
-from helpers.evaluation.postprocess import PostProcessing, doubts, label_map, postprocess
+from helpers.evaluation.postprocess import PostProcessing, label_map, postprocess, warnings_of
 
 BRAIN = np.ones((4, 1, 1, 1))
 """Brain everywhere, which is all that the rules here look at."""
@@ -148,13 +148,31 @@ def test_a_label_map_says_when_its_core_was_not_seen():
     (distance,), classes = balls(8)
     probabilities = np.zeros((3, *classes.shape), np.float32)
     probabilities[1][classes > 0] = 0.9
-    placed = label_map(probabilities, np.ones((4, *classes.shape)), (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.5))
-    (sentence,) = doubts(placed, probabilities)
+    made_of = (probabilities, np.ones((4, *classes.shape)), (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.5))
+    (sentence,) = warnings_of(label_map(*made_of), *made_of)
     assert "no tumour core is visible" in sentence
     probabilities[0][distance < 4] = 0.9
-    seen = label_map(probabilities, np.ones((4, *classes.shape)), (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.5))
-    assert np.array_equal(seen == NCR, distance < 4) and doubts(seen, probabilities) == ()
-    assert doubts(np.zeros_like(classes), probabilities) == (), "without a tumour there is nothing to doubt"
+    seen = label_map(*made_of)
+    assert np.array_equal(seen == NCR, distance < 4) and warnings_of(seen, *made_of) == ()
+    probabilities[:] = 0.0
+    assert warnings_of(label_map(*made_of), *made_of) == (), "without a tumour there is nothing to doubt"
+
+
+def test_core_that_another_rule_adds_is_no_core_that_was_not_seen():
+    (distance,), classes = balls(12)
+    image, probabilities = np.ones((4, *classes.shape)), np.zeros((3, *classes.shape), np.float32)
+    probabilities[1][classes > 0] = 0.9
+    probabilities[0][(distance > 6) & (distance < 7)] = 0.9
+    ring = (probabilities, image, (1, 1, 1), PostProcessing(0.0, 0.0, surrounded=6, core_depth=0.5))
+    filled = label_map(*ring)
+    core = np.count_nonzero(filled == NCR)
+    assert core > 2 * np.count_nonzero(probabilities[0]), "most of the core was not seen as such"
+    assert warnings_of(filled, *ring) == ()
+    probabilities[0] = 0.4 * (distance < 3)
+    probabilities[2] = 0.6 * (distance < 3)
+    for depth, count in ((0.0, 0), (0.5, 1)):
+        small = (probabilities, image, (1, 1, 1), PostProcessing(0.0, 1.0, core_depth=depth))
+        assert len(warnings_of(label_map(*small), *small)) == count, depth
 
 
 def test_whole_tumour_can_be_cut_lower_than_core():
