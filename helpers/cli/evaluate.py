@@ -156,7 +156,7 @@ def match_identifier(name: str, identifiers: Iterable[str]) -> str | None:
     >>> match_identifier("fold0-Case_10_seg", ["Case_1", "Case_10"])
     'Case_10'
     """
-    fitting = [i for i in identifiers if re.search(rf"(?<![A-Za-z0-9]){re.escape(i)}(?![A-Za-z0-9])", name)]
+    fitting = [i for i in identifiers if i in name and re.search(rf"(?<![A-Za-z0-9]){re.escape(i)}(?![A-Za-z0-9])", name)]
     return max(fitting, key=len, default=None)
 
 

@@ -1,6 +1,7 @@
 """The evaluate command on real files: two files, two folders, foreign numbers, unmatched and broken cases."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -245,6 +246,13 @@ def test_names_match_as_whole_words_and_doubles_are_a_fault(tmp_path):
     pairing = pair_label_maps(*(list_label_maps(tmp_path / name, "auto", "auto") for name in ("out", "references")))
     assert not pairing.pairs
     assert "both named for it" in pairing.faults[0]
+
+
+def test_a_large_folder_is_paired_without_a_search_for_every_pair_of_names(monkeypatch):
+    searched, search = [], re.search
+    monkeypatch.setattr(re, "search", lambda pattern, name: searched.append(name) or search(pattern, name))
+    identifiers = [f"Case_{number:03}" for number in range(30)]
+    assert [match_identifier(name, identifiers) for name in identifiers] == identifiers == searched
 
 
 def test_a_folder_without_label_maps_says_so(tmp_path, capsys):
