@@ -26,7 +26,7 @@ from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval
-from helpers.models.checkpoints import load_ensemble, load_released
+from helpers.models.checkpoints import load_ensemble, released_files
 
 EACH, FIRST = 10, 10_000
 """Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the limits of the post-processing."""
@@ -123,12 +123,11 @@ def main() -> None:
     parser.add_argument("--phantoms", type=Path, help="folder for the phantoms, which are written once")
     parser.add_argument("--cases", type=Path, help="folder of patients with references")
     parser.add_argument("--checkpoint", type=Path, nargs="+", help="another model, or the members of an ensemble")
-    parser.add_argument("--tta", action="store_true", help="mean over mirrored copies")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     arguments = parser.parse_args()
     if not (arguments.phantoms or arguments.cases):
         parser.error("give --phantoms, --cases or both")
-    paths = arguments.checkpoint or ()
-    network, card = load_ensemble(paths) if paths else load_released()
+    network, card = load_ensemble(arguments.checkpoint or released_files())
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
     if arguments.phantoms:
         scores = phantom_scores(network, card, validation_phantoms(arguments.phantoms, spacing=int(card.spacing[0])))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from brats_cohort.cases import refuse_to_overwrite
 from brats_cohort.command import Target
-from helpers.models.checkpoints import card_path, load_ensemble, load_released
+from helpers.models.checkpoints import card_path, load_ensemble, released_files
 from helpers.models.export import export_bundle, export_onnx, export_program
 
 WRITERS = {"monai-bundle": export_bundle, "onnx": export_onnx, "torch": export_program}
@@ -27,6 +27,6 @@ def run(*, out: Target, format: Literal[*WRITERS], checkpoint: tuple[Path, ...] 
         Weights (.safetensors) with their card (.json) beside them, several for their ensemble; else the released model.
     """
     refuse_to_overwrite(out, [file for path in checkpoint for file in (path, card_path(path))])
-    network, card = load_ensemble(checkpoint) if checkpoint else load_released()
+    network, card = load_ensemble(checkpoint or released_files())
     print(WRITERS[format](out, network, card))
     return 0

@@ -26,10 +26,7 @@ from helpers.cli import importing
 from helpers.workspace import pick_device
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from helpers.evaluation.predict import Prediction
-    from helpers.models.checkpoints import ModelCard
 
 
 def run(
@@ -115,7 +112,8 @@ def run(
         reading = reader.submit(read_session, cases[0], threads=joblib.cpu_count()) if single else None
         with importing():
             from helpers.evaluation.predict import predict_case, predict_cases, write_prediction
-        network, card = _load(checkpoint, pick_device(device))
+            from helpers.models.checkpoints import load_ensemble, released_files
+        network, card = load_ensemble(checkpoint or released_files(), device=pick_device(device))
     if reading:
         prediction = predict_case(network, card, cases[0], tta=tta, session=reading.result())
         write_prediction(out, prediction)
@@ -146,11 +144,12 @@ def _segment_raw(
     if out.name.lower().endswith(ENDINGS):
         raise DataError(f"{out} is a file, and --raw gives several", "give a folder to --out")
     from helpers.evaluation.predict import predict_case, write_prediction
+    from helpers.models.checkpoints import load_ensemble, released_files
     from scan_session import SessionError, find_series, prepare_session, to_native, volumes, write_dicom_seg, write_native
 
     if dicom_seg and not any(one.is_dicom and not one.fault for one in find_series(raw, study=options["study"])):
         raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")
-    network, card = _load(checkpoint, device)  # before the preparation, which takes minutes
+    network, card = load_ensemble(checkpoint or released_files(), device=device)  # before the preparation, which takes minutes
     session = prepare_session(raw, out, **options)
     targets = to or (session.reference,)
     if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
@@ -169,12 +168,6 @@ def _segment_raw(
     print(", ".join(f"{region} {ml:.1f} ml" for region, ml in volumes(path).items()), "(for research, not for diagnosis)")
     print(f"{session.page} shows what was done")
     return 0
-
-
-def _load(checkpoint: Sequence[Path], device: str) -> tuple[nn.Module, ModelCard]:
-    from helpers.models.checkpoints import load_ensemble, load_released
-
-    return load_ensemble(checkpoint, device=device) if checkpoint else load_released(device=device)
 
 
 def _say(prediction: Prediction, path: Path) -> None:
