@@ -29,7 +29,7 @@ from brats_cohort.splits import FOLDS, SplitManifest, load_splits, make_splits, 
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings, held_out_phantoms
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
-from helpers.training.callbacks import DrawPredictions, PrintValidation
+from helpers.training.callbacks import PrintValidation
 from helpers.training.settings import TrainSettings
 from helpers.training.train import CHECKPOINT, initial_network, train
 from helpers.workspace import pick_device
@@ -108,8 +108,7 @@ def run(
             (training, validation), split_hash = parts_of(manifest, prepared, fold), manifest.sha256
             say(f"{len(training)} training and {len(validation)} validation cases; the test part stays untouched")
         options = {"out": folders.model, "checkpoints": folders.checkpoints, "split_hash": split_hash, "resume": resume}
-        callbacks = [PrintValidation(), DrawPredictions()]
-        result = train(settings, training, validation, **options, callbacks=callbacks)
+        result = train(settings, training, validation, **options, callbacks=[PrintValidation()])
         if result.again:
             say("this training was finished already; --resume never trains anew")
         say(f"{result.steps} steps in {result.seconds:.0f} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from matplotlib.patches import Patch
 
 from brats_cohort.case import Case
 from brats_cohort.cases import read_classes, read_image
-from brats_cohort.files import write_atomically
 from brats_cohort.regions import (
     CLASS_COLOURS,
     CLASS_NAMES,
@@ -26,9 +24,8 @@ from brats_cohort.regions import (
     REGIONS,
     classes_to_regions,
 )
-from helpers.data.prepared import Prepared
 from helpers.evaluation.cohort import LabelFile, read_label_file
-from slice_viewer.slices import PLANES, best_slice, robust_window, show_slice, to_palette, to_ras
+from slice_viewer.slices import PLANES, best_slice, robust_window, show_slice, to_ras
 
 INK, MUTED = "#222222", "#6B6B6B"
 FIRST, SECOND = "#0072B2", "#E69F00"
@@ -139,20 +136,6 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
     classes = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
     add_legend(figure, classes | {"missed": ERROR_COLOURS[MISSED], "falsely marked": ERROR_COLOURS[FALSE]})
     return figure
-
-
-def save_gallery(path: Path, cases: Sequence[tuple[Prepared, np.ndarray, float]]) -> None:
-    """Draw validation cases into a PNG file: each with its reference, the predicted classes (X, Y, Z) and their mean Dice."""
-    shown = []
-    for case, classes, dice in cases:
-        title = f"{case.identifier}, Dice {dice:.2f}"
-        shown.append(Comparison(np.float32(case.image), case.affine, case.classes, classes, title))
-    figure = show_gallery(shown)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    plt.close(figure)
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(to_palette(stream.getvalue()))
 
 
 def _row_height(volume: np.ndarray, affine: np.ndarray, plane: str, *, width: float = 2.55) -> float:

@@ -1,4 +1,4 @@
-"""Callbacks of Lightning: time limit, moving average, history with the best weights, checkpoints, text and pictures."""
+"""Callbacks of Lightning: time limit, moving average, history with the best weights, checkpoints and text."""
 
 from __future__ import annotations
 
@@ -189,21 +189,3 @@ class PrintValidation(Callback):
                 f"train loss {recent['train_loss'].mean():.3f}  validation Dice {dice}"
                 + ("  best so far" if row is history.best else "")
             )
-
-
-class DrawPredictions(Callback):
-    """Draw the first three validation cases with their predictions into ``validation.png`` whenever the mean Dice improves."""
-
-    def on_validation_start(self, *_: Any) -> None:
-        self.shown = []
-
-    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: dict | None, case: dict, *_: Any) -> None:
-        if outputs and len(self.shown) < 3:
-            self.shown.append((trainer.datamodule.cases.files[case["index"]].load(), outputs["classes"], outputs["dice"]))
-
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        history = History.of(trainer)
-        if trainer.is_global_zero and history.best is history.rows[-1]:
-            from helpers.plots.case import save_gallery  # matplotlib takes a second, and not every training has a best
-
-            save_gallery(history.out / "validation.png", self.shown)

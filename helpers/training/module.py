@@ -86,15 +86,14 @@ class SegmentationModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._scores = torch.zeros(len(self.trainer.datamodule.cases), len(REGIONS), device=self.device)
 
-    def validation_step(self, case: dict, batch_idx: int) -> dict | None:
-        """Score a whole case on the prepared grid; returns its ``classes`` (X, Y, Z) and mean ``dice``."""
+    def validation_step(self, case: dict, batch_idx: int) -> None:
+        """Score a whole case on the prepared grid."""
         if not case:
-            return None
+            return
         image, truth = case["image"].cpu().numpy(), case["regions"].cpu().numpy()
         classes = segment_prepared(self.network, self.card, image)
         scores = [dice(mask, expected) for mask, expected in zip(classes_to_regions(classes), truth, strict=True)]
         self._scores[case["index"]] = torch.tensor(scores)
-        return {"classes": classes, "dice": float(np.mean(scores))}
 
     def on_validation_epoch_end(self) -> None:
         scores = self.trainer.strategy.reduce(self._scores, reduce_op="sum")  # every case was scored in one process

@@ -287,7 +287,7 @@ def _remove_own_files(out: Path, folder: Path) -> None:
     """Remove what an earlier training left, and nothing else."""
     if _rank() == 0:
         curves = (out / "tensorboard").glob("events.out.tfevents.*")
-        names = ("best.safetensors", "best.json", "history.csv", "validation.png")
+        names = ("best.safetensors", "best.json", "history.csv")
         for path in (folder / CHECKPOINT, *(out / name for name in names), *curves):
             path.unlink(missing_ok=True)
 

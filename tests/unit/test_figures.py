@@ -11,7 +11,6 @@ from PIL import Image
 
 from brats_cohort.regions import CLASS_COLOURS
 from brats_cohort.testing import LPS, case_arrays
-from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.plots import case as figures
 from slice_viewer.slices import to_palette
 
@@ -50,13 +49,6 @@ def test_a_gallery_draws_errors_on_the_modality_that_shows_the_region():
         assert axes[0].get_ylabel().endswith(f"on {modality}")
         expected = figures.robust_window(image[1 if modality == "T1ce" else 3])
         assert axes[2].images[0].get_clim() == pytest.approx(expected)
-
-
-def test_a_picture_of_validation_cases_is_written(tmp_path):
-    image, classes = case_arrays()
-    case = Prepared("Case", image.astype(np.float16), classes, LPS, classes.shape, LPS, PreprocessSettings())
-    figures.save_gallery(tmp_path / "new" / "picture.png", [(case, np.roll(classes, 1, axis=0), 0.8)])
-    assert Image.open(tmp_path / "new" / "picture.png").format == "PNG"
 
 
 def test_a_figure_in_a_palette_is_small_and_keeps_the_colours_of_labels():
