@@ -14,10 +14,10 @@ from packaging.utils import canonicalize_name
 from brats_cohort.files import DataError
 from helpers.workspace import REPOSITORY
 
-ROOTS = (".", "packages/brats-cohort/src", "packages/glioma-phantom/src", "packages/slice-viewer/src")
+ROOTS = (".", "packages/brats-cohort/src", "packages/glioma-phantom/src")
 """Folders of the repository whose packages a job gets, beside each other."""
-PACKAGES, SUFFIXES = ("helpers", "brats_cohort", "glioma_phantom", "slice_viewer"), (".py", ".json")
-LEFT_OUT = ("helpers/running.py", "helpers/models/released")
+PACKAGES, SUFFIXES = ("helpers", "brats_cohort", "glioma_phantom"), (".py", ".json")
+LEFT_OUT = ("helpers/running.py", "helpers/plots", "helpers/models/released")
 """Parts of the package that no job needs."""
 ENTRY = "train.py"
 ENTRY_CODE = """import sys

@@ -67,7 +67,7 @@ def test_the_staged_package_has_what_a_job_runs():
         "helpers/data/preprocess.py",
         "helpers/training/train.py",
     } <= names
-    assert {"glioma_phantom/generator.py", "slice_viewer/slices.py"} <= names
+    assert {"glioma_phantom/generator.py", "brats_cohort/cases.py"} <= names
     assert not [name for name in names if not name.endswith((".py", ".json"))]
 
 
