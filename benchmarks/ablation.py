@@ -27,8 +27,7 @@ from brats_cohort.checks import check_cohort
 from brats_cohort.files import write_atomically
 from brats_cohort.regions import REGIONS
 from brats_cohort.splits import SplitManifest, make_splits
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 from helpers.evaluation.metrics import score_case

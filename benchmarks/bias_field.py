@@ -19,9 +19,8 @@ import numpy as np
 from brats_cohort.case import Case
 from brats_cohort.cases import discover
 from brats_cohort.regions import MODALITIES
-from glioma_phantom import PhantomSettings
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.data import preprocess
-from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import (
     CONVERGED,
     ITERATIONS,
@@ -61,13 +60,12 @@ def main() -> None:
     arguments = parser.parse_args()
     other = find_spec("SimpleITK") is not None
     with tempfile.TemporaryDirectory() as folder:
-        cases = (
-            discover(arguments.cases) if arguments.cases else write_cohort(Path(folder), 1, PhantomSettings(), progress=False)
-        )
+        if not arguments.cases:
+            write_cohort(Path(folder), 1, PhantomSettings(), progress=False)
         print(
             f"{'case':>16} {'':>6} {'field':>7} {'seconds':>8}" + (f" {'SimpleITK':>10} {'correlation':>12}" if other else "")
         )
-        for case in (case for case in cases if not case.missing):
+        for case in (case for case in discover(arguments.cases or Path(folder)) if not case.missing):
             for modality, volume in zip(MODALITIES, volumes_of(case), strict=True):
                 brain, corrected = volume > 0, volume.copy()
                 start = time.perf_counter()

@@ -12,8 +12,7 @@ from pathlib import Path
 import joblib
 import torch
 
-from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
-from helpers.data.phantoms import write_cohort
+from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom, write_cohort
 
 
 def seconds_per_case(spacing: float, count: int, workers: int) -> float:

@@ -24,8 +24,7 @@ import torch
 from brats_cohort.case import Case
 from brats_cohort.cases import discover
 from brats_cohort.nifti import read_volume
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.data.prepared import PreparedFile
 from helpers.data.preprocess import PreprocessSettings, prepare_cohort
 
@@ -83,8 +82,9 @@ def main() -> None:
     arguments = parser.parse_args()
     own = Path(tempfile.mkdtemp())
     try:
-        found = discover(arguments.data) if arguments.data else write_cohort(own, arguments.count, PhantomSettings())
-        cases = [case for case in found if not case.missing][: arguments.count]
+        if not arguments.data:
+            write_cohort(own, arguments.count, PhantomSettings())
+        cases = [case for case in discover(arguments.data or own) if not case.missing][: arguments.count]
         print(f"{len(cases)} cases; seconds a case, fastest (median) of {arguments.repeats}")
         print(f"{'spacing':>8} {'workers':>8} {'read':>15} {'fast':>15} {'prepare':>15} {'ratio':>15} {'again':>8}")
         torch.set_num_threads(1)

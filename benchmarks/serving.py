@@ -21,9 +21,8 @@ import psutil
 import torch
 
 from brats_cohort.cases import discover
-from glioma_phantom import PhantomSettings
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.cloud.costs import load_prices
-from helpers.data.phantoms import write_cohort
 from helpers.data.preprocess import PreprocessSettings
 from helpers.models.checkpoints import ModelCard, save_checkpoint
 from helpers.models.networks import build_network

@@ -8,8 +8,7 @@ from typing import Literal
 
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.workspace import pick_device
 
 
@@ -43,6 +42,10 @@ def run(
         raise DataError(f"--count is {count} and --seed is {seed}", "give a count of 1 or more and a seed of 0 or more")
     start = time.perf_counter()
     settings = PhantomSettings(spacing=float(spacing), seed=seed)
-    cases = write_cohort(out, count, settings, workers=workers, device=pick_device(device))
-    print(f"{len(cases)} phantoms at {settings.spacing:g} mm in {out} ({time.perf_counter() - start:.0f} s)")
+    try:
+        write_cohort(out, count, settings, workers=workers, device=pick_device(device))
+    except ValueError as error:
+        problem, _, remedy = str(error).partition("; ")
+        raise DataError(problem, remedy) from error
+    print(f"{count} phantoms at {settings.spacing:g} mm in {out} ({time.perf_counter() - start:.0f} s)")
     return 0

@@ -1,6 +1,6 @@
-"""Phantoms of `glioma_phantom` as a cohort of cases, and as an endless stream of patches to train on.
+"""Phantoms of `glioma_phantom` as an endless stream of patches to train on.
 
-In the stream, patch number n is made when it is asked for, from the seed and n alone: nothing is read from a disk and nothing
+Patch number n is made when it is asked for, from the seed and n alone: nothing is read from a disk and nothing
 repeats. Each phantom is prepared as prediction prepares a patient's images, and gives a few patches before it is forgotten.
 """
 
@@ -18,12 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-import glioma_phantom
-from brats_cohort.case import Case
-from brats_cohort.cases import discover
 from brats_cohort.files import DataError
-from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom
-from glioma_phantom.generator import CALIBRATED, RANDOMISED_VERSION, WIDE
+from glioma_phantom import Randomisation, draw_random_phantom
+from glioma_phantom.generator import RANDOMISED_VERSION, WIDE
 from helpers.data.patches import draw_patch
 from helpers.data.prepared import Prepared, PreprocessSettings, is_intact, save_prepared
 from helpers.data.preprocess import one_thread, preprocess_image
@@ -33,19 +30,6 @@ PATCH = 1
 
 HELD_OUT_SEED = 1952
 """Seed of the phantoms that no training may see: those that choose a checkpoint and those that test it."""
-
-
-def write_cohort(folder: Path, count: int, settings: PhantomSettings = CALIBRATED, **options: Any) -> list[Case]:
-    """Write calibrated phantoms as a cohort of BraTS 2021 files, keep those that exist, and return their cases.
-
-    Takes what `glioma_phantom.write_cohort` takes; raises `DataError` if the folder holds phantoms with other settings.
-    """
-    try:
-        written = glioma_phantom.write_cohort(folder, count, settings, **options)
-    except ValueError as error:
-        raise DataError(str(error), "choose another folder or remove that one") from error
-    names = {path.name for path in written}
-    return [case for case in discover(Path(folder), "phantom") if case.identifier in names]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+from brats_cohort.cases import discover
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.running import assign, execute_notebooks, find_notebooks, key_figure, read_parameters, write_pages
 from helpers.workspace import (
     REPOSITORY,
@@ -77,7 +77,8 @@ def record_in_kernels(path: Path) -> None:
 def write_cohort_with_bad_cases(folder: Path) -> None:
     """Phantoms that notebook 01 finds there; the first has no reference, the third and the last have a damaged image."""
     settings = PhantomSettings(spacing=float(TINY["PHANTOM_SPACING"]), seed=int(TINY["SEED"]))
-    cases = write_cohort(folder, int(TINY["CASES"]), settings, workers=2, progress=False)
+    write_cohort(folder, int(TINY["CASES"]), settings, workers=2, progress=False)
+    cases = discover(folder)
     cases[0].label.unlink()
     flair = cases[2].images["flair"].path
     flair.write_bytes(flair.read_bytes()[:-2000])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from glioma_phantom import PhantomSettings
-from helpers.data.phantoms import write_cohort
+from brats_cohort.cases import discover
+from glioma_phantom import PhantomSettings, write_cohort
 from helpers.running import assign, execute_notebooks
 from helpers.workspace import REPOSITORY, load_metrics, open_workspace
 
@@ -15,8 +15,8 @@ TINY = {"CASES": "4", "SIZES": "[1]", "STEPS": "1", "PATCH": "32", "SEED": "7"}
 def test_it_runs_and_leaves_its_numbers(tmp_path, given):
     parameters = TINY | {"OUT": str(tmp_path / "out")}
     if given:
-        first, *_ = write_cohort(tmp_path / "cases", 3, PhantomSettings(spacing=4.0), workers=0, progress=False)
-        first.images["t2"].path.write_bytes(b"no image")
+        write_cohort(tmp_path / "cases", 3, PhantomSettings(spacing=4.0), workers=0, progress=False)
+        discover(tmp_path / "cases")[0].images["t2"].path.write_bytes(b"no image")
         parameters["REAL_CASES"] = str(tmp_path / "cases")
     workspace = open_workspace("phantom", out=tmp_path / "out")
     (run,) = execute_notebooks([NOTEBOOK], workspace.root / "run", parameters=assign([NOTEBOOK], parameters))

@@ -10,12 +10,12 @@ import torch
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from brats_cohort.cases import read_classes, read_image
+from brats_cohort.cases import discover, read_classes, read_image
 from brats_cohort.files import DataError
-from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom
+from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom, write_cohort
 from helpers.cli import main
 from helpers.data.patches import training_transforms
-from helpers.data.phantoms import HELD_OUT_SEED, PhantomStream, StreamSettings, held_out_phantoms, prepare_phantom, write_cohort
+from helpers.data.phantoms import HELD_OUT_SEED, PhantomStream, StreamSettings, held_out_phantoms, prepare_phantom
 from helpers.data.prepared import PreparedFile, PreprocessSettings
 from helpers.data.preprocess import preprocess_image
 from helpers.models.checkpoints import load_checkpoint
@@ -24,15 +24,16 @@ PATCH = (16, 16, 16)
 COARSE = StreamSettings(spacing=4, patches_per_case=2, pool=2, lanes=2)
 
 
-def test_a_cohort_of_phantoms_is_one_of_cases(tmp_path):
+def test_a_cohort_of_phantoms_is_one_of_cases(tmp_path, capsys):
     settings = PhantomSettings(spacing=4.0)
-    cases = write_cohort(tmp_path, 2, settings, workers=0, progress=False)
+    write_cohort(tmp_path, 2, settings, workers=0, progress=False)
+    cases = discover(tmp_path, "phantom")
     assert [case.identifier for case in cases] == ["Phantom_00000", "Phantom_00001"]
     phantom, (image, affine) = make_phantom(1, settings), read_image(cases[1])
     assert np.array_equal(image, phantom.image) and np.allclose(affine, phantom.affine)
     assert np.array_equal(read_classes(cases[1])[0], phantom.classes)
-    with pytest.raises(DataError, match="choose another folder"):
-        write_cohort(tmp_path, 2, PhantomSettings(spacing=4.0, seed=1), workers=0, progress=False)
+    assert main(["phantom", "--out", str(tmp_path), "--spacing", "2"]) == 1
+    assert "; choose another folder or remove that one\n" in capsys.readouterr().err
 
 
 def stream(count: int = 16, settings: StreamSettings = COARSE, **options) -> PhantomStream:

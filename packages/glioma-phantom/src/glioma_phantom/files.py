@@ -129,7 +129,8 @@ def claim_folder(manifest: Path, settings: Mapping[str, Any]) -> None:
     if manifest.is_file():
         found = json.loads(manifest.read_text(encoding="utf-8"))
         if found != wanted:
-            raise ValueError(f"{manifest.parent} holds phantoms made with {found}, not {wanted}")
+            remedy = "choose another folder or remove that one"
+            raise ValueError(f"{manifest.parent} holds phantoms made with {found}, not {wanted}; {remedy}")
         return
     write_json(manifest, wanted)
 
