@@ -57,8 +57,8 @@ class Server:
     async def load(self) -> None:
         """Load the model in the worker's thread, so that ``/ping`` answers meanwhile."""
         try:
-            self.functions = functions_of(self.model_dir)
             run = asyncio.get_running_loop().run_in_executor
+            self.functions = await run(self._worker, functions_of, self.model_dir)
             self.model = await run(self._worker, self.functions.model_fn, self.model_dir)
         except Exception as error:  # whatever it is, /ping has to say it rather than time out
             log.exception("the model cannot be loaded")
@@ -144,8 +144,8 @@ def functions_of(model_dir: Path) -> ModuleType:
     path = Path(model_dir) / "code" / program
     if not path.is_file():
         raise DataError(f"SAGEMAKER_PROGRAM is {program}, but the model has no code/{program}", "pack it into model.tar.gz")
-    spec = importlib.util.spec_from_file_location("inference", path)
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
     sys.path.insert(0, str(path.parent))  # it may import its neighbours
     spec.loader.exec_module(module)
     return module

@@ -420,9 +420,16 @@ def test_the_functions_work_alone(model_dir, case, expected):
 
 
 PROGRAM = """
-def model_fn(folder): return folder.name
+from __future__ import annotations
+import threading
+from dataclasses import dataclass
+loader = threading.current_thread().name.partition("_")[0]  # the event loop answers /ping
+@dataclass
+class Text:
+    content: str
+def model_fn(folder): return f"{folder.name} loaded by {loader}"
 def input_fn(body, kind): return body.decode()
-def predict_fn(text, model): return f"{model}: {text[::-1]}"
+def predict_fn(text, model): return f"{model}: {Text(text).content[::-1]}"
 def output_fn(prediction, accept): return prediction.encode(), "text/plain"
 """
 
@@ -446,10 +453,10 @@ def test_a_model_may_bring_functions_of_its_own_if_the_process_is_told(tmp_path,
         refused(ask(client, "abc", "text/plain"), 415)
     monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
     with started(folder, Limits()) as client:
-        assert ask(client, "abc", "text/plain").text == "model: cba"
+        assert ask(client, "abc", "text/plain").text == "model loaded by model: cba"
     monkeypatch.setenv("SAGEMAKER_PROGRAM", "bare.py")  # it imports the other, and returns a body alone
     with started(folder, Limits()) as client:
-        assert ask(client, "abc", "text/plain").text == "model: cba"
+        assert ask(client, "abc", "text/plain").text == "model loaded by model: cba"
     monkeypatch.setenv("SAGEMAKER_PROGRAM", "other.py")
     with started(folder, Limits()) as client:
         answer = client.get("/ping")
