@@ -200,8 +200,9 @@ def export_best(study: optuna.Study, folder: Path) -> Path:
         raise DataError(f"no trial of the search in {folder} is complete", "let the search go on, with more trials")
     source, target = trial_folder(folder, study.best_trial) / "best.safetensors", Path(folder) / "best.safetensors"
     for each, copy in ((source, target), (card_path(source), card_path(target))):
+        content = each.read_bytes()  # of another machine if the searches share a storage and no folder
         with write_atomically(copy) as temporary:
-            shutil.copyfile(each, temporary)
+            temporary.write_bytes(content)
     return target
 
 

@@ -76,6 +76,9 @@ def test_draws_lie_in_the_space_and_the_best_is_exported(hill, tmp_path, capsys)
     path = export_best(study, tmp_path)
     assert float(path.read_text()) == study.best_params["foreground_probability"]
     assert json.loads(path.with_suffix(".json").read_text()) == {}
+    (trial_folder(tmp_path, study.best_trial) / "best.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=str(trial_folder(tmp_path, study.best_trial))):
+        export_best(study, tmp_path)
 
 
 def test_a_trial_that_fails_is_tried_again_in_its_folder_and_given_up_after_some_times(hill, tmp_path, monkeypatch):
