@@ -46,11 +46,11 @@ def draw_centre(
     that the small enhancing tumour is not drowned by oedema; otherwise any voxel of the brain.
     """
     if generator.random() < foreground_probability:
-        present = [region for region in REGIONS if case.voxel_count(region)]
-        if present:
-            region = present[generator.integers(len(present))]
-            return case.voxel(region, int(generator.integers(case.voxel_count(region))))
-    return case.voxel("brain", int(generator.integers(case.voxel_count("brain"))))
+        present = [voxels for region in REGIONS if len(voxels := case.voxels_of(region))]
+        voxels = present[generator.integers(len(present))] if present else case.voxels_of("brain")
+    else:
+        voxels = case.voxels_of("brain")
+    return tuple(voxels[generator.integers(len(voxels))].tolist())
 
 
 def patch_slices(shape: Sequence[int], centre: Sequence[int], patch: Sequence[int]) -> tuple[slice, slice, slice]:

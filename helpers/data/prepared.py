@@ -118,13 +118,9 @@ class Prepared:
         """Part of the label map, as `PreparedFile.classes_patch`."""
         return self.classes[tuple(slices)]
 
-    def voxel_count(self, region: str) -> int:
-        """Voxels listed for a region, as `PreparedFile.voxel_count`."""
-        return len(self.voxels[region])
-
-    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
-        """Voxel number `index` of those listed for a region."""
-        return tuple(self.voxels[region][index].tolist())
+    def voxels_of(self, region: str) -> np.ndarray:
+        """Return the voxels listed for a region, as `PreparedFile.voxels_of`."""
+        return self.voxels[region]
 
 
 class PreparedFile:
@@ -158,13 +154,9 @@ class PreparedFile:
         self.need_classes()
         return self._handle.get_slice("classes")[tuple(slices)].numpy().copy()
 
-    def voxel_count(self, region: str) -> int:
-        """How many voxels of TC, WT, ET or "brain" the file lists: 0 where the region is empty, `TABLE` at most."""
-        return self._handle.get_slice(f"voxels_{region}").get_shape()[0]
-
-    def voxel(self, region: str, index: int) -> tuple[int, int, int]:
-        """Voxel number `index` of those listed for a region, as indices (x, y, z); reads these three numbers only."""
-        return tuple(self._handle.get_slice(f"voxels_{region}")[index : index + 1][0].tolist())
+    def voxels_of(self, region: str) -> np.ndarray:
+        """Read the voxels listed for TC, WT, ET or "brain", int32 (n, 3): none if the region is empty, at most `TABLE`."""
+        return self._handle.get_tensor(f"voxels_{region}").numpy()
 
     def load(self) -> Prepared:
         """Read everything."""

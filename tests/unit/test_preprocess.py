@@ -212,16 +212,17 @@ def test_listed_voxels_lie_in_their_region(tmp_path):
     file = PreparedFile(save_prepared(tmp_path / "a.safetensors", prepared))
     members = {"TC": {1, 3}, "WT": {1, 2, 3}, "ET": {3}}
     for region, classes in members.items():
-        listed = {file.voxel(region, index) for index in range(file.voxel_count(region))}
-        assert len(listed) == file.voxel_count(region) == min(np.isin(prepared.classes, list(classes)).sum(), 4096)
+        voxels = file.voxels_of(region)
+        listed = set(map(tuple, voxels.tolist()))
+        assert len(listed) == len(voxels) == min(np.isin(prepared.classes, list(classes)).sum(), 4096)
         assert {int(prepared.classes[voxel]) for voxel in listed} <= classes
-    assert all(prepared.image[(slice(None), *file.voxel("brain", index))].any() for index in range(file.voxel_count("brain")))
+    assert prepared.image[(slice(None), *file.voxels_of("brain").T)].any(0).all()
 
 
 def test_case_without_reference(tmp_path):
     image, _ = case_arrays()
     file = PreparedFile(save_prepared(tmp_path / "a.safetensors", preprocess_image(image, LPS, identifier="x")))
-    assert not file.has_classes and file.load().classes is None and file.voxel_count("brain") > 0
+    assert not file.has_classes and file.load().classes is None and len(file.voxels_of("brain")) > 0
     with pytest.raises(DataError, match="no reference"):
         file.classes_patch((slice(1),) * 3)
 
