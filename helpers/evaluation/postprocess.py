@@ -230,10 +230,8 @@ def outline_enhancement(probability: np.ndarray, likely: LikelyEnhancement | Non
         return certain
     bright = np.zeros(certain[likely.box].shape, bool)
     bright[likely.voxels] = (likely.after > brighter) & (likely.after - likely.before > T1_GAIN)
-    components, _ = ndimage.label(bright, structure=TOUCHING)
-    begun = np.unique(components[bright & certain[likely.box]])
     grown = np.zeros_like(certain)
-    grown[likely.box] = np.isin(components, begun[begun > 0])
+    grown[likely.box] = ndimage.binary_propagation(bright & certain[likely.box], structure=TOUCHING, mask=bright)
     return grown
 
 
