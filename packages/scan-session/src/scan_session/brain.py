@@ -122,5 +122,6 @@ def _hd_bet(image: sitk.Image) -> np.ndarray:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         masks = sorted(Path(folder).glob("brain*_bet.nii.gz")) or sorted(Path(folder).glob("brain*mask.nii.gz"))
         if done.returncode or not masks:
-            raise SessionError(f"hd-bet failed ({done.stderr.strip().splitlines()[-1:]})", "leave the default deepbet")
+            reason = " ".join(done.stderr.strip().splitlines()[-1:]) or f"status {done.returncode}"
+            raise SessionError(f"hd-bet failed ({reason})", "leave the default deepbet")
         return array_of(read_nifti(masks[0])) > 0.5
