@@ -25,7 +25,7 @@ from brats_cohort.regions import (
     classes_to_regions,
 )
 from helpers.evaluation.cohort import LabelFile, read_label_file
-from slice_viewer.slices import PLANES, best_slice, robust_window, show_slice, to_ras
+from slice_viewer.slices import best_slice, frame, robust_window, show_slice
 
 INK, MUTED = "#222222", "#6B6B6B"
 FIRST, SECOND = "#0072B2", "#E69F00"
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def show_modalities(
-    image: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, plane: str = "axial", title: str = ""
+    image: np.ndarray, affine: np.ndarray, *, classes: np.ndarray | None = None, plane: str = "axial"
 ) -> Figure:
     """Show one slice of the four modalities (4, X, Y, Z) side by side, and again below with the label map if there is one.
 
@@ -90,8 +90,9 @@ def show_modalities(
     """
     index = best_slice(classes if classes is not None else image[0] != 0, affine, plane=plane)
     rows = 1 if classes is None else 2
-    size = (10.4, _row_height(image[0], affine, plane) * rows + 0.9)
-    figure, axes = plt.subplots(rows, 4, figsize=size, squeeze=False, layout="compressed")
+    left, right, bottom, top = frame(image[0], affine, plane)
+    height = 2.55 * (bottom - top) / (right - left)
+    figure, axes = plt.subplots(rows, 4, figsize=(10.4, height * rows + 0.9), squeeze=False, layout="compressed")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0.01, hspace=0.01)
     for column, (modality, volume) in enumerate(zip(MODALITIES, image, strict=True)):
         window = robust_window(volume)
@@ -102,8 +103,6 @@ def show_modalities(
         axes[0, column].text(0, 1.02, MODALITY_HINTS[modality], transform=axes[0, column].transAxes, fontsize=9, color=MUTED)
     if classes is not None:
         add_legend(figure)
-    if title:
-        figure.suptitle(f"{title}\n")  # the empty line keeps it clear of the panes' own headings
     return figure
 
 
@@ -120,7 +119,8 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
     """
     modality = REGION_MODALITY[region]
     volumes = [case.image[MODALITIES.index(modality)] for case in cases]
-    height = _row_height(volumes[0], cases[0].affine, "axial", width=2.85)
+    left, right, bottom, top = frame(volumes[0], cases[0].affine, "axial")
+    height = 2.85 * (bottom - top) / (right - left)
     figure, axes = plt.subplots(len(cases), 3, figsize=(9, height * len(cases) + 0.8), squeeze=False, layout="compressed")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.02)
     for row, case, volume in zip(axes, cases, volumes, strict=True):
@@ -136,13 +136,3 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
     classes = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
     add_legend(figure, classes | {"missed": ERROR_COLOURS[MISSED], "falsely marked": ERROR_COLOURS[FALSE]})
     return figure
-
-
-def _row_height(volume: np.ndarray, affine: np.ndarray, plane: str, *, width: float = 2.55) -> float:
-    """Height in inches of a pane of `width` inches that shows what is not background."""
-    turned, spacing = to_ras(volume != 0, affine)
-    sides = []
-    for axis in (other for other in range(3) if other != PLANES[plane].axis):
-        used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append((np.ptp(used) + 1 if used.size else turned.shape[axis]) * spacing[axis] + 12)
-    return width * sides[1] / sides[0]

@@ -25,7 +25,7 @@ def _close_figures():
 
 def test_the_four_panes_have_labels_below_only_where_there_are_labels():
     image, classes = case_arrays()
-    panes = figures.show_modalities(image, LPS, classes=classes, title="Case").axes
+    panes = figures.show_modalities(image, LPS, classes=classes).axes
     assert len(panes) == 8
     assert [ax.get_title(loc="left") for ax in panes[:4]] == ["T1", "T1ce", "T2", "FLAIR"]
     assert len(figures.show_modalities(image, LPS).axes) == 4

@@ -22,6 +22,9 @@ from PIL import Image
 PALETTE = ("#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999")
 """Colours of labels 1, 2, 3 and so on that were given none; the first three stay apart for colour-blind readers (Okabe-Ito)."""
 
+MARGIN = 6.0
+"""Background in mm that a cropped slice keeps around what it shows."""
+
 
 def label_colour(value: int) -> str:
     """Colour of a label that was given none."""
@@ -160,7 +163,7 @@ def show_slice(
     ax.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
     if classes is not None:
         draw_labels(ax, cut(classes, affine, plane=plane, index=index)[0], size, colours=colours)
-    left, right, bottom, top = _frame(volume if focus is None else focus, affine, plane, extent) if crop else extent
+    left, right, bottom, top = frame(volume if focus is None else focus, affine, plane) if crop else extent
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
     ax.spines[:].set_visible(False)
     ax.set_title(title)
@@ -203,15 +206,15 @@ def draw_labels(
     return ax
 
 
-def _frame(volume: np.ndarray, affine: np.ndarray, plane: str, extent: tuple, margin: float = 6.0) -> tuple:
-    """Left, right, bottom and top in mm of what is not background anywhere in the volume, so that slices of a case match."""
+def frame(volume: np.ndarray, affine: np.ndarray, plane: str) -> tuple[float, float, float, float]:
+    """Find left, right, bottom and top in mm of what is not background anywhere in a volume, so that slices of a case match."""
     turned, spacing = to_ras(volume != 0, affine)
     limits = []
     for axis in (other for other in range(3) if other != PLANES[plane].axis):
         used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))
         length = turned.shape[axis]
         first, last = (length - 1 - used[-1], length - used[0]) if used.size else (0, length)
-        limits += [max(first * spacing[axis] - margin, 0), min(last * spacing[axis] + margin, length * spacing[axis])]
+        limits += [max(first * spacing[axis] - MARGIN, 0), min(last * spacing[axis] + MARGIN, length * spacing[axis])]
     left, right, top, bottom = limits
     return left, right, bottom, top
 
