@@ -293,7 +293,7 @@ def key_figure(path: Path) -> bytes:
 
 
 def numbers_of(run: NotebookRun, workspace: Workspace) -> dict[str, str]:
-    """Numbers that this run of the notebook left, as a reader sees them; those of an earlier run are not shown as its own."""
+    """Read the numbers that this run left, as a reader sees them; those of an earlier run are not shown as its own."""
     path = metrics_path(workspace, run.name)
     fresh = path.is_file() and path.stat().st_mtime >= run.started - 1  # some file systems keep whole seconds
     numbers = load_metrics(workspace, run.name)["numbers"] if fresh and run.status == "ok" else {}
@@ -301,14 +301,14 @@ def numbers_of(run: NotebookRun, workspace: Workspace) -> dict[str, str]:
 
 
 def show_number(value: float | int | str | None) -> str:
-    """A number as a table shows it: three decimals at most, thousands apart."""
+    """Format a number for a table: three decimals at most, thousands apart."""
     if isinstance(value, float):
         return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
     return "undefined" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration as people say it."""
+    """Format a duration for people: 42 s, 3 min 05 s."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 

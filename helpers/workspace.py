@@ -106,7 +106,7 @@ def load_metrics(workspace: Workspace, notebook: str) -> dict:
 
 
 def metrics_path(workspace: Workspace, notebook: str) -> Path:
-    """Where the numbers of a notebook are kept."""
+    """Name the file that keeps the numbers of a notebook."""
     return workspace.root / notebook / "metrics.json"
 
 
@@ -128,7 +128,7 @@ def pick_device(name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and those of `VERSIONED`, read without importing any of them."""
+    """Find the versions of Python, this package and those of `VERSIONED`, read without importing any of them."""
     from helpers import __version__
 
     return {"python": platform.python_version(), "helpers": __version__, **{name: metadata.version(name) for name in VERSIONED}}

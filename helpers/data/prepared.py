@@ -98,7 +98,7 @@ class Prepared:
 
     @cached_property
     def voxels(self) -> dict[str, np.ndarray]:
-        """Up to `TABLE` voxels drawn from the brain and, if the case has a reference, from each region: int32 (n, 3)."""
+        """Draw up to `TABLE` voxels from the brain and, if the case has a reference, from each region: int32 (n, 3)."""
         generator = np.random.default_rng(0)
         flat = {"brain": _draw_brain(self.image, generator)}
         if self.classes is not None:
@@ -111,11 +111,11 @@ class Prepared:
         return {name: np.stack(np.unravel_index(each, self.shape), axis=1).astype(np.int32) for name, each in flat.items()}
 
     def image_patch(self, slices: Sequence[slice]) -> np.ndarray:
-        """Part of the image, as `PreparedFile.image_patch`."""
+        """Return part of the image, as `PreparedFile.image_patch`."""
         return self.image[(slice(None), *slices)]
 
     def classes_patch(self, slices: Sequence[slice]) -> np.ndarray:
-        """Part of the label map, as `PreparedFile.classes_patch`."""
+        """Return part of the label map, as `PreparedFile.classes_patch`."""
         return self.classes[tuple(slices)]
 
     def voxels_of(self, region: str) -> np.ndarray:
@@ -192,7 +192,7 @@ def save_prepared(path: Path, prepared: Prepared) -> Path:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a prepared file is there and holds what was written: an empty or damaged one is prepared again."""
+    """Check that a prepared file is there and holds what was written: an empty or damaged one is prepared again."""
     try:
         handle = _open(path)
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (a handle is no mapping)
@@ -231,7 +231,7 @@ def _draw_brain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
 
 
 def prepared_path(case: Case, folder: Path, settings: PreprocessSettings) -> Path:
-    """Where the prepared file of a case is or will be; reads the files of the case to hash them, raises `DataError`."""
+    """Name the prepared file of a case, there or not; reads the files of the case to hash them, raises `DataError`."""
     digest = hashlib.blake2b(digest_size=6)
     sources = [(modality, case.images[modality].channel) for modality in MODALITIES if modality in case.images]
     recipe = [VERSION, case.labels, case.identifier, sources, case.label is not None, asdict(settings)]

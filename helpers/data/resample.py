@@ -40,14 +40,14 @@ class _Axis:
 
 
 def cropped_affine(affine: np.ndarray, start: Sequence[int]) -> np.ndarray:
-    """Affine of the part of a volume that begins at voxel `start`."""
+    """Compute the affine of the part of a volume that begins at voxel `start`."""
     moved = np.array(affine, dtype=np.float64)
     moved[:3, 3] += moved[:3, :3] @ np.asarray(start, dtype=np.float64)
     return moved
 
 
 def ras_grid(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine of a grid in orientation RAS with the given spacing in mm that covers the same box.
+    """Compute shape and affine of a grid in orientation RAS with the given spacing in mm that covers the same box.
 
     The axes are those of the input in the order and direction nearest to right, anterior, superior: an oblique volume stays
     oblique, since turning it would resample every voxel for no gain. An axis that has its spacing already is kept as it is.
@@ -138,7 +138,7 @@ def _around_labels(classes: np.ndarray, axes: list[_Axis]) -> tuple[tuple[slice,
 
 
 def coincide(shape: Sequence[int], affine: np.ndarray, to_shape: Sequence[int], to_affine: np.ndarray) -> bool:
-    """Whether the voxels of the two grids lie on each other, so that `regrid` is only slicing."""
+    """Check whether the voxels of the two grids coincide, so that `regrid` is only slicing."""
     return all(axis.exact for axis in _match(shape, affine, to_shape, to_affine))
 
 

@@ -54,7 +54,7 @@ def read_label_file(label: LabelFile) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stated_labels(label: LabelFile) -> str:
-    """Whose numbers a label map is said to have, "auto" if nothing says it.
+    """Find out whose label numbers a file is said to use, "auto" if nothing says it.
 
     For a file in a folder ``labelsTr`` or ``labelsTs`` the dataset.json above it does (``labelsTr`` without one is of MSD),
     else one beside it, which nnU-Net puts there with its predictions.
@@ -72,7 +72,7 @@ def stated_labels(label: LabelFile) -> str:
 
 
 def labels_in(label: LabelFile, values: np.ndarray, likely: str = "auto") -> str:
-    """Whose numbers the values of a file are: those it says, else the `likely` ones or those of its name, if they fit."""
+    """Decide whose label numbers a file uses: those it says, else the `likely` ones or those of its name, if they fit."""
     stated = stated_labels(label)
     if stated != "auto":
         return stated

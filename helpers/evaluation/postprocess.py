@@ -94,7 +94,7 @@ class PostProcessing:
 
     @classmethod
     def of(cls, settings: Mapping[str, float]) -> PostProcessing:
-        """Limits as a model card holds them; raises `DataError` if it has others."""
+        """Read the limits from a model card; raises `DataError` if it has others."""
         try:
             return cls(**settings)
         except (TypeError, ValueError) as error:

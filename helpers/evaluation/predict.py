@@ -65,7 +65,7 @@ class Prediction:
 
 
 def window_size(shape: Sequence[int], patch: Sequence[int], multiple: int) -> tuple[int, int, int]:
-    """Edges of the sliding window for a volume of `shape`: along each axis the volume if it fits, else the patch.
+    """Choose the edges of the sliding window for a volume of `shape`: along each axis the volume if it fits, else the patch.
 
     It fits up to `WHOLE` times the patch, after rounding up to what the network can halve (`multiple`). One window over a
     brain costs about a tenth of eight overlapping ones.

@@ -94,7 +94,7 @@ class ModelCard:
 
 
 def card_path(path: Path) -> Path:
-    """Path of the model card that belongs to a weights file."""
+    """Name the model card that belongs to a weights file."""
     return Path(path).with_suffix(".json")
 
 

@@ -265,7 +265,7 @@ def channels_last(image: torch.Tensor) -> torch.Tensor:
 
 
 def input_multiple(name: str, **arguments) -> int:
-    """Number of voxels of which every edge of an input to this network must be a multiple."""
+    """Return the number of voxels of which every edge of an input to this network must be a multiple."""
     if name == ENSEMBLE:
         return math.lcm(*(input_multiple(kind, **settings) for kind, settings in _members(**arguments)))
     try:

@@ -1,4 +1,4 @@
-"""Slices cut from the 3-D phantom, written in the Kaggle LGG layout."""
+"""Slices cut from the 3-D phantom, written in the dataset format of Kaggle LGG."""
 
 from __future__ import annotations
 
