@@ -206,9 +206,10 @@ def write_raw_session(
     *,
     settings: PhantomSettings = CALIBRATED,
     plans: Mapping[str, SeriesPlan] | None = None,
-    foreign: bool = True,
 ) -> RawSession:
     """Write one phantom as a scanner's export: nested folders of DICOM files with names that say nothing.
+
+    A localiser and a diffusion series are among them.
 
     Parameters
     ----------
@@ -220,8 +221,6 @@ def write_raw_session(
         Spacing and seed of the phantom.
     plans : mapping, optional
         How each modality's series was taken; one that is absent is not written. By default `draw_plans` draws them.
-    foreign : bool
-        Add a localiser and a diffusion series.
 
     Raises
     ------
@@ -237,7 +236,7 @@ def write_raw_session(
     draws = Draws(settings.seed, index, series=SERIES + 1)
     phantom = make_phantom(index, settings)
     head = draw_head(phantom, draws)
-    numbered = [("localiser", None)] * foreign + list(plans.items()) + [("dwi", None)] * foreign
+    numbered = [("localiser", None), *plans.items(), ("dwi", None)]
     session = f"{settings.seed}/{settings.spacing:g}/{index}/{sorted(plans.items())}"
     uids = {}
     for number, (name, plan) in enumerate(numbered, start=1):

@@ -20,6 +20,8 @@ from sagemaker_rehearsal.containers import PRIVATE, namespaces_work
 from sagemaker_rehearsal.records import KEY
 
 PREFIX = "sagemaker-rehearsal-"
+PATIENCE = 60.0
+"""Seconds in which a rehearsal must have started."""
 AS_USER = ("unshare", "--user", "--map-root-user", *PRIVATE[1:])
 PREPARE = """
 set -e
@@ -142,9 +144,7 @@ class Rehearsal:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_rehearsal(
-    region: str = "us-east-1", *, serve: str = "", grace: float = 120.0, private: bool = True, patience: float = 60.0
-) -> Rehearsal:
+def start_rehearsal(region: str = "us-east-1", *, serve: str = "", grace: float = 120.0, private: bool = True) -> Rehearsal:
     """Start a local AWS and wait until it answers.
 
     Credentials, profiles and settings of a real account stay where they are; neither the rehearsal nor its jobs see them.
@@ -160,8 +160,6 @@ def start_rehearsal(
         Seconds between SIGTERM and SIGKILL for a job that is to end; AWS gives 120.
     private : bool
         Whether to give each container its own ``/opt/ml`` if the system allows that.
-    patience : float
-        Seconds in which it must have started.
 
     Raises
     ------
@@ -183,7 +181,7 @@ def start_rehearsal(
         env=without_aws(os.environ) | _aws_files(folder) | {"PYTHONPATH": _python_path()},
         start_new_session=True,
     )
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     try:
         while not (folder / "ready.json").is_file():
             if janitor.poll() is not None or time.monotonic() > deadline:
