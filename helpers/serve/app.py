@@ -69,7 +69,7 @@ class Server:
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def ping(self) -> Response:
-        """200 when requests can be answered, 503 while the model loads, 500 when none ever will be."""
+        """Answer 200 when requests can be answered, 503 while the model loads, 500 if it or the GPU has failed for good."""
         if self.fault:
             return _text(500, self.fault)
         return Response(status_code=200) if self.model else _text(503, "the model is being loaded")
