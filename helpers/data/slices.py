@@ -96,7 +96,7 @@ def check_slices(patients: Mapping[str, Sequence[SliceFile]]) -> tuple[dict[str,
 
 
 def find_air(images: np.ndarray) -> np.ndarray:
-    """Estimate up to which value each channel of slices uint8 (N, C, X, Y) is air: float64 (C,).
+    """Estimate up to which value each channel of slices uint8 (N, C, Y, X) is air: float64 (C,).
 
     The air around a patient is not black in MRI: it holds noise, a few per cent of what tissue has, and the published slices
     keep it. A tenth of what 99 % of a channel's pixels stay below separates the two.
@@ -105,7 +105,7 @@ def find_air(images: np.ndarray) -> np.ndarray:
 
 
 def find_tissue(images: np.ndarray, air: np.ndarray) -> np.ndarray:
-    """Find the patient on slices uint8 (N, C, X, Y): bool (N, X, Y).
+    """Find the patient on slices uint8 (N, C, Y, X): bool (N, Y, X).
 
     A pixel is tissue if any channel exceeds its value of `air` (`find_air`); single bright pixels of noise are left out, and
     dark pixels that tissue encloses, such as fluid and bone, are kept.
