@@ -65,12 +65,16 @@ def run(
         name: text for name, text in (("COHORT", cohort), ("DATA", data), ("OUT", out)) if text
     }
     given |= {name: str(Path(given[name]).expanduser().absolute()) for name in ("DATA", "OUT") if given.get(name)}
+    own_data = "DATA" in given
     given = phantom_folders(paths, given)
     cohort = given.get("COHORT", "phantom")
     if cohort.lower() not in OTHER_COHORTS:
         format_key(cohort)
     workspace = open_workspace(cohort, data=given.get("DATA", ""), out=given.get("OUT", ""))
     parameters = assign(paths, given)
+    for path in paths:
+        if path.parent.name == "extras" and not own_data:  # theirs is real data only; they draw phantoms in memory
+            parameters[path].pop("DATA", None)
     hide_account(given)
     folder = workspace.root / "run"
     runs = []

@@ -306,6 +306,23 @@ def test_other_phantoms_get_folders_of_their_own(tmp_path):
     assert phantom_folders([path], {"SEED": "7", "OUT": "/here"})["OUT"] == "/here"
 
 
+@pytest.mark.parametrize("words", [(), ("--data", "/mine")])
+def test_folders_of_other_phantoms_are_not_the_data_of_extras(tmp_path, monkeypatch, words):
+    seen = {}
+
+    def stop(paths, folder, *, parameters):
+        seen.update(parameters)
+        raise DataError("enough is seen", "stop here")
+
+    monkeypatch.setattr(run, "execute_notebooks", stop)
+    parameters = 'DATA = ""  # folder\nOUT = ""  # results\nSEED = 2021  # 0 or more'
+    numbered = write_notebook(tmp_path / "01_a.ipynb", parameters=parameters)
+    extra = write_notebook(tmp_path / "extras" / "b.ipynb", parameters=parameters)
+    main(["run", str(numbered), str(extra), "--out", str(tmp_path / "out"), "-p", "SEED=7", *words])
+    assert seen[extra].get("DATA") == ("/mine" if words else None)
+    assert seen[numbered]["DATA"] == ("/mine" if words else str(REPOSITORY / "data" / "phantom_seed7"))
+
+
 def test_parameters_go_to_the_notebooks_that_have_them(tmp_path):
     first = write_notebook(tmp_path / "01_a.ipynb")
     second = write_notebook(tmp_path / "02_b.ipynb", parameters="STEPS = 10")
