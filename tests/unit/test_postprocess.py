@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brats_cohort.regions import BACKGROUND, ED, ET, NCR
+from brats_cohort.regions import ED, ET, NCR
 from helpers.evaluation.postprocess import PostProcessing, label_map, postprocess, warnings_of
 
 BRAIN = np.ones((4, 1, 1, 1))
@@ -136,10 +136,10 @@ def test_depth_is_measured_in_millimetres_and_up_to_the_edge_of_the_volume():
     assert np.argwhere(filled == NCR)[:, :2].tolist() == [[4, 4]] * 9, "10 mm apart, no slice is near an end"
 
 
-@pytest.mark.parametrize(("label", "changed"), [(ET, False), (NCR, False), (BACKGROUND, True)])
+@pytest.mark.parametrize(("label", "changed"), [(ET, False), (NCR, False), (ED, True)])
 def test_core_is_placed_only_if_there_is_none_and_nothing_enhances(label, changed):
     (distance,), classes = balls(8)
-    classes[distance < 3] = label if label else ED
+    classes[distance < 3] = label
     filled = postprocess(classes, (1, 1, 1), PostProcessing(0.0, 0.0, core_depth=0.3))
     assert (not np.array_equal(filled, classes)) == changed
 
