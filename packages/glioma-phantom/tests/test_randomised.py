@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from glioma_phantom import PhantomSettings, Randomisation, draw_random_phantom, make_phantom
-from glioma_phantom.anatomy import MIDDLE, draw_anatomy, draw_pose, draw_warp, load_template, sample
+from glioma_phantom.anatomy import MIDDLE, box_mean, draw_anatomy, draw_pose, draw_warp, load_template, sample
 from glioma_phantom.artefacts import MimicRanges, ScannerRanges, draw_mimics, scan, shifted, strip_skull, thick_slices
 from glioma_phantom.contrast import MODALITIES, CoreRanges, draw_core, draw_looks, label_enhancement
 from glioma_phantom.draws import Box, Draws
@@ -120,6 +120,15 @@ def test_without_looseness_contrasts_are_the_calibrated_ones():
         loose = draw_random_looks(Draws(4, index), RING, tight)
         for modality, look in loose.items():
             assert astuple(look) == pytest.approx(astuple(calibrated[modality]))
+
+
+@pytest.mark.parametrize("width", [3, 5, 9])
+def test_an_average_over_cubes_is_that_of_pytorch(width):
+    maps = torch.rand(2, 9, 12, 10, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.avg_pool3d(maps, width, stride=1, padding=width // 2)
+    assert torch.allclose(box_mean(maps, width), expected, atol=1e-6)
+    counts = (maps > 0.5).float()  # whole numbers add up exactly in any order, so that equal shares stay equal
+    assert torch.equal(box_mean(counts, width), torch.nn.functional.avg_pool3d(counts, width, stride=1, padding=width // 2))
 
 
 def test_without_effects_a_scan_changes_nothing():

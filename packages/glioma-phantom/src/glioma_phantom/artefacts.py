@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from glioma_phantom.anatomy import Anatomy
+from glioma_phantom.anatomy import Anatomy, box_mean
 from glioma_phantom.contrast import Overlay, draw_vessels, rician
 from glioma_phantom.draws import Box, Draws, Range
 
@@ -129,10 +129,7 @@ def _remains(draws: Draws, anatomy: Anatomy, shell: torch.Tensor, box: Box, rang
 def _soften(mask: torch.Tensor, box: Box) -> torch.Tensor:
     """Average over 10 mm, twice."""
     width = 2 * round(4 / box.spacing) + 1
-    soft = mask[None, None]
-    for _ in range(2):
-        soft = F.avg_pool3d(soft, width, stride=1, padding=width // 2)
-    return soft[0, 0]
+    return box_mean(box_mean(mask, width), width)
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ def scan(draws: Draws, image: torch.Tensor, box: Box, ranges: ScannerRanges, *, 
         axis = 2 if draws.chance(ranges.axial) else draws.integer(2)
         image = thick_slices(image, axis, draws.within(ranges.thickness) / box.spacing)
     blur = draws.within(ranges.blur)
-    image = torch.lerp(image, F.avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0], blur)
+    image = torch.lerp(image, box_mean(image, 3) / box_mean(torch.ones_like(image), 3), blur)
     if draws.chance(ranges.misplaced):
         for axis in range(3):
             image = shifted(image, axis, draws.uniform(-1, 1) * ranges.shift / box.spacing)

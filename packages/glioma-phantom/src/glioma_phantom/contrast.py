@@ -14,9 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 
-from glioma_phantom.anatomy import Anatomy
+from glioma_phantom.anatomy import Anatomy, box_mean
 from glioma_phantom.draws import Box, Draws, Range
 from glioma_phantom.tumour import ED, ET, NCR, NON_ENHANCING, Tumour
 
@@ -298,7 +297,7 @@ def label_enhancement(
     limit = min(draws.within(ranges.outline) * max(1.0, look.grey), (look.necrosis + look.enhancing) / 2)
     bright = (t1ce > limit) & ((t1 < BLOOD) | (t1ce - t1 > TAKEN_UP))
     width = 2 * round(2 / spacing) + 1
-    necrosis, oedema = F.avg_pool3d(tumour.shares[None, :2], width, stride=1, padding=width // 2)[0]
+    necrosis, oedema = box_mean(tumour.shares[:2], width)
     dim = torch.where(oedema > necrosis, ED, NCR).to(torch.uint8)
     was = tumour.classes
     classes = torch.where((was == ET) & ~bright, dim, was)
@@ -307,7 +306,7 @@ def label_enhancement(
 
 def _edge(share: torch.Tensor) -> torch.Tensor:
     """0 inside a tissue (X, Y, Z), rising to 1 where it is thinner than three voxels or meets others."""
-    return (2 - 2 * F.avg_pool3d(share[None, None], 3, stride=1, padding=1)[0, 0]).clamp_(0, 1)
+    return (2 - 2 * box_mean(share, 3)).clamp_(0, 1)
 
 
 def _stronger(looks: dict[str, Look], tissue: str, factor: float) -> dict[str, float]:

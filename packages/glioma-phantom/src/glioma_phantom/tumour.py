@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from glioma_phantom.anatomy import COARSE, MIDDLE, Anatomy, Mass, Pose, Template, place, sample
+from glioma_phantom.anatomy import COARSE, MIDDLE, Anatomy, Mass, Pose, Template, box_mean, place, sample
 from glioma_phantom.draws import Box, Draws, Range
 
 NCR, ED, ET = 1, 2, 3
@@ -256,7 +256,7 @@ def _enhancement(
 def _majority(masks: torch.Tensor, brain: torch.Tensor, sharp: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Share of NCR, ED and ET among 27 neighbours, or nearer to the voxel's own, and the class that has most of them."""
     own = masks.float()
-    shares = F.avg_pool3d(own[None], 3, stride=1, padding=1)[0] * brain
+    shares = box_mean(own, 3) * brain
     if sharp:
         shares.lerp_(own, sharp)
     best, number = shares.max(dim=0)
