@@ -1,10 +1,12 @@
 """Train the released networks on randomised phantoms: ``python -m benchmarks.train_released --out DIR``.
 
 Four networks learn from scratch, one a core, each for about the same core time: two SegResNets and a U-Net, which are the
-segmenter together, and a SwinUNETR, which notebook 04 compares with the U-Net. A CUDA GPU is used if there is one. In the end
-the post-processing of the segmenter is fitted on other phantoms (`benchmarks.fit_limits`), and all four cards get it.
-``--networks`` trains some of them only; the fit follows once the three of the segmenter are there. `benchmarks.release` then
-packs the files.
+segmenter together, and a SwinUNETR, which notebook 04 compares with the U-Net. In the end the post-processing of the segmenter
+is fitted on other phantoms (`benchmarks.fit_limits`), and all four cards get it. ``--networks`` trains some of them only; the
+fit follows once the three of the segmenter are there. `benchmarks.release` then packs the files.
+
+A CUDA GPU is used if there is one, and all cores draw phantoms for it. ``--spacing 1`` is meant for such a machine: larger
+networks on a grid of 1 mm (`finer`).
 
 Each network takes a fixed number of steps; the learning rate falls at the end, and what is kept is an exponential moving
 average (EMA) of the weights. Steps alternate between two patches around a tumour and one whole brain, which is what prediction
@@ -47,8 +49,6 @@ SAVE_EVERY = 180.0
 """Seconds between two checkpoints to resume from."""
 WARMUP = 60
 """Steps in which the learning rate rises."""
-WORKERS = 8
-"""Processes that draw phantoms for a GPU; on a CPU the network's own process does."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,21 @@ RECIPES = {
     "unet": Recipe("unet", 6000, 1e-2, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
     "swin_unetr": Recipe("swin_unetr", 1800, 1e-2, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
 }
+LARGER: dict[str, dict[str, Any]] = {
+    "segresnet": {"init_filters": 16, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1), "norm": "instance"},
+    "unet": {"channels": (32, 64, 128, 256, 320)},
+    "swin_unetr": {"feature_size": 24, "window_size": 7},
+}
+"""Arguments of the networks for 1 mm, by name."""
+
+
+def finer(recipe: Recipe) -> Recipe:
+    """Return the recipe of a larger network at 1 mm, for a GPU: patches and brains as large in mm, half of the steps.
+
+    A phantom takes six times as long to draw at 1 mm as at 2 mm, so each is shown more often.
+    """
+    grid = {"spacing": 1, "patch": 2 * recipe.patch, "whole": (160, 192, 160), "per_patches": 24, "per_brain": 8}
+    return replace(recipe, steps=recipe.steps // 2, arguments=LARGER[recipe.network], **grid)
 
 
 class Batches(Dataset):
@@ -142,10 +157,12 @@ def train(
     stop: int | None = None,
     ranges: Randomisation = WIDE,
     start: Mapping[str, torch.Tensor] | None = None,
+    workers: int = 0,
 ) -> Path:
     """Train one network and return its checkpoint, ``<out>/<name>.safetensors``.
 
     `stop` ends after that step, to be resumed; `start` is the state of a network to begin with, in place of random weights.
+    `workers` processes draw the phantoms, or this one; the weights are the same.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
@@ -170,7 +187,6 @@ def train(
             part.load_state_dict(state[key])
         first, seconds, recent = state["step"], state["seconds"], state["loss"]
     began, last = time.time() - seconds, min(recipe.steps, stop or recipe.steps)
-    workers = WORKERS if device == "cuda" else 0
     loader = DataLoader(batches, batch_size=None, sampler=range(first, last), num_workers=workers)
     saved = time.time()
     for step, (image, regions) in enumerate(loader, first):
@@ -211,11 +227,13 @@ def train(
     return out / f"{name}.safetensors"
 
 
-def work(rank: int, names: Sequence[str], out: Path, processes: int) -> None:
+def work(rank: int, recipes: Mapping[str, Recipe], out: Path, processes: int) -> None:
     """Train every network of one process, one after the other."""
     torch.set_num_threads(1)
-    for name in names[rank::processes]:
-        train(RECIPES[name], out, name=name)
+    cores = joblib.cpu_count() // processes
+    workers = max(count for count in (0, 1, 2, 4, 8) if count <= cores) if torch.cuda.is_available() else 0
+    for name in [*recipes][rank::processes]:
+        train(recipes[name], out, name=name, workers=workers)
 
 
 def main() -> None:
@@ -223,9 +241,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", choices=RECIPES, default=tuple(RECIPES))
+    parser.add_argument("--spacing", type=int, choices=(1, 2), default=2, help="of the grid in mm; 1 is meant for a GPU")
     arguments = parser.parse_args()
-    processes = min(len(arguments.networks), joblib.cpu_count())
-    options = (arguments.networks, arguments.out, processes)
+    recipes = {name: RECIPES[name] if arguments.spacing == 2 else finer(RECIPES[name]) for name in arguments.networks}
+    processes = min(len(recipes), joblib.cpu_count())
+    options = (recipes, arguments.out, processes)
     multiprocessing.start_processes(work, options, nprocs=processes, start_method="spawn")
     members = [arguments.out / f"{name}.safetensors" for name in SEGMENTER]
     if all(path.is_file() for path in members):

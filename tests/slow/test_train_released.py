@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.train_released import Recipe, train
+from benchmarks.train_released import RECIPES, Batches, Recipe, finer, train
 from brats_cohort.files import DataError
 from helpers.models.checkpoints import load_checkpoint
+from helpers.models.networks import build_network, check_patch
 
 TINY = Recipe("unet", 3, 1e-3, (40, 48, 40), {"channels": (4, 8), "num_res_units": 1}, patch=16, spacing=4)
 
@@ -39,3 +40,23 @@ def test_another_recipe_does_not_resume_it(tmp_path):
     torch.save({"identity": {"steps": 4}}, tmp_path / "unet.ckpt")
     with pytest.raises(DataError, match="another training"):
         train(TINY, tmp_path, name="unet")
+
+
+def test_weights_do_not_depend_on_how_many_processes_draw(tmp_path):
+    alone, two = (load_file(train(TINY, tmp_path / str(count), name="unet", workers=count)) for count in (0, 2))
+    assert all(torch.equal(tensor, alone[key]) for key, tensor in two.items())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_at_1_mm_has_a_larger_network_that_takes_its_patches_and_brains(name):
+    recipe = finer(RECIPES[name])
+    for edges in ((recipe.patch,) * 3, recipe.whole):
+        check_patch(edges, recipe.network, **recipe.arguments)
+    small, large = (build_network(each.network, **each.arguments) for each in (RECIPES[name], recipe))
+    assert sum(p.numel() for p in large.parameters()) > 2 * sum(p.numel() for p in small.parameters())
+
+
+def test_a_recipe_at_1_mm_shows_the_same_tumours():
+    coarse, fine = (Batches(recipe).streams[1][0] for recipe in (RECIPES["unet"], finer(RECIPES["unet"])))
+    assert fine["image"].shape == (4, *finer(RECIPES["unet"]).whole)
+    assert int(fine["regions"].sum()) == pytest.approx(8 * int(coarse["regions"].sum()), rel=0.25)
