@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from brats_cohort.files import DataError
 from helpers.workspace import REPOSITORY
@@ -27,9 +23,9 @@ from helpers.cloud.jobs import main
 sys.exit(main(sys.argv[1:]))
 """
 NEEDED = "cloud/docker/requirements.txt"
-"""What jobs and endpoints import, in the image too; what these packages need in turn, `closure` finds out."""
+"""What jobs and endpoints import, in the image too."""
 IN_IMAGE = re.compile(r"torch|triton|nvidia-.*|cuda-.*|setuptools|pip")
-"""Comes with AWS's image, built for its GPUs, and must not be replaced."""
+"""Comes with AWS's image, built for its GPUs, and is neither replaced nor constrained."""
 
 
 def source_files(repository: Path = REPOSITORY) -> dict[Path, Path]:
@@ -46,52 +42,27 @@ def source_files(repository: Path = REPOSITORY) -> dict[Path, Path]:
 
 
 def stage_source(folder: Path, *, repository: Path = REPOSITORY) -> Path:
-    """Copy the source into a folder of its own, with its entry point ``train.py`` and ``requirements.txt``.
+    """Copy the source into a folder of its own, with its entry point ``train.py`` and its requirements.
 
     The SDK packs whole folders, and not always without what its ignore patterns name: so the folder holds only what may go.
+    ``constraints.txt`` gives pip the versions of the lock, also for what ``requirements.txt`` needs in turn.
 
     Raises `DataError` if the lock is missing.
     """
-    folder = Path(folder)
+    folder, lock = Path(folder), repository / "requirements.lock"
+    if not lock.is_file():
+        raise DataError(f"{lock} does not exist", "work in a complete copy of the repository")
     shutil.rmtree(folder, ignore_errors=True)
     for target, path in source_files(repository).items():
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / target)
     (folder / ENTRY).write_text(ENTRY_CODE, encoding="utf-8")
-    needed = (repository / NEEDED).read_text(encoding="utf-8").splitlines()
-    pins = pinned_requirements(repository / "requirements.lock", [line for line in needed if not line.startswith("#")])
-    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
+    needed = (repository / NEEDED).read_text(encoding="utf-8")
+    (folder / "requirements.txt").write_text(f"--constraint constraints.txt\n{needed}", encoding="utf-8")
+    locked = [line for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
+    pins = [line for line in locked if not IN_IMAGE.fullmatch(line.partition("==")[0])]
+    (folder / "constraints.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
     return folder
-
-
-def pinned_requirements(lock: Path, needed: Iterable[str]) -> str:
-    """Pin what the jobs import and all that it needs, as lines ``name==version``.
-
-    As the lock has them; what it does not name yet is pinned to what is installed here. Raises `DataError` without a lock.
-    """
-    if not lock.is_file():
-        raise DataError(f"{lock} does not exist", "work in a complete copy of the repository")
-    lines = [line.strip() for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
-    versions = {canonicalize_name(line.partition("==")[0]): line for line in lines}
-    found = {name: versions.get(name) or f"{name}=={importlib.metadata.version(name)}" for name in closure(needed)}
-    return "".join(f"{found[name]}\n" for name in sorted(found))
-
-
-def closure(needed: Iterable[str]) -> set[str]:
-    """Collect packages and everything installed that they require, by canonical name, without what the image brings."""
-    waiting, found = [canonicalize_name(name) for name in needed], set()
-    while waiting:
-        name = waiting.pop()
-        if name in found or IN_IMAGE.fullmatch(name):
-            continue
-        try:
-            required = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.add(name)
-        parsed = map(Requirement, required)
-        waiting += [canonicalize_name(one.name) for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return found
 
 
 def main(words: Sequence[str]) -> int:

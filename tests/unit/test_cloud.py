@@ -20,13 +20,7 @@ from sagemaker.core.helper.session_helper import Session
 from brats_cohort.files import DataError
 from helpers.cloud import aws
 from helpers.cloud.aws import belongs
-from helpers.cloud.jobs import (
-    closure,
-    main,
-    pinned_requirements,
-    source_files,
-    stage_source,
-)
+from helpers.cloud.jobs import main, source_files, stage_source
 from helpers.workspace import REPOSITORY
 
 
@@ -51,12 +45,14 @@ def test_only_python_and_json_of_the_package_leave_the_machine(tmp_path):
     for name in (*kept, package, *secret):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("x")
-    (repository / "requirements.lock").write_text("numpy==2.4.6\n")
     (repository / "cloud" / "docker").mkdir(parents=True)
     (repository / "cloud" / "docker" / "requirements.txt").write_text("# a comment\nnumpy\n")
+    with pytest.raises(DataError, match="does not exist"):
+        stage_source(tmp_path / "staged", repository=repository)
+    (repository / "requirements.lock").write_text("numpy==2.4.6\n")
     staged = stage_source(tmp_path / "staged", repository=repository)
     found = {path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()}
-    assert found == {*kept, "glioma_phantom/a.py", "train.py", "requirements.txt"}
+    assert found == {*kept, "glioma_phantom/a.py", "train.py", "requirements.txt", "constraints.txt"}
 
 
 def test_the_staged_package_has_what_a_job_runs():
@@ -71,14 +67,16 @@ def test_the_staged_package_has_what_a_job_runs():
     assert not [name for name in names if not name.endswith((".py", ".json"))]
 
 
-def test_requirements_are_pinned_with_all_that_they_need_and_leave_torch_to_the_image(tmp_path):
-    lock = tmp_path / "requirements.lock"
-    lock.write_text("nibabel==5.4.2\nnumpy==2.4.6\ntorch==2.13.0\n")
-    lines = pinned_requirements(lock, ["nibabel"]).splitlines()
-    assert {"nibabel==5.4.2", "numpy==2.4.6"} <= set(lines) and all("==" in line for line in lines)
-    assert "torch" not in closure(["monai"]) and "numpy" in closure(["monai"])
-    with pytest.raises(DataError, match="does not exist"):
-        pinned_requirements(tmp_path / "none.lock", ["numpy"])
+def test_pip_constrains_what_jobs_install_and_leaves_torch_to_the_image(tmp_path):
+    staged = stage_source(tmp_path / "staged")
+    pins = (staged / "constraints.txt").read_text().splitlines()
+    names = {pin.partition("==")[0] for pin in pins}
+    assert {"nibabel", "monai", "torchmetrics"} <= names and not {"torch", "pip"} & names
+    # pip reads the constraints from beside the requirements, wherever it runs, and refuses what contradicts them.
+    install = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "nibabel<1", "-r"]
+    done = subprocess.run([*install, staged / "requirements.txt"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    pin = next(pin for pin in pins if pin.startswith("nibabel=="))
+    assert done.returncode and f"The user requested (constraint) {pin}" in done.stdout + done.stderr, done
 
 
 def test_hyperparameters_become_options_of_the_training(monkeypatch):
