@@ -119,23 +119,19 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     uint8 array (X, Y, Z)
         Classes 0 to 3.
     """
-    regions = apply_thresholds(np.asarray(probabilities), image, spacing, settings)
-    return postprocess(regions_to_classes(regions), spacing, settings)
-
-
-def apply_thresholds(
-    probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], settings: PostProcessing
-) -> np.ndarray:
-    """Threshold region probabilities; arguments as in `label_map`, result bool (3, X, Y, Z)."""
     limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
-    regions = probabilities >= limits[:, None, None, None]
-    # Probabilities of a coarser grid reach beyond the brain. A file's axes lie the other way round in memory, which is slow.
-    regions &= np.ascontiguousarray(np.asarray(image).any(0))
+    claimed = probabilities >= limits[:, None, None, None]
+    classes, box = np.zeros(claimed.shape[1:], dtype=np.uint8), bounding_box(claimed.any(0))
+    if box is None:
+        return classes
+    part = (slice(None), *box)  # a tumour fills little of a volume
+    regions = claimed[part] & np.asarray(image)[part].any(0)  # probabilities of a coarser grid reach beyond the brain
     if settings.contrast_enhancement:
         likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
-        regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement) & regions[1]
+        regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement)[box] & regions[1]
         regions[0] |= regions[2]
-    return regions
+    classes[box] = regions_to_classes(regions)
+    return postprocess(classes, spacing, settings)
 
 
 def postprocess(classes: np.ndarray, spacing: Sequence[float], settings: PostProcessing) -> np.ndarray:
