@@ -1,6 +1,6 @@
 """Run notebook 06 with its full settings on an NVIDIA GPU and keep what it measured: ``python -m benchmarks.gpu``.
 
-The numbers go to benchmarks/gpu.json, which notebook 06 shows from then on. It takes at most 12 minutes.
+The numbers go to benchmarks/gpu.json. It takes at most 12 minutes.
 """
 
 from __future__ import annotations

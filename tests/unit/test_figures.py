@@ -11,7 +11,7 @@ from PIL import Image
 
 from brats_cohort.regions import CLASS_COLOURS
 from brats_cohort.testing import LPS, case_arrays
-from helpers.plots import case as figures
+from helpers.plots import figures
 from slice_viewer.slices import to_palette
 
 

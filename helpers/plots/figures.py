@@ -1,4 +1,4 @@
-"""Figures of cases: the four modalities of one, predictions beside their references; and one look for every figure."""
+"""Figures of cases (four modalities, predictions beside references) and of a U-Net; and one look for every figure."""
 
 from __future__ import annotations
 
@@ -136,3 +136,45 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
     classes = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}
     add_legend(figure, classes | {"missed": ERROR_COLOURS[MISSED], "falsely marked": ERROR_COLOURS[FALSE]})
     return figure
+
+
+def draw_unet(channels: Sequence[int], patch: int) -> Figure:
+    """Draw a 3-D U-Net from four contrasts to three regions: `channels` by level, patches of `patch` voxels along an edge."""
+    size = 1.8 / 2.0 ** np.arange(len(channels))  # of the cubes, by level
+    down = np.cumsum([0, *(0.5 * size[:-1] + 0.7 * size[1:] + 0.85)])
+    figure, ax = plt.subplots(figsize=(10, 5.2))
+    pairs = zip((4, *channels[:-1]), (3, *channels[:-2], channels[-1]), strict=True)
+    for k, (y, pair) in enumerate(zip(-down, pairs, strict=True)):
+        left, right = 1.7 * k, 3.4 * len(channels) + 1 - 1.7 * k
+        for x, maps in zip((left, right), pair, strict=True):
+            _cube(ax, x, y, size[k], f"{maps} × {patch // 2**k}³")
+        if k:
+            above, under = y + 0.7 * size[k] + 0.05, -down[k - 1] - size[k] - 0.45
+            _arrow(ax, (left - 1.5, under), (left, above))
+            _arrow(ax, (right, above), (right + 1.5, under))
+            _arrow(ax, (left + size[k], y), (right - 0.7 * size[k], y), "skip connection", "--")
+    _arrow(ax, (left + 0.8, y - 0.6), (right - 0.8, y - 0.6), "convolve")
+    far = right + 1.7 * k
+    for x, heading, arm in ((0, "image", "halve the grid"), (far, "logits", "double the grid")):
+        ax.text(x, 1.4, heading, ha="center", weight="bold")
+        ax.text(x, -down[-2], arm, ha="center", va="center")
+    ax.set(xlim=(-1.2, far + 1.6), ylim=(y - 1, 1.8), aspect="equal")
+    ax.axis("off")
+    return figure
+
+
+def _cube(ax: Axes, x: float, y: float, size: float, text: str) -> None:
+    """Draw a cube, its front centred at x, y, with its text below."""
+    front = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2
+    behind = np.add(front, (0.3, 0.2))
+    top, side = [*front[2:], *behind[[3, 2]]], [*front[1:3], *behind[[2, 1]]]
+    for face, colour in ((front, "#56B4E9"), (top, "#B5DDF5"), (side, "#0072B2")):
+        ax.add_patch(plt.Polygon((x, y) + size * np.array(face), fc=colour, ec="white"))
+    ax.text(x, y - size / 2 - 0.1, text, ha="center", va="top")
+
+
+def _arrow(ax: Axes, start: Sequence[float], end: Sequence[float], text: str = "", style: str = "-") -> None:
+    """Draw an arrow with its text above the middle."""
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#444444", "ls": style})
+    x, y = np.mean([start, end], axis=0)
+    ax.text(x, y + 0.1, text, ha="center", va="bottom")
