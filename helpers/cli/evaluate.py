@@ -17,8 +17,8 @@ from brats_cohort.cases import discover, patients_of
 from brats_cohort.command import Target, check_tables
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.formats import find_cases
-from brats_cohort.regions import CONVENTIONS, REGIONS
-from helpers.evaluation.cohort import LabelFile, score_files
+from brats_cohort.regions import CONVENTIONS, REGIONS, convention_by_name
+from helpers.evaluation.cohort import LabelFile, score_files, stated_labels
 from helpers.evaluation.metrics import METRICS
 from helpers.evaluation.statistics import summarise
 
@@ -79,7 +79,8 @@ def run(
         if labels not in ("auto", *CONVENTIONS):
             raise DataError(f"there are no labels called {labels!r}", f"choose auto or one of {', '.join(CONVENTIONS)}")
     if prediction.is_dir() != reference.is_dir():
-        raise DataError(f"{prediction} and {reference} are a file and a folder", "give two of a kind")
+        kinds = ("a folder", "a file") if prediction.is_dir() else ("a file", "a folder")
+        raise DataError(f"{prediction} is {kinds[0]} and {reference} {kinds[1]}", "give two of a kind")
     if prediction.is_dir():
         found = list_label_maps(prediction, "auto", prediction_labels)
         expected = list_label_maps(reference, format, reference_labels)
@@ -126,7 +127,8 @@ def list_label_maps(folder: Path, format: str, labels: str) -> dict[str, LabelFi
         if len(maps) < len(paths):  # the folders may be named for the cases, and all files alike
             maps = {str(path.relative_to(folder)).split(".nii")[0]: LabelFile(path, labels) for path in paths}
         if len(maps) < len(paths):
-            problem = f"{folder} holds {len(paths)} label maps but only {len(maps)} different names"
+            twice = next(path for path in paths if path not in {label.path for label in maps.values()})
+            problem = f"{folder} holds {len(paths)} label maps but only {len(maps)} different names: {twice} is not alone"
             raise DataError(problem, "keep one for each case")
     if not maps:
         remedy = "give a folder with <case>.nii.gz files or a cohort that has references"
@@ -165,7 +167,7 @@ def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
 
     Doubts about the numbers of most files always stop it; in a few, a poor prediction is the likelier reason.
     """
-    patients, tables, doubts = patients_of(list(evaluation.pairs)), [], []
+    patients, tables, doubts, guessed = patients_of(list(evaluation.pairs)), [], [], []
     for name, pair in tqdm(evaluation.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
         try:
             table = score_files(*pair)
@@ -175,12 +177,19 @@ def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
             evaluation.faults.append(f"case {fault_of(name, error)}")
             continue
         doubts += filter(None, [table.attrs.pop("doubt")])
-        evaluation.labels[table.attrs.pop("labels")] = None
+        predicted, expected = table.attrs.pop("labels")
+        evaluation.labels[predicted, expected] = None
+        said = {stated_labels(pair[0]), convention_by_name(pair[0].path.name, "auto")}
+        if said == {"auto"} and predicted == "brats2023" != expected:
+            guessed.append(pair[0].path)
         table.insert(0, "case", name)
         table.insert(1, "patient", pair[1].patient or patients[name])
         tables.append(table)
     if len(doubts) > len(tables) / 2:
         raise doubts[0]
+    if guessed:
+        remedy = "confirm it with --prediction-labels brats2023, or give nnunet or msd if 1 is oedema"
+        print(f"warning: {guessed[0]} holds a 3, which is taken for BraTS 2023; {remedy}", file=sys.stderr)
     for doubt in doubts:
         print(f"warning: {doubt}", file=sys.stderr)
     if tables:

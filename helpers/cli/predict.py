@@ -114,6 +114,9 @@ def run(
             from helpers.evaluation.predict import predict_case, predict_cases, write_prediction
             from helpers.models.checkpoints import load_ensemble, released_files
         network, card = load_ensemble(checkpoint or released_files(), device=pick_device(device))
+    if learnt := sorted({each.identifier for each in cases} & set(card.training_cases)):
+        problem = f"warning: the model learnt from {len(learnt)} cases of these names, such as {learnt[0]}"
+        print(f"{problem}; scores on them say nothing of others", file=sys.stderr)
     if reading:
         prediction = predict_case(network, card, cases[0], tta=tta, session=reading.result())
         write_prediction(out, prediction)
@@ -122,7 +125,8 @@ def run(
     faults = []
     for each, outcome in predict_cases(network, card, cases, folder=out, tta=tta):
         if isinstance(outcome, Fault):
-            faults.append(str(outcome))
+            earlier = out / f"{each.identifier}.nii.gz"
+            faults.append(f"{outcome} ({earlier} is of an earlier run)" if earlier.exists() else str(outcome))
         else:
             _say(outcome, out / f"{each.identifier}.nii.gz")
     if faults:

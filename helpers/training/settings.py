@@ -26,7 +26,7 @@ class TrainSettings:
     Attributes
     ----------
     network : str
-        Name of the network.
+        unet, segresnet, dynunet or swin_unetr.
     arguments : mapping
         Arguments of the network, such as {"feature_size": 24}; the others keep their defaults.
     pretrained : str
@@ -69,7 +69,7 @@ class TrainSettings:
     minimum_enhancing_ml : float
         Predicted enhancing tumour below this total volume in ml becomes tumour core without enhancement; 0 keeps all.
     seed : int
-        Seed of weights, patches and split.
+        Seed of weights and patches, and of the split if there is none yet.
     precision : str
         auto is bf16-mixed if this hardware is made for it, else 32-true; 16-mixed needs a GPU.
     device : str
@@ -137,6 +137,8 @@ class TrainSettings:
             if self.arguments.get(name, usual) != usual:
                 problem = f"{self.network} cannot train with {name} {self.arguments[name]}, as cases have {usual}"
                 raise DataError(problem, f"leave {name} out of the arguments")
+        if isinstance(self.patch, int):
+            object.__setattr__(self, "patch", (self.patch,) * 3)
         check_patch(self.patch, self.network, **self.arguments)
 
     @property

@@ -226,7 +226,7 @@ def check_space(settings: TrainSettings, space: Mapping[str, Any]) -> None:
     for name, limits in space.items():
         pair = isinstance(limits, Sequence) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits)
         if not isinstance(getattr(settings, name, None), float) or not pair or not -math.inf < limits[0] < limits[1] < math.inf:
-            remedy = f"give the least and the greatest value of settings such as {', '.join(SPACE)}"
+            remedy = f"give the least and the greatest value of settings that are no whole numbers, such as {', '.join(SPACE)}"
             raise DataError(f"{name} cannot be searched over {limits}", remedy)
         for limit in limits:
             replace(settings, **{name: limit})

@@ -99,7 +99,7 @@ def test_a_differing_grid_is_one_clear_sentence(tmp_path, capsys):
     assert main(["evaluate", str(moved), str(reference)]) == 1
     assert "another affine" in capsys.readouterr().err
     assert main(["evaluate", str(moved), str(tmp_path)]) == 1
-    assert "a file and a folder" in capsys.readouterr().err
+    assert "is a file and" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "absent.nii.gz"), str(reference)]) == 1
     assert "does not exist" in capsys.readouterr().err
 
@@ -175,6 +175,24 @@ def test_numbers_are_doubted_for_a_whole_folder_or_not_at_all(tmp_path, capsys):
     assert "warning: " in (warned := capsys.readouterr().err) and "Case_0.nii.gz reaches a Dice of 1.000" in warned
     assert main(["evaluate", str(tmp_path / "most"), str(tmp_path / "references")]) == 1
     assert "--prediction-labels msd" in capsys.readouterr().err
+
+
+def test_a_3_in_a_poor_prediction_is_no_sure_sign_of_brats_2023(tmp_path, capsys):
+    """nnU-Net's 1 is oedema; the prediction is too poor for its Dice to tell."""
+    _, classes = case_arrays()
+    reference = write_prediction(tmp_path, "Case_1_seg", classes)
+    poor = np.where(np.arange(classes.shape[2]) < classes.shape[2] - 6, 0, np.roll(classes, 5, axis=0)).astype(np.uint8)
+    poor[:2, :2, 0], poor[3, 3, 0] = 1, 3
+    prediction = write_prediction(tmp_path, "Case_1", poor, convention=MSD)
+    words = ["evaluate", str(prediction), str(reference)]
+    assert main(words) == 0
+    assert "Case_1.nii.gz holds a 3, which is taken for BraTS 2023" in capsys.readouterr().err
+    for labels in ("brats2023", "nnunet"):
+        assert main([*words, "--prediction-labels", labels]) == 0
+        assert "warning" not in capsys.readouterr().err
+    plain = write_prediction(tmp_path, "Case_1_again", poor)
+    assert main(["evaluate", str(plain), str(reference)]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_the_dataset_json_above_labelstr_says_whose_numbers_are_there(tmp_path):

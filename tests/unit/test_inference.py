@@ -221,6 +221,26 @@ def test_command_with_a_cohort_goes_on_after_a_bad_case(tmp_path, capsys):
     assert "3 cases" in capsys.readouterr().err
 
 
+def test_a_label_map_of_an_earlier_run_is_told_from_those_of_this_one(tmp_path, capsys):
+    case = known_case(tmp_path / "cohort")
+    words = ["predict", str(tmp_path / "cohort"), "--checkpoint", checkpoint(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    case.images["t2"].path.write_bytes(b"")
+    assert main(words) == 1
+    assert "Case_001.nii.gz is of an earlier run" in capsys.readouterr().out
+
+
+def test_cases_that_the_model_learnt_from_are_named(tmp_path, capsys):
+    known_case(tmp_path / "cohort")
+    path = tmp_path / "learnt.safetensors"
+    save_checkpoint(path, Oracle(), replace(make_card(), training_cases=("Case_000", "Case_001")))
+    words = ["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--checkpoint"]
+    assert main([*words, str(path)]) == 0
+    assert "learnt from 1 cases of these names, such as Case_001" in capsys.readouterr().err
+    assert main([*words, checkpoint(tmp_path)]) == 0
+    assert "learnt" not in capsys.readouterr().err
+
+
 def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
     case = known_case(tmp_path / "cohort")
     options = ["--checkpoint", checkpoint(tmp_path), "--out", str(tmp_path / "seg.nii.gz")]

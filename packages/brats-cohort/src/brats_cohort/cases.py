@@ -155,7 +155,7 @@ def refuse_to_overwrite(target: Path, reading: Iterable[Path]) -> Path:
     """Return `target`; raise `DataError` if writing there would replace a file that is read or be taken for an image."""
     target = Path(target)
     if target.exists() and any(target.samefile(path) for path in reading if path.exists()):
-        raise DataError(f"{target} is one of the files that are read", "give another name or folder to --out")
+        raise DataError(f"{target} is one of the files that are read", "write to another file or folder")
     role = role_of(target.name)
     if role and role[1] != "seg":
         remedy = "give another name to --out, such as segmentation.nii.gz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -69,7 +70,8 @@ def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{path} cannot be written ({reason})", "make room or choose another folder") from error
+        remedy = "choose another folder" if error.errno == errno.EROFS else "make room or choose another folder"
+        raise DataError(f"{path} cannot be written ({reason})", remedy) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
