@@ -24,6 +24,7 @@ from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_prepared
 from helpers.models.checkpoints import card_path, load_ensemble
+from helpers.workspace import pick_device
 
 EACH = 16
 """Phantoms of every kind."""
@@ -83,7 +84,7 @@ def fit_rules(cases: Sequence[Predicted], choices: Mapping[str, Sequence[float]]
 
 def fit_limits(checkpoints: Sequence[Path], folder: Path) -> PostProcessing:
     """Fit the rules of a model, or of several as an ensemble, on phantoms, which are written to `folder` once."""
-    network, card = load_ensemble(checkpoints)
+    network, card = load_ensemble(checkpoints, device=pick_device("auto"))
     phantoms = validation_phantoms(folder, EACH, first=FITTED, spacing=int(card.spacing[0]))
     cases = predict_phantoms(network, card, [path for paths in phantoms.values() for path in paths])
     limits = fit_rules(cases, CHOICES, RATERS)

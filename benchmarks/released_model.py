@@ -12,12 +12,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from brats_cohort.cases import discover
 from brats_cohort.regions import REGIONS
+from glioma_phantom import Randomisation
 from glioma_phantom.generator import RANDOMISED_VERSION, WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
 from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
@@ -27,6 +29,7 @@ from helpers.evaluation.metrics import score_case
 from helpers.evaluation.predict import segment_prepared
 from helpers.evaluation.statistics import bootstrap_interval
 from helpers.models.checkpoints import load_ensemble, released_files
+from helpers.workspace import pick_device
 
 EACH, FIRST = 10, 10_000
 """Phantoms of every kind, and the number of the first. Those from `FITTED` on fit the limits of the post-processing."""
@@ -45,14 +48,21 @@ PRESENT_ML = 1.0
 def validation_phantoms(folder: Path, each: int = EACH, *, first: int = FIRST, spacing: int = 2) -> dict[str, list[Path]]:
     """Write prepared phantoms of every kind, keep those that are there, and return their files by kind."""
     found: dict[str, list[Path]] = {}
+    missing = []
     for number, (kind, variants) in enumerate(KINDS.items()):
         for index in range(first + number, first + number + each * len(KINDS), len(KINDS)):
             path = folder / f"{kind}-{index}-{spacing}mm-v{RANDOMISED_VERSION}.safetensors"
-            if not path.exists():
-                phantom = prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=replace(WIDE, variants=variants))
-                save_prepared(path, replace(phantom, identifier=path.stem))
             found.setdefault(kind, []).append(path)
+            if not path.exists():
+                missing.append(joblib.delayed(_write_phantom)(path, index, spacing, replace(WIDE, variants=variants)))
+    joblib.Parallel(-1)(missing)
     return found
+
+
+def _write_phantom(path: Path, index: int, spacing: int, ranges: Randomisation) -> None:
+    """Draw, prepare and write one held-out phantom."""
+    phantom = prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=ranges)
+    save_prepared(path, replace(phantom, identifier=path.stem))
 
 
 def phantom_scores(network, card, phantoms: dict[str, list[Path]]) -> pd.DataFrame:
@@ -127,7 +137,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.phantoms or arguments.cases):
         parser.error("give --phantoms, --cases or both")
-    network, card = load_ensemble(arguments.checkpoint or released_files())
+    network, card = load_ensemble(arguments.checkpoint or released_files(), device=pick_device("auto"))
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
     if arguments.phantoms:
         scores = phantom_scores(network, card, validation_phantoms(arguments.phantoms, spacing=int(card.spacing[0])))
