@@ -6,6 +6,7 @@ functions take a `boto3.Session`, and so work in a real account and in a rehears
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,22 +43,28 @@ def list_run(session: boto3.Session, run: str, bucket: str) -> list[Found]:
 def delete_run(session: boto3.Session, run: str, bucket: str, *, seconds: float = 300.0) -> pd.DataFrame:
     """Delete everything that a run made; returns a table of what was deleted.
 
-    Jobs that still run are stopped first, and waited for: a job uploads its model when it ends, even after a stop.
+    Jobs that still run are stopped first, and waited for before files and logs are deleted: a job uploads its model when it
+    ends, even after a stop. Endpoints don't wait for them.
 
     Raises
     ------
     DataError
-        If a job has not ended after `seconds`: nothing is deleted then. Also if something could not be deleted by then, such as
-        an endpoint that is still being made: all else is deleted.
+        If a job has not ended after `seconds`: only endpoints are deleted then. Also if something could not be deleted in as
+        many seconds again, such as an endpoint that is still being made: all else is deleted.
     """
     stop_jobs(session, run)
     deadline = time.monotonic() + seconds
+    deleted: dict[tuple[str, str], None] = {}
     while running := _running(session, run):  # boto3 has no waiter for tuning jobs
+        for one in [*_scaling(session, run), *_endpoints(session, run)]:  # these cost money until they are gone
+            with contextlib.suppress(ClientError):  # what is refused now is tried again
+                one.delete()
+                deleted[one.kind, one.name] = None
         if time.monotonic() > deadline:
             names = ", ".join(name for _, name, _ in running)
-            raise DataError(f"{names} did not stop within {seconds:g} s, so nothing was deleted", "try again later")
+            raise DataError(f"{names} did not stop within {seconds:g} s, so files and logs were kept", "try again later")
         time.sleep(1)
-    deleted: dict[tuple[str, str], None] = {}
+    deadline = time.monotonic() + seconds
     refused: dict[tuple[str, str], str] = {}
     forbidden = False
     while found := list_run(session, run, bucket):  # AWS lists an endpoint until it is gone

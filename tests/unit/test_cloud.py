@@ -235,9 +235,15 @@ def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_s
         return [aws.Found("object", key, partial(jobs.objects.remove, key)) for key in list(jobs.objects)]
 
     monkeypatch.setattr(aws, "list_run", listed)
+    for name in ("_scaling", "_endpoints"):
+        monkeypatch.setattr(aws, name, lambda session, run: [])
     deleted = aws.delete_run(jobs, "run-1", "bucket")
     assert jobs.stopped == ["run-1-spot"]
     assert "run-1-spot/model.tar.gz" in list(deleted["name"]), "a job uploads its model when it ends"
     jobs.status["run-1-spot"], jobs.looks = "InProgress", 99
+    endpoints = ["run-1-a"]
+    found = aws.Found("endpoint", "run-1-a", partial(endpoints.remove, "run-1-a"))
+    monkeypatch.setattr(aws, "_endpoints", lambda session, run: [found] if endpoints else [])
     with pytest.raises(DataError, match="run-1-spot did not stop within 0 s"):
         aws.delete_run(jobs, "run-1", "bucket", seconds=0)
+    assert not endpoints, "an endpoint does not wait for a job: it costs money until it is deleted"
