@@ -111,6 +111,7 @@ def test_what_the_jobs_may_and_may_not():
     role = load_policy("execution-role", PLACE)
     assert allowed(role, "s3:GetObject", "arn:aws:s3:::my-bucket/brain-tumour-1/x")
     assert not allowed(role, "s3:GetObject", "arn:aws:s3:::my-bucket/somebody-elses/x")
+    assert not allowed(role, "s3:DeleteObject", "arn:aws:s3:::my-bucket/brain-tumour-1/x")
     assert allowed(
         role, "logs:PutLogEvents", "arn:aws:logs:eu-central-1:111122223333:log-group:/aws/sagemaker/TrainingJobs:log-stream:a"
     )
