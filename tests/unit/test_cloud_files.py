@@ -54,6 +54,7 @@ def test_the_commands_of_the_image_are_modules_that_exist():
     compile((CLOUD / "docker" / "train").read_text(), "train", "exec")
     copied_to = re.search(r"docker/serve cloud/docker/train (\S+)/$", DOCKERFILE, re.MULTILINE)[1]
     assert f'ENV PATH="{copied_to}:${{PATH}}"' in DOCKERFILE, "the base image has a train of its own"
+    assert re.findall(r"^ENTRYPOINT (.+)$", DOCKERFILE, re.MULTILINE) == ["[]"], "a shell would keep SIGTERM from serve"
     for module in (
         "helpers.cli.serve",
         "helpers.cloud.jobs",
