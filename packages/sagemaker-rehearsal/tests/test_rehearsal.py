@@ -153,7 +153,7 @@ def test_two_machines_share_a_job_and_find_each_other(rehearsal, sagemaker, s3, 
         code,
         count=2,
         InputDataConfig=[
-            channel("all", f"s3://{bucket}/data"),
+            channel("all", f"s3://{bucket}/data/"),
             channel("shard", f"s3://{bucket}/data/", "ShardedByS3Key"),
             channel("listed", f"s3://{bucket}/manifest", kind="ManifestFile"),
         ],
@@ -173,21 +173,27 @@ def test_two_machines_share_a_job_and_find_each_other(rehearsal, sagemaker, s3, 
     assert lines_of(rehearsal, "/aws/sagemaker/TrainingJobs", "two-machines").count("validation Dice 0.25") == 2
 
 
-def test_jobs_that_fail_say_why_and_jobs_that_take_too_long_end(sagemaker, bucket):
+def test_jobs_that_fail_say_why_and_jobs_that_take_too_long_end(sagemaker, s3, bucket):
     failing = "import pathlib, sys\npathlib.Path('/opt/ml/output/failure').write_text('no such case')\nsys.exit(7)"
     start(sagemaker, bucket, "fails", failing)
     start(sagemaker, bucket, "raises", "raise ValueError('no dice')")
     start(sagemaker, bucket, "empty", "", InputDataConfig=[channel("all", f"s3://{bucket}/nothing-there")])
+    for key in ("fold-1/last", "fold-10/last"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    start(sagemaker, bucket, "neighbours", "", InputDataConfig=[channel("all", f"s3://{bucket}/fold-1")])
+    start(sagemaker, bucket, "strangers", "", CheckpointConfig={"S3Uri": f"s3://{bucket}/fold-1"})
     forever = "import time, pathlib\npathlib.Path('/opt/ml/model/part').write_text('x')\ntime.sleep(100)"
     start(sagemaker, bucket, "overtime", forever, StoppingCondition={"MaxRuntimeInSeconds": 1})
     start(sagemaker, bucket, "stopped", "import time\ntime.sleep(100)")
     time.sleep(0.5)
     sagemaker.stop_training_job(TrainingJobName="stopped")
-    names = ("fails", "raises", "empty", "overtime", "stopped")
+    names = ("fails", "raises", "empty", "neighbours", "strangers", "overtime", "stopped")
     ended = {name: wait(lambda name=name: sagemaker.describe_training_job(TrainingJobName=name)) for name in names}
     assert "no such case" in ended["fails"]["FailureReason"] and "exit code: 7" in ended["fails"]["FailureReason"]
     assert "ValueError: no dice" in ended["raises"]["FailureReason"]
     assert "No S3 objects found" in ended["empty"]["FailureReason"]
+    for name in ("neighbours", "strangers"):
+        assert "fold-10/last begins with it too" in ended[name]["FailureReason"], "to AWS fold-1 is a prefix"
     assert (ended["overtime"]["TrainingJobStatus"], ended["overtime"]["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
     assert "ModelArtifacts" in ended["overtime"]
     assert ended["stopped"]["TrainingJobStatus"] == "Stopped"

@@ -34,12 +34,15 @@ class Objects:
     def list(self, uri: str) -> list[tuple[str, str]]:
         """Key and name below the prefix of every object at `uri`: one object, or a folder.
 
-        A folder is what lies below ``uri/``: its neighbour ``uri-old/`` does not belong to it, although its keys start alike.
+        To AWS a location is a prefix: ``uri`` without a slash at its end also names its neighbour ``uri-old/``. That is hardly
+        ever meant, and is refused here.
         """
         bucket, prefix = split_uri(uri)
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         if prefix and not prefix.endswith("/"):
+            if strays := [key for key in keys if key != prefix and not key.startswith(f"{prefix}/")]:
+                raise invalid(f"{uri} is a prefix, and {strays[0]} begins with it too: end the location with a slash.")
             if prefix in keys:
                 return [(prefix, prefix.rpartition("/")[2])]
             prefix += "/"
@@ -137,12 +140,12 @@ class Mirror:
     """Mirror a folder to a prefix, as SageMaker does with checkpoints: what is new or changed is uploaded."""
 
     def __init__(self, objects: Objects, folder: Path, uri: str) -> None:
-        self.objects, self.folder, self.uri = objects, folder, uri.rstrip("/")
+        self.objects, self.folder, self.uri = objects, folder, uri
         self._known: dict[Path, tuple[int, int, int]] = {}
 
     def down(self) -> int:
         """Fetch everything; returns the number of files."""
-        count = self.objects.fetch({"S3Uri": self.uri + "/"}, self.folder)
+        count = self.objects.fetch({"S3Uri": self.uri}, self.folder)
         self._known = {path: _state(path) for path in self.folder.rglob("*") if path.is_file()}
         return count
 
@@ -153,7 +156,7 @@ class Mirror:
             try:
                 if not path.is_file() or (state := _state(path)) == self._known.get(path):
                     continue
-                self.objects.write(f"{self.uri}/{path.relative_to(self.folder).as_posix()}", path.read_bytes())
+                self.objects.write(f"{self.uri.rstrip('/')}/{path.relative_to(self.folder).as_posix()}", path.read_bytes())
             except FileNotFoundError:
                 continue
             self._known[path] = state
