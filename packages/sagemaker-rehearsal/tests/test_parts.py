@@ -84,6 +84,7 @@ def test_a_reserved_port_goes_to_the_server_and_to_nobody_else():
         ({"Environment": {"LONG": "x" * 513}}, "less than or equal to 512"),
         ({"ResourceConfig": {**MACHINE, "InstanceType": "ml.g5.xlrage"}}, "'resourceConfig.instanceType' .* enum value set"),
         ({"AlgorithmSpecification": {**IMAGE, "ContainerEntrypoint": ["sh", "-c", "x" * 257]}}, "equal to 256"),
+        ({"ResourceConfig": {**MACHINE, "VolumeKmsKeyId": "alias/key"}}, "ml.g5.xlarge, which has local storage"),
         ({"StoppingCondition": {"MaxRuntimeInSeconds": 0}}, "value greater than or equal to 1"),
         ({"StoppingCondition": {"MaxRuntimeInSeconds": 29 * limits.DAY}}, "MaxRuntimeInSeconds"),
         ({"EnableManagedSpotTraining": True}, "MaxWaitTimeInSeconds is required"),
@@ -135,9 +136,15 @@ def test_processing_jobs_that_are_refused():
         limits.check("ProcessingJob", {"ProcessingInputs": inputs, "ProcessingOutputConfig": {"Outputs": outputs}})
 
     check([{"S3Input": source | inside}], [{"S3Output": target | inside}])
+    cluster = {"InstanceType": "ml.g4dn.xlarge", "VolumeKmsKeyId": "alias/key"}
+    with pytest.raises(AwsError, match=r"ml\.g4dn\.xlarge, which has local storage"):
+        limits.check("ProcessingJob", {"ProcessingResources": {"ClusterConfig": cluster}})
+    limits.check("ProcessingJob", {"ProcessingResources": {"ClusterConfig": cluster | {"InstanceType": "ml.m5.xlarge"}}})
     for wrong, words in (
         (([{"S3Input": source | {"LocalPath": "/data"}}],), "/opt/ml/processing"),
+        (([{"S3Input": source | {"LocalPath": "/opt/ml/processing-x"}}],), "must begin with /opt/ml/processing/"),
         (([{"S3Input": source}],), "/opt/ml/processing"),
+        (([{"S3Input": source | inside}] * 2,), "the same LocalPath"),
         (([{"DatasetDefinition": {}}],), "does not come from S3"),
         (([{"S3Input": source | inside | {"S3InputMode": "Pipe"}}],), "not Pipe"),
         (([], [{"FeatureStoreOutput": {}}]), "does not go to S3"),

@@ -110,6 +110,16 @@ def archive_of(s3, uri: str) -> dict[str, bytes]:
         return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
 
 
+def pack(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
 def lines_of(rehearsal, group: str, job: str) -> list[str]:
     logs = boto3.client("logs")
     streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
@@ -238,7 +248,7 @@ def test_a_lost_shard_fails_alone_and_brings_nothing(sagemaker, s3, bucket):
         "sys.exit(int(sys.argv[1]))"
     )
 
-    def process(name: str, status: str, count: int) -> dict:
+    def process(name: str, status: str, count: int, folder: str = "cases") -> dict:
         place = {"S3InputMode": "File", "S3DataType": "S3Prefix", "S3DataDistributionType": "ShardedByS3Key"}
         output = {"S3Uri": f"s3://{bucket}/{name}", "LocalPath": "/opt/ml/processing/output", "S3UploadMode": "EndOfJob"}
         sagemaker.create_processing_job(
@@ -255,7 +265,7 @@ def test_a_lost_shard_fails_alone_and_brings_nothing(sagemaker, s3, bucket):
             ProcessingInputs=[
                 {
                     "InputName": "cases",
-                    "S3Input": {"S3Uri": f"s3://{bucket}/cases", "LocalPath": "/opt/ml/processing/input", **place},
+                    "S3Input": {"S3Uri": f"s3://{bucket}/{folder}", "LocalPath": "/opt/ml/processing/input", **place},
                 }
             ],
             ProcessingOutputConfig={"Outputs": [{"OutputName": "out", "S3Output": output}]},
@@ -267,6 +277,8 @@ def test_a_lost_shard_fails_alone_and_brings_nothing(sagemaker, s3, bucket):
     lost = process("lost", "1", 2)
     assert lost["ProcessingJobStatus"] == "Failed" and "exit code: 1" in lost["FailureReason"]
     assert s3.list_objects_v2(Bucket=bucket, Prefix="lost/")["KeyCount"] == 0
+    nothing = process("nothing", "0", 1, folder="nothing-there")
+    assert nothing["ProcessingJobStatus"] == "Failed" and "No S3 objects found" in nothing["FailureReason"]
 
 
 WRITES = """
@@ -335,13 +347,8 @@ def test_listings_have_the_order_and_the_pages_of_aws(sagemaker):
 
 
 def test_a_search_lists_its_trials_as_asked(sagemaker, s3, bucket):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        code = b"import sys; print('loss', sys.argv[sys.argv.index('--loss') + 1])"
-        member = tarfile.TarInfo("search.py")
-        member.size = len(code)
-        archive.addfile(member, io.BytesIO(code))
-    s3.put_object(Bucket=bucket, Key="search.tar.gz", Body=stream.getvalue())
+    code = b"import sys; print('loss', sys.argv[sys.argv.index('--loss') + 1])"
+    s3.put_object(Bucket=bucket, Key="search.tar.gz", Body=pack({"search.py": code, "requirements.txt": b"pytest"}))
     fixed = {"sagemaker_program": "search.py", "sagemaker_submit_directory": f"s3://{bucket}/search.tar.gz"}
     metrics = [{"Name": "loss", "Regex": "loss ([0-9.]+)"}]
     sagemaker.create_hyper_parameter_tuning_job(
@@ -373,6 +380,23 @@ def test_a_search_lists_its_trials_as_asked(sagemaker, s3, bucket):
     assert values(SortBy="FinalObjectiveMetricValue") == ["0.2", "0.5"]
     assert values(SortBy="FinalObjectiveMetricValue", SortOrder="Descending", MaxResults=1) == ["0.5"]
     assert values(StatusEquals="Failed") == []
+
+
+def test_a_trial_whose_package_is_missing_fails(sagemaker, s3, bucket):
+    """AWS's toolkit installs the requirements of the source before it starts the program."""
+    files = {"search.py": b"print('started')", "requirements.txt": b"no-such-package"}
+    s3.put_object(Bucket=bucket, Key="lacking.tar.gz", Body=pack(files))
+    sagemaker.create_training_job(
+        TrainingJobName="lacking",
+        RoleArn=ROLE,
+        HyperParameters={"sagemaker_program": "search.py", "sagemaker_submit_directory": f"s3://{bucket}/lacking.tar.gz"},
+        AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File"},
+        OutputDataConfig={"S3OutputPath": f"s3://{bucket}/lacking"},
+        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
+    job = wait(lambda: sagemaker.describe_training_job(TrainingJobName="lacking"))
+    assert job["TrainingJobStatus"] == "Failed" and "not installed here: no-such-package" in job["FailureReason"]
 
 
 LIFE = """
@@ -494,18 +518,13 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])),
 
 def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
     (tmp_path / "serve.py").write_text(SERVE)
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        greeting = tarfile.TarInfo("greeting")
-        greeting.size = 6
-        archive.addfile(greeting, io.BytesIO(b"hello "))
     with start_rehearsal(serve=f"{sys.executable} {tmp_path / 'serve.py'}", grace=2.0) as own:
         make = lambda service: boto3.Session("rehearsal", "rehearsal", region_name="us-east-1").client(  # noqa: E731
             service, endpoint_url=own.address
         )
         s3, sagemaker, runtime = make("s3"), make("sagemaker"), make("sagemaker-runtime")
         s3.create_bucket(Bucket="own-bucket")
-        s3.put_object(Bucket="own-bucket", Key="model.tar.gz", Body=stream.getvalue())
+        s3.put_object(Bucket="own-bucket", Key="model.tar.gz", Body=pack({"greeting": b"hello "}))
         s3.put_object(Bucket="own-bucket", Key="bad", Body=b"bad")
         container = {"Image": "image", "ModelDataUrl": "s3://own-bucket/model.tar.gz"}
         sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)

@@ -19,6 +19,8 @@ ASYNC_BYTES, ASYNC_SECONDS = 1024 * MIB, 3600.0
 FAILURE_CHARACTERS = 1024
 DAY = 86_400
 LONGEST_SECONDS = {"training": 28 * DAY, "processing": 5 * DAY}
+OWN_DISKS = re.compile(r"ml\.(g4dn|g5|g6|g6e|gr6|p3dn|p4d|p4de|p5|trn1)\.")
+"""Accelerated types with disks of their own, which AWS encrypts itself."""
 
 
 class AwsError(Exception):
@@ -100,6 +102,7 @@ def _check_training(request: Mapping) -> None:
         if (channel.get("InputMode") or specification.get("TrainingInputMode")) == "Pipe":
             raise invalid("The rehearsal knows the input modes File and FastFile, not Pipe.")
         _check_data_type((channel.get("DataSource") or {}).get("S3DataSource"), f"Channel {channel['ChannelName']}")
+    _check_disks(request.get("ResourceConfig") or {})
     stopping = request.get("StoppingCondition") or {}
     longest, wait = stopping.get("MaxRuntimeInSeconds", DAY), stopping.get("MaxWaitTimeInSeconds")
     _check_runtime(longest, "training")
@@ -119,6 +122,11 @@ def _check_data_type(source: Mapping | None, what: str) -> None:
         raise invalid(f"{what}: the rehearsal knows the data types S3Prefix and ManifestFile, not {source['S3DataType']}.")
 
 
+def _check_disks(machines: Mapping) -> None:
+    if machines.get("VolumeKmsKeyId") and OWN_DISKS.match(machines.get("InstanceType", "")):
+        raise invalid(f"You can't request a VolumeKmsKeyId with {machines['InstanceType']}, which has local storage.")
+
+
 def _check_runtime(seconds: float, kind: str) -> None:
     if seconds > LONGEST_SECONDS[kind]:
         raise invalid(f"MaxRuntimeInSeconds must be at most {LONGEST_SECONDS[kind]} for a {kind} job.")
@@ -126,6 +134,7 @@ def _check_runtime(seconds: float, kind: str) -> None:
 
 def _check_processing(request: Mapping) -> None:
     _check_runtime((request.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DAY), "processing")
+    _check_disks((request.get("ProcessingResources") or {}).get("ClusterConfig") or {})
     places = []
     for item in request.get("ProcessingInputs") or []:
         _check_data_type(item.get("S3Input"), f"Input {item['InputName']}")
@@ -137,8 +146,11 @@ def _check_processing(request: Mapping) -> None:
             raise invalid(f"Output {item['OutputName']} does not go to S3, which is all that the rehearsal knows.")
         places.append(item["S3Output"])
     for place in places:
-        if not place.get("LocalPath", "").startswith("/opt/ml/processing"):
-            raise invalid(f"LocalPath {place.get('LocalPath', '')!r} must start with /opt/ml/processing")
+        if not place.get("LocalPath", "").startswith("/opt/ml/processing/"):
+            raise invalid(f"LocalPath {place.get('LocalPath', '')!r} must begin with /opt/ml/processing/")
+    inputs = [item["S3Input"]["LocalPath"] for item in request.get("ProcessingInputs") or []]
+    if len(set(inputs)) < len(inputs):
+        raise invalid("Two processing inputs have the same LocalPath.")
 
 
 def _check_tuning(request: Mapping) -> None:

@@ -81,7 +81,8 @@ def _lay_out(world: World, request: Mapping, root: Path, number: int, names: lis
     (root / "config/resourceconfig.json").write_text(json.dumps(resources), encoding="utf-8")
     for item in request.get("ProcessingInputs") or []:
         source = item["S3Input"]
-        world.objects.fetch(source, _local(root, source), host=number, hosts=len(names))
+        if not world.objects.fetch(source, _local(root, source), host=number, hosts=len(names)) and number == 0:
+            raise invalid(f"ClientError: No S3 objects found under S3 URL {source['S3Uri']} given in input data source.")
     mirrors = []
     for item in (request.get("ProcessingOutputConfig") or {}).get("Outputs") or []:
         target = item["S3Output"]

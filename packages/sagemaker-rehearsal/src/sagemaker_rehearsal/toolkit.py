@@ -31,6 +31,10 @@ def main() -> int:
     channels = [path for path in (root / "input/data").iterdir() if path.is_dir()]
     environment |= {f"SM_CHANNEL_{path.name.upper()}": str(path) for path in channels}
     environment["SM_OUTPUT_DATA_DIR"] = str(root / "output/data")
+    if (code / "requirements.txt").is_file():
+        install = subprocess.run(["pip", "install", "-r", "requirements.txt"], cwd=code, check=False)
+        if install.returncode:
+            return install.returncode
     done = subprocess.run([sys.executable, own["sagemaker_program"], *words], cwd=code, env=environment, check=False)
     return done.returncode
 
