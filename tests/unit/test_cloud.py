@@ -1,8 +1,10 @@
 """What goes to the cloud, how a job's options come to the training, and what is deleted afterwards."""
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from functools import partial
 
 import boto3
@@ -115,6 +117,17 @@ def test_jobs_that_share_a_place_for_checkpoints_resume_only_their_own(tmp_path)
         environment = {**os.environ, "SM_MODEL_DIR": str(tmp_path / "model"), "TRAINING_JOB_NAME": job}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.startswith(f"starting at step {start} of 2")
+
+
+def test_an_archive_that_names_its_folder_is_a_request_too(tmp_path):
+    """``tar cf case.tar -C CASE .``, as cloud/README.md says; the program is that of notebook 05."""
+    program = {}
+    exec(cell_of_notebook_05("def input_fn").partition("\n")[2], program)
+    (tmp_path / "case_t1.nii.gz").write_bytes(b"scan")
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.add(tmp_path, ".")
+    assert program["input_fn"](stream.getvalue(), "application/x-tar") == {"case_t1.nii.gz": b"scan"}
 
 
 def test_a_run_owns_only_names_of_its_own():
