@@ -93,6 +93,35 @@ def test_headers_without_names_or_with_impossible_dates_are_taken(native, tmp_pa
     assert np.count_nonzero(stored) == np.count_nonzero(array_of(found))
 
 
+def test_a_series_from_japan_is_taken(native, tmp_path):
+    series, found, _ = native
+    files, name = [], "Yamada^Tarou=山田^太郎"
+    for index, file in enumerate(series.files):
+        header = pydicom.dcmread(file)
+        header.SpecificCharacterSet, header.PatientName = ["", "ISO 2022 IR 87"], name
+        header.ImageOrientationPatient = [edge + 1e-5 * (index % 2) for edge in header.ImageOrientationPatient]
+        files.append(tmp_path / file.name)
+        header.save_as(files[-1])
+    path = write_dicom_seg(tmp_path / "seg.dcm", found, replace(series, files=tuple(files)), algorithm="x", version="1")
+    segmentation = hd.seg.segread(path)
+    assert segmentation.PatientName == name
+    stored = segmentation.get_volume(combine_segments=True).array
+    assert np.count_nonzero(stored) == np.count_nonzero(array_of(found))
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID"])
+def test_a_series_to_which_no_dicom_seg_can_refer_is_one_sentence(native, tmp_path, keyword):
+    series, found, _ = native
+    files = []
+    for file in series.files:
+        header = pydicom.dcmread(file)
+        delattr(header, keyword)
+        files.append(tmp_path / file.name)
+        header.save_as(files[-1])
+    with pytest.raises(SessionError, match="to which no DICOM SEG can refer; leave out --dicom-seg"):
+        write_dicom_seg(tmp_path / "seg.dcm", found, replace(series, files=tuple(files)), algorithm="x", version="1")
+
+
 def test_a_series_without_a_frame_of_reference_has_no_dicom_seg(native, tmp_path):
     series, found, _ = native
     header = pydicom.dcmread(series.files[0])

@@ -60,6 +60,8 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
     if not all(source.get("FrameOfReferenceUID") for source in sources):
         raise SessionError(f"{series.label} has no frame of reference, which a DICOM SEG repeats", "leave out --dicom-seg")
     for source in sources:
+        if "ImageOrientationPatient" in source:  # highdicom takes none that differ, and rounding makes the last digits differ
+            source.ImageOrientationPatient = sources[0].ImageOrientationPatient
         if fact(source, "SliceThickness") is None:
             source.SliceThickness = series.spacing[2]
     labels = np.stack([_slice(native, source, place) for source in sources for place in positions(source)])
@@ -74,31 +76,36 @@ def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm
         )
         for number, (name, code) in enumerate(SEGMENTS.values(), 1)
     ]  # fmt: skip
-    segmentation = hd.seg.Segmentation(
-        sources,
-        numbers[labels],
-        "BINARY",
-        segments,
-        series_instance_uid=hd.UID(),
-        series_number=900,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="scan-session",
-        manufacturer_model_name=algorithm[:64],
-        software_versions=version[:64],
-        device_serial_number="none",
-        content_label="GLIOMA",
-        content_description=STATEMENT,
-        series_description=STATEMENT,
-    )
+    try:
+        segmentation = hd.seg.Segmentation(
+            sources,
+            numbers[labels],
+            "BINARY",
+            segments,
+            series_instance_uid=hd.UID(),
+            series_number=900,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="scan-session",
+            manufacturer_model_name=algorithm[:64],
+            software_versions=version[:64],
+            device_serial_number="none",
+            content_label="GLIOMA",
+            content_description=STATEMENT,
+            series_description=STATEMENT,
+        )
+    except (ValueError, AttributeError, KeyError) as error:  # a wrong or absent identifier; its words may quote the header
+        raise SessionError(f"{series.label} has headers to which no DICOM SEG can refer", "leave out --dicom-seg") from error
     with whole_file(Path(path)) as temporary:
         segmentation.save_as(temporary)
     return Path(path)
 
 
 def _read_header(file: Path) -> pydicom.Dataset:
-    """The header of a slice, with an expected attribute empty if it is absent or has a value that cannot be."""
+    """The header of a slice in UTF-8, with an expected attribute empty if it is absent or has a value that cannot be."""
     header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    header.decode()
+    header.SpecificCharacterSet = "ISO_IR 192"  # highdicom takes no code extensions, which Japanese and Korean names need
     kinds = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": PatientSexValues}
     for name in EXPECTED:
         value = header.get(name) or ""
