@@ -289,7 +289,7 @@ def test_exchanged_files_are_a_warning_of_the_check(tmp_path, phantoms):
     check = check_case(write_case(tmp_path, image=image, classes=phantom.classes, affine=phantom.affine))
     (fault,) = check.faults
     assert fault.severity == WARNING
-    assert "T2 and FLAIR seem exchanged" in fault.problem
+    assert "T2 and FLAIR seem exchanged" in fault.problem and "--t1 --t1ce --t2 --flair" in fault.remedy
     assert check.usable
 
 

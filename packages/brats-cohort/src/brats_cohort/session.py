@@ -136,7 +136,8 @@ def examine(
             faults.append(Fault(identifier, names.get(second, ""), problem, "find the right file for one of them"))
     if len(good) == len(MODALITIES) and all(fault.severity != ERROR for fault in faults):
         for sentence in suspicions([good[modality] for modality in MODALITIES]):
-            faults.append(Fault(identifier, "", sentence, "look at the four images and rename the files", WARNING))
+            remedy = "look at the four images; rename the files, or say which is which: predict --t1 --t1ce --t2 --flair"
+            faults.append(Fault(identifier, "", sentence, remedy, WARNING))
     return good, brain, faults
 
 
