@@ -86,8 +86,11 @@ def test_the_finest_of_several_is_taken_and_said():
     derived = header(4, (0.5, 0.5, 0.5), Description="T2", ImageType=("DERIVED", "SECONDARY"))
     taken, left, notes = choose(recognise([thick, derived, again, fine]), {})
     assert taken["t2"].number == "3" and {one.number for one in left} == {"2", "4", "9"}
-    assert notes == ["4 series are T2; took series 3, the finest"]
-    assert all("is another T2" in one.reason for one in left)
+    assert notes == ["4 series are T2; took series 3, the finest that was not computed from another"]
+    assert {one.number: one.reason.split("series 3 ")[1] for one in left} == {
+        "2": "is finer or first", "4": "was not computed from another", "9": "is finer or first"
+    }  # fmt: skip
+    assert choose(recognise([thick, fine]), {})[2] == ["2 series are T2; took series 3, the finest"]
     taken, _, _ = choose(recognise([thick, fine]), {"t2": "2"})
     assert taken["t2"].number == "2" and taken["t2"].reason == "T2: as you said"
     with pytest.raises(SessionError, match="there is no series 8 for --t2"):

@@ -110,12 +110,13 @@ def choose(series: Sequence[Series], overrides: Mapping[str, str | None]) -> tup
         if not candidates:
             continue
         taken[modality] = candidates[0]
+        computed = [other for other in candidates[1:] if _derived(other) and not _derived(candidates[0])]
         for other in candidates[1:]:
-            left.append(
-                replace(other, modality=None, reason=f"is another {NAMES[modality]}; {candidates[0].label} is finer or first")
-            )
+            better = "was not computed from another" if other in computed else "is finer or first"
+            left.append(replace(other, modality=None, reason=f"is another {NAMES[modality]}; {candidates[0].label} {better}"))
         if candidates[1:]:
-            notes.append(f"{len(candidates)} series are {NAMES[modality]}; took {candidates[0].label}, the finest")
+            finest = "the finest" + " that was not computed from another" * bool(computed)
+            notes.append(f"{len(candidates)} series are {NAMES[modality]}; took {candidates[0].label}, {finest}")
     left += [one for one in series if one.fault or not one.modality]
     return taken, left, notes
 
@@ -250,12 +251,16 @@ def _by_timing(echo: float | None, repetition: float | None, inversion: float | 
     return "t1" if repetition < 1400 else "proton density, which has a short TE and a long TR"
 
 
+def _derived(series: Series) -> bool:
+    """Whether a series was computed from another."""
+    return bool({"DERIVED", "MPR"} & set(map(str, series.facts.get("ImageType", ()))))
+
+
 def _rank(series: Series) -> tuple:
     """Finest first: what was acquired before what was computed, then thin slices, then small pixels, then the first made."""
-    derived = "DERIVED" in map(str, series.facts.get("ImageType", ())) or "MPR" in map(str, series.facts.get("ImageType", ()))
     volume = round(float(np.prod(series.spacing or (99,))), 2)
     number = [int(part) for part in re.findall(r"\d+", series.number)]
-    return series.facts.get("Depth", 0), derived, round(max(series.spacing or (99,)), 1), volume, number
+    return series.facts.get("Depth", 0), _derived(series), round(max(series.spacing or (99,)), 1), volume, number
 
 
 def _override(series: list[Series], modality: str, wanted: str) -> list[Series]:
