@@ -45,6 +45,25 @@ def header(number="1", spacing=(1.0, 1.0, 1.0), **facts) -> Series:
         ("Sag CUBE FLAIR", "flair"),
         ("AX T2 FLAIR FS", "flair"),
         ("AX T1 FLAIR", "t1"),
+        ("T1 C-", "t1"),
+        ("T1 sem contraste", "t1"),
+        ("T1 o. KM", "t1"),
+        ("T1 v KM", "t1"),
+        ("T1 zonder contrast", "t1"),
+        ("T1 bez kontrastu", "t1"),
+        ("T1 до контраста", "t1"),
+        ("T1 增强前", "t1"),
+        ("T1 未增强", "t1"),
+        ("T1 조영 전", "t1"),
+        ("T1 before contrast", "t1"),
+        ("3D T1 +C PRE-OP NAVI", "t1ce"),
+        ("T1 STEALTH PRE SURGERY POST GD", "t1ce"),
+        ("T1 KM vor OP", "t1ce"),
+        ("3D T1 post perfusion", "t1ce"),
+        ("T1 KM nach DSC", "t1ce"),
+        ("AX T1 +C ASSET", "t1ce"),
+        ("T1 vibe GD sub mm", "t1ce"),
+        ("AXT2FLAIR", "flair"),
     ],
 )
 def test_words_say_what_the_timing_does_not(description, modality):
@@ -59,6 +78,45 @@ def test_timing_says_what_it_is_whatever_it_is_called(repetition, echo, inversio
     facts = {"RepetitionTime": repetition, "EchoTime": echo, "InversionTime": inversion}
     (series,) = recognise([header(Description="head routine", **{key: value for key, value in facts.items() if value})])
     assert series.modality == modality
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"DiffusionBValue": 0.0},
+        *({"BodyPartExamined": part} for part in ("CERVEAU", "TESTA", "CABEÇA", "ГОЛОВА", "頭部", "HIPPOCAMPUS", "UNKNOWN")),
+    ],
+)
+def test_a_value_that_names_nothing_else_leaves_a_series_in(changes):
+    assert recognise([header(Description="T1", **changes)])[0].modality == "t1"
+
+
+@pytest.mark.parametrize("part", ["LSPINE", "C-SPINE", "HALS", "ARM", "頚椎"])
+def test_another_part_of_the_body_is_left_out(part):
+    assert "not the head" in recognise([header(Description="T1", BodyPartExamined=part)])[0].fault
+
+
+@pytest.mark.parametrize(
+    ("agent", "modality"),
+    [
+        *((agent, "t1") for agent in ("0 ml", "NA", "nil", "not given", "UNKNOWN", "false", "nicht")),
+        ("Gadovist 0.1 mmol/kg", "t1ce"),
+    ],
+)
+def test_an_agent_that_was_not_given_is_none(agent, modality):
+    assert recognise([header(Description="T1", ContrastBolusAgent=agent)])[0].modality == modality
+
+
+@pytest.mark.parametrize(
+    ("description", "facts", "modality"),
+    [
+        ("t2_flair", {"RepetitionTime": 9000, "EchoTime": 120}, "flair"),
+        ("t1_mprage", {"RepetitionTime": 2300, "EchoTime": 3, "ScanningSequence": ("GR", "IR")}, "t1"),
+    ],
+)
+def test_a_header_without_its_inversion_time_leaves_it_to_the_words(description, facts, modality):
+    (series,) = recognise([header(Description=description, **facts)])
+    assert series.modality == modality and not series.warnings
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,10 @@ from scan_session.series import Series, fact, numbers_of, positions
 
 LEAST_SLICES, LEAST_MM = 10, 80.0
 """A series of a head has at least this many slices and covers at least this much along every axis."""
-FACTS = ("ScanningSequence", "EchoPulseSequence", "EchoTime", "EffectiveEchoTime", "RepetitionTime", "InversionTime",
-         "InversionTimes", "ContrastBolusAgent", "ImageType", "Modality", "BodyPartExamined", "DiffusionBValue", "AngioFlag",
-         "SamplesPerPixel", "BurnedInAnnotation", "PixelSpacing", "ImageOrientationPatient")  # fmt: skip
+FACTS = ("ScanningSequence", "EchoPulseSequence", "EchoPlanarPulseSequence", "EchoTime", "EffectiveEchoTime",
+         "RepetitionTime", "InversionTime", "InversionTimes", "ContrastBolusAgent", "ImageType", "Modality",
+         "BodyPartExamined", "DiffusionBValue", "AngioFlag", "SamplesPerPixel", "BurnedInAnnotation", "PixelSpacing",
+         "ImageOrientationPatient")  # fmt: skip
 """What recognition looks at; nothing of it says who the patient is."""
 PERSONAL = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
             "PerformingPhysicianName", "OperatorsName", "StudyDate", "InstitutionName")  # fmt: skip

@@ -21,33 +21,55 @@ from scan_session.series import MODALITIES, Series
 
 NAMES = {"t1": "T1", "t1ce": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
 
+JOINED = r"(?:s|3d|ax|cor|sag|tra)?"
+"""What some write before the weighting without a space, as in "3DT1" and Philips' "sT1W"."""
 LEFT_OUT = {
     "a localiser": r"loc|locali[sz]er|scout|survey|topogram|3 ?plane|aahead\w*|ubersicht|reperage|localizador",
-    "diffusion": r"dwi|dti|diff\w*|trace\w*|adc|fa|colfa|tensor|ivim",
-    "susceptibility": r"swi\w*|swan|swip|minip|mip|venobold|t2star|t2 ?\*\w*|hemo\w*|qsm|pha|phase",
+    "diffusion": r"\w*dwi|dti|diff(?!eren)\w*|trace\w*|[de]?adc|fa|colfa|tensor|ivim",
+    "susceptibility": rf"{JOINED}t2w? ?(?:star\w*|\*\w*|ffe|gre)|swi\w*|swan|swip|minip|mip|venobold|hemo\w*|qsm|pha|phase",
     "perfusion": r"perf\w*|dsc|dce|p?c?asl|r?cb[fv]|mtt|ttp|tmax|ktrans",
-    "angiography": r"tof|mra|angio\w*|veno\w*|pca",
+    "angiography": r"(?:[23]d)?tof|mra|angio\w*|veno\w*|pca",
     "functional imaging": r"bold|fmri|resting",
-    "a subtraction": r"sub|subtr\w*|subtraktion",
+    "a subtraction": r"sub(?! (?:mm|\d))|subtr\w*|differen\w*",
     "proton density": r"pd|pdw|proton\w*",
-    "a calibration": r"calibration|asset|shim\w*|b[01] ?map\w*|field ?map\w*",
+    "double inversion recovery": r"dir|double inversion",
+    "a balanced gradient echo": r"ciss|fiesta\w*|trufi\w*|b ?ffe|fisp",
+    "a calibration": r"calibration|asset cal\w*|shim\w*|b[01] ?map\w*|field ?map\w*",
+    "a parameter map": r"(?:t[12]|r[12]|pd)?map(?:s|ping)?",
 }
 """What else a session holds, and how its descriptions say so."""
+BESIDE = (r"(?:post|pre|after|before|nach|vor|apres|avant|dopo|prima|despues|antes|pos|in|to) "
+          r"(?:perf\w*|dsc|dce|dwi|dti|adc|swi|asl)")  # fmt: skip
+"""Words that say when a series was acquired, or to which it was registered, not what it is."""
+HEAD = r"head|brain|skull|scha?e?del|kopf|cran|hirn|cere|tete|cabe[zc]a|testa|neuro|orbit"
+ELSEWHERE = (
+    r"neck|spine|cervi|lumb|sacr|plexus|chest|thora|heart|cardi|aort|breast|mamm|abdom|liver|pancrea|kidney|renal|bladder|"
+    r"pelv|prostat|uterus|rectum|shoulder|elbow|wrist|knee|ankle|thigh|extrem|"
+    r"wirbel|schulter|becken|brust|rachis|epaule|genou|columna|rodilla|hombro|colonna|ginocchio|coluna|joelho|позвон|椎|膝|"
+    r"\b(?:hips?|hands?|arms?|legs?|foot|feet|knie|hals|[bhl]ws)\b"
+)
+"""Parts of the body in BodyPartExamined. A value with neither, such as UNKNOWN or one in another language, says nothing."""
 MAPS = r"seg\w*|mask\w*|label\w*|fusion|lesion|roi|bet"
 """Words of NIfTI files that are no scan."""
 WORDS = {
-    "flair": r"(t2)?w?flair\w*|t2f|fla|flr|tirm\w*|dark ?fluid|darkfluid",
-    "t2": r"t2\w*",
-    "t1": r"t1\w*|mp ?rage|bravo|i?r? ?f?spgr|tfe3d|vibe|mp2rage",
+    "flair": rf"{JOINED}(t2)?w?flair\w*|t2f|fla|flr|tirm\w*|dark ?fluid|darkfluid",
+    "t2": rf"{JOINED}t2\w*",
+    "t1": rf"{JOINED}t1\w*|mp ?rage|bravo|i?r? ?f?spgr|tfe3d|vibe|mp2rage",
 }
 PLANES = {"ax", "axial", "tra", "trans", "transverse", "cor", "coronal", "sag", "sagittal", "obl", "2d", "3d"}
 """Words before the weighting that say how one series was acquired, not whose it is."""
 AGENT = r"contrast\w*|kontrast\w*|contraste|km|gd|gado\w*|gad|mdc|inj\w*|контраст\w*"
 WITH = (rf"\+ ?(?:c|ce|k|{AGENT})|c\+|(?:t1w?)?(?:c|ce|post\w*|{AGENT})|nach|apres|dopo|despues|pos|ку|"
         r".*造影.*|.*增强.*|.*增強.*|.*조영.*")  # fmt: skip
-WITHOUT = (r"pre|t1pre|t1n|\w*nativ\w*|unenhanced|vor|avant|prima|antes|wo|w o|.*平扫.*|.*平掃.*|"
-           rf"(?:ohne|sans|sin|senza|without|non?|not|wo|w o|без) (?:iv )?(?:c|{AGENT})")  # fmt: skip
-"""Whether a T1 has a contrast agent, in English, German, French, Italian, Spanish, Portuguese, Russian, Chinese and Korean."""
+WITHOUT = (r"(?:pre|vor|avant|prima|antes)(?! (?:op|surg|chir|cirug)\w*)|t1pre|t1n|\w*nativ\w*|unenhanced|wo|w o|"
+           r".*平扫.*|.*平掃.*|.*未增[强強].*|.*增[强強]前.*|.*비조영.*|.*조영 ?전.*|"
+           r"(?:ohne|o|v|sans|s|sin|sem|senza|zonder|utan|uden|bez|without|before|non?|not|wo|w o|без|до) "
+           rf"(?:iv )?(?:c|{AGENT})")  # fmt: skip
+"""Whether a T1 has a contrast agent, in English, German, French, Italian, Spanish, Portuguese, Russian, Chinese and Korean;
+without one also in Dutch, Swedish, Danish, Czech and Polish. The time before an operation says nothing of it."""
+NOT_GIVEN = (r"no|none|not|nil|n|^na$|^0(?: 0)?(?: ?ml)?$|false|unknown|undefined|keine?s?|nicht|unbekannt|aucun|ninguno|"
+             r"nessuno|without|ohne|sans|sin|sem|senza")  # fmt: skip
+"""What stands in ContrastBolusAgent if there was none."""
 
 
 def recognise(series: Sequence[Series]) -> list[Series]:
@@ -156,14 +178,31 @@ def which_enhances(first: np.ndarray, second: np.ndarray) -> int:
     return int(skew(after - before) > 0)
 
 
+def flat(text: str) -> str:
+    """Lower case without accents."""
+    signs = (sign for sign in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(sign))
+    return unicodedata.normalize("NFKC", "".join(signs))
+
+
 def _plain(text: str) -> str:
-    """Lower case without accents, words apart: "T1_MPRAGE+Gd (après)" becomes "t1 mprage+gd apres"."""
-    flat = "".join(sign for sign in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(sign))
-    return " ".join(re.sub(r"[^\w+*]|_", " ", unicodedata.normalize("NFKC", flat)).split())
+    """Lower case without accents, words apart: "T1_MPRAGE+Gd (après)" becomes "t1 mprage+gd apres"; "C-" is "without c"."""
+    text = re.sub(r"(?<![^\W_])(ce?|gd|km)-(?![^\W_])", r"without \1", flat(text))
+    return " ".join(re.sub(r"[^\w+*]|_", " ", text).split())
+
+
+def _search(text: str, pattern: str) -> re.Match | None:
+    """Find a pattern of whole words."""
+    return re.search(rf"(?<![^\s+])(?:{pattern})(?![^\s+])", text)
 
 
 def _says(text: str, pattern: str) -> bool:
-    return re.search(rf"(?<![^\s+])(?:{pattern})(?![^\s+])", text) is not None
+    return _search(text, pattern) is not None
+
+
+def _strange(text: str) -> str | None:
+    """What words say a series is that is none of the four."""
+    text = re.sub(rf"\b{BESIDE}\b", " ", text)
+    return next((kind for kind, pattern in LEFT_OUT.items() if _says(text, pattern)), None)
 
 
 def _from_name(series: Series) -> Series:
@@ -200,13 +239,17 @@ def _from_header(series: Series) -> Series:
     part = _plain(str(facts.get("BodyPartExamined", "")))
     if "localizer" in kind:
         return replace(series, fault="is a localiser by its header")
-    if facts.get("DiffusionBValue") is not None or _says(kind, "diffusion|adc|tracew|fa|tensor"):
+    if _number(facts, "DiffusionBValue") or _says(kind, "diffusion|adc|tracew|fa|tensor"):  # Philips writes b = 0 in any series
         return replace(series, fault="is diffusion by its header")
+    if "EP" in str(facts.get("ScanningSequence", "")) or facts.get("EchoPlanarPulseSequence") == "YES":
+        return replace(series, fault="is echo-planar by its header, as diffusion and perfusion are")
+    if _says(kind, r"sub|subtract\w*"):
+        return replace(series, fault="is a subtraction by its header")
     if str(facts.get("AngioFlag", "N")).upper() == "Y":
         return replace(series, fault="is angiography by its header")
-    if part and not re.search("head|brain|skull|schadel|kopf|cran|hirn|cerebr|tete|cabeza|neuro|orbit", part):
+    if re.search(ELSEWHERE, part) and not re.search(HEAD, part):
         return replace(series, fault=f"shows the {part}, not the head")
-    strange = next((kind for kind, pattern in LEFT_OUT.items() if _says(text, pattern)), None)
+    strange = _strange(text)
     if strange:
         return replace(series, fault=f"is {strange} by its description")
     echo, repetition = _number(facts, "EchoTime", "EffectiveEchoTime"), _number(facts, "RepetitionTime")
@@ -219,6 +262,8 @@ def _from_header(series: Series) -> Series:
         by_words = "t1"
     gradient = "GR" in str(facts.get("ScanningSequence", "")) or "GRADIENT" in str(facts.get("EchoPulseSequence", ""))
     weighting = _by_timing(echo, repetition, inversion, gradient) or by_words
+    if weighting == "t2" and by_words == "flair" and inversion is None:  # not every header has it
+        weighting = "flair"
     if weighting not in MODALITIES:
         return replace(series, fault=f"fits none of the four by its timing ({weighting or timing or 'none given'})")
     warnings = series.warnings
@@ -227,7 +272,7 @@ def _from_header(series: Series) -> Series:
     reason = f"{timing or 'no timing'}" + (f", described as {NAMES[by_words]}" if by_words else "")
     if weighting == "t1":
         agent = _plain(str(facts.get("ContrastBolusAgent", "")))
-        given = bool(agent) and not _says(agent, "no|none|n|0|keine?s?|aucun|ninguno|nessuno|without|ohne|sans|sin|senza")
+        given = bool(agent) and not _says(agent, NOT_GIVEN)
         if (given or _says(text, WITH)) and not _says(text, WITHOUT):
             weighting = "t1ce"
             reason += ", contrast agent in its header" if given else ", contrast agent in its description"
@@ -248,6 +293,8 @@ def _by_timing(echo: float | None, repetition: float | None, inversion: float | 
         return "flair" if (inversion or 0) > 1200 else "t2" if repetition > 1000 else "an unusual spin echo"
     if inversion and inversion < 1400:
         return "t1"
+    if gradient and repetition >= 1400:  # an MPRAGE whose header has no TI
+        return None
     return "t1" if repetition < 1400 else "proton density, which has a short TE and a long TR"
 
 
