@@ -12,6 +12,10 @@ from scan_session.recognise import assign_by_contrast, choose, recognise, which_
 FILE = (Path("IM1"),)
 
 
+def named(name: str) -> Series:
+    return Series("1", name, (Path(f"{name}.nii.gz"),), (200, 200, 150), (1.0, 1.0, 1.0), {"Name": name})
+
+
 def header(number="1", spacing=(1.0, 1.0, 1.0), **facts) -> Series:
     return Series(str(number), f"series {number}", FILE, (200, 200, 150), spacing, facts)
 
@@ -121,11 +125,43 @@ def test_a_header_without_its_inversion_time_leaves_it_to_the_words(description,
 
 @pytest.mark.parametrize(
     ("name", "modality"),
-    [("5_Ax_T1_FLAIR", "t1"), ("Ax T1 FLAIR +C", "t1ce"), ("7_Ax_T2_FLAIR", "flair"), ("flair_in_t1_space", "flair")],
+    [
+        ("5_Ax_T1_FLAIR", "t1"),
+        ("Ax T1 FLAIR +C", "t1ce"),
+        ("7_Ax_T2_FLAIR", "flair"),
+        ("flair_in_t1_space", "flair"),
+        ("t2_in_dwi_space", "t2"),
+        ("sub-01_ses-1_ce-gadolinium_T1w", "t1ce"),
+        ("T1w_sub-01", "t1"),
+        ("3DT1", "t1"),
+        ("sT1W_3D_TFE", "t1"),
+        ("AXT1POST", "t1ce"),
+        ("T1_C-_ax", "t1"),
+        ("sub-T2", "t2"),
+        ("t2_christof", "t2"),
+    ],
 )
-def test_a_t1_flair_is_a_t1_by_its_file_name(name, modality):
-    file = Series("1", name, (Path(f"{name}.nii.gz"),), (200, 200, 150), (1.0, 1.0, 1.0), {"Name": name})
-    assert recognise([file])[0].modality == modality
+def test_a_file_is_what_its_name_says(name, modality):
+    assert recognise([named(name)])[0].modality == modality
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("T2star_GRE", "susceptibility"),
+        ("T2_FFE", "susceptibility"),
+        ("T2_swi_mag", "susceptibility"),
+        ("sub-01_T2starw", "susceptibility"),
+        ("T2_ADC", "diffusion"),
+        ("SUB_T1", "a subtraction"),
+        ("T1_SUB", "a subtraction"),
+        ("T1_map", "a parameter map"),
+        ("sub-01_T2map", "a parameter map"),
+        ("DIR", "double inversion recovery"),
+    ],
+)
+def test_a_file_that_is_none_of_the_four_says_so_in_its_name(name, kind):
+    assert recognise([named(name)])[0].fault == f"is {kind} by its name"
 
 
 def test_an_enhanced_gradient_echo_is_told_from_a_t1():

@@ -206,19 +206,23 @@ def _strange(text: str) -> str | None:
 
 
 def _from_name(series: Series) -> Series:
-    text = _plain(str(series.facts.get("Name", "")))
+    name = str(series.facts.get("Name", "")).lower()
+    enhanced = re.search(r"(?:^|_)ce-(?!no)[a-z0-9]+_", name)  # BIDS: sub-01_ce-gadolinium_T1w
+    text = _plain(re.sub(r"^sub-[a-z0-9]+(?=_)|_sub-[a-z0-9]+(?=_|$)", "", name))  # BIDS: the patient, no subtraction
     if _says(text, MAPS):
         return replace(series, fault="is a mask or a label map by its name")
     weighting = next((key for key, pattern in WORDS.items() if _says(text, pattern)), None)
     if weighting == "flair" and _says(text, "t1w? flair"):  # an inversion that makes T1 stronger
         weighting = "t1"
-    strange = next((kind for kind, pattern in LEFT_OUT.items() if _says(text.split()[-1] if text else "", pattern)), None)
-    if strange and weighting is None:
+    # What stands before the weighting may be the patient's name, but for "SUB_T1".
+    place = _search(text, rf"(?:sub(?:tr\w*)? (?=\S*t1))?(?:{WORDS[weighting]})") if weighting else None
+    strange = _strange(text[place.start() :] if place else " ".join(text.split()[-1:]))
+    if strange:
         return replace(series, fault=f"is {strange} by its name")
     if weighting is None:
         return replace(series, reason="has a name that does not say what it is")
     tail = text[max(0, text.find("t1")) :]  # what stands before it may be the patient's name
-    if weighting == "t1" and _says(tail, WITH) and not _says(tail, WITHOUT):
+    if weighting == "t1" and (enhanced or _says(tail, WITH)) and not _says(tail, WITHOUT):
         weighting = "t1ce"
     return replace(series, modality=weighting, reason=f"{NAMES[weighting]} by the file's name")
 
