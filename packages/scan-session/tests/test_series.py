@@ -317,6 +317,21 @@ def test_dates_with_separators_short_names_and_short_numbers_do_not_reach_a_labe
     assert text.lower() not in label.lower()
 
 
+@pytest.mark.parametrize(
+    ("patient", "text"),
+    [
+        ("Müller^Jörg", "MULLER"),
+        ("Müller^Jörg", "Mueller"),
+        ("Mueller^Joerg", "Müller"),
+        ("Müller^Jörg", "Mu\u0308ller"),
+        ("Wang^XiaoDong=王^小东", "王小东"),
+    ],
+)
+def test_a_name_that_is_written_otherwise_does_not_reach_a_label(tmp_path, patient, text):
+    headers = slices("t1", number=3, SeriesDescription=f"{text} T1", PatientName=patient, SpecificCharacterSet="ISO_IR 192")
+    assert only(save(headers, tmp_path)).label == "series 3 (... T1)"
+
+
 def test_numbers_after_the_weighting_are_no_date(tmp_path):
     assert "AX_T2_5_10 TSE" in only(save(slices("t2", number=3, SeriesDescription="AX_T2_5_10 TSE"), tmp_path)).label
 

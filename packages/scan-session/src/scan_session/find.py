@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections import defaultdict
@@ -25,7 +26,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from scan_session.errors import SessionError
 from scan_session.grid import DAMAGED_NIFTI
-from scan_session.recognise import recognise
+from scan_session.recognise import flat, recognise
 from scan_session.series import Series, fact, numbers_of, positions
 
 LEAST_SLICES, LEAST_MM = 10, 80.0
@@ -36,7 +37,8 @@ FACTS = ("ScanningSequence", "EchoPulseSequence", "EchoPlanarPulseSequence", "Ec
          "ImageOrientationPatient")  # fmt: skip
 """What recognition looks at; nothing of it says who the patient is."""
 PERSONAL = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
-            "PerformingPhysicianName", "OperatorsName", "StudyDate", "InstitutionName")  # fmt: skip
+            "RequestingPhysician", "PhysiciansOfRecord", "PerformingPhysicianName", "OperatorsName", "StudyDate",
+            "InstitutionName")  # fmt: skip
 """Whose words no description may repeat."""
 _DAMAGED = (InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError,
             struct.error, zlib.error)  # fmt: skip
@@ -92,14 +94,24 @@ def _refuse(error: OSError) -> NoReturn:
 
 def printable(text: str, header: pydicom.Dataset | None = None) -> str:
     """A description without control characters, long numbers, dates, and words of the patient's name and identifiers."""
-    known = [] if header is None else [str(header.get(keyword, "")).lower() for keyword in PERSONAL]
+    values = [] if header is None else [str(header.get(keyword, "")).lower() for keyword in PERSONAL]
+    text, *known = (unicodedata.normalize("NFC", value) for value in (text, *values))
     words = set(re.findall(r"\w{3,}", " ".join(known)))
-    words |= set(re.findall(r"[^\W\d_]{2,}", "" if header is None else str(header.get("PatientName", "")).lower()))
+    name = known[0] if known else ""
+    words |= set(re.findall(r"[^\W\d_]{2,}", name))
+    joined = (re.sub(r"\W", "", writing) for writing in name.split("="))  # 王^小东 is written 王小东
+    words |= {word for word in joined if len(word) > 1}
+    words = {spelling for word in words for spelling in _spellings(word)}
     text = re.sub(_DATE, "...", "".join(sign for sign in text if sign.isprintable()))
     for value in (value for value in known if len(value) > 2):
         text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "...", text, flags=re.IGNORECASE)
     parts = re.split(r"(\W+|_)", text)
-    return "".join("..." if part.lower() in words or re.search(r"\d{5,}", part) else part for part in parts).strip()[:60]
+    return "".join("..." if _spellings(part) & words or re.search(r"\d{5,}", part) else part for part in parts).strip()[:60]
+
+
+def _spellings(word: str) -> set[str]:
+    """A word without accents, and with ae, oe, ue and ss as they are written where a keyboard has no umlauts."""
+    return {flat(word), flat(word.lower().translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})))}
 
 
 @contextmanager
