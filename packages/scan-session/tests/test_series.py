@@ -108,7 +108,7 @@ def faulty(kind: str):
         ("one", "has one slice"),
         ("unequal", "has slices 6.0 to 28.0 mm apart"),
         ("tilt", "is tilted by 18 degrees against its stack (gantry tilt)"),
-        ("twice", "has 16 images at 4 places, as perfusion and diffusion have"),
+        ("twice", "has 16 images at 4 places, as perfusion, diffusion and series exported twice have"),
     ],
 )
 def test_slices_that_make_no_volume(tmp_path, kind, sentence):
@@ -137,6 +137,34 @@ def test_patients_and_sessions_are_not_mixed(tmp_path):
     save(slices("t2", number=3, patient="B"), tmp_path / "c")
     with pytest.raises(SessionError, match="images of 2 patients"):
         find_series(tmp_path)
+
+
+def test_a_screen_capture_that_names_no_patient_is_of_the_same(tmp_path):
+    save(slices("t1", number=1), tmp_path / "a")
+    save(slices("t1", number=2, Modality="OT", PatientID=None, PatientName=None), tmp_path / "b")
+    assert [one.modality or one.fault for one in find_series(tmp_path)] == ["t1", "is OT, not MR"]
+
+
+def test_slices_without_identifiers_are_all_kept(tmp_path):
+    headers = slices("t1", number=1)
+    for index, header in enumerate(headers):
+        del header.SOPInstanceUID
+        header.save_as(tmp_path / f"IM{index}")
+    assert only(tmp_path).shape == (40, 32, SLICES)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "labels"),
+    [
+        (["BRAIN PERFUSION W CONTRAST"] * 2, ["series 1", "series 2"]),
+        (["T1 MPRAGE", "T2 TSE"], ["series 1 (T1 MPRAGE)", "series 2 (T2 TSE)"]),
+    ],
+)
+def test_the_protocol_describes_a_series_unless_all_share_it(tmp_path, protocols, labels):
+    for number, (kind, protocol) in enumerate(zip(("t1", "t2"), protocols, strict=True), 1):
+        save(slices(kind, number=number, ProtocolName=protocol), tmp_path / kind)
+    found = find_series(tmp_path)
+    assert [one.modality for one in found] == ["t1", "t2"] and [one.label for one in found] == labels
 
 
 def test_folders_without_images(tmp_path):

@@ -135,8 +135,8 @@ def _headers(paths: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]],
         header = _header(path)
         if isinstance(header, str):
             others.append(Series("", "a file", (path,), fault=header))
-        elif header is not None and header.get("SOPInstanceUID") not in seen:
-            seen.add(header.get("SOPInstanceUID"))
+        elif header is not None and (identifier := header.get("SOPInstanceUID") or path) not in seen:
+            seen.add(identifier)
             if "Rows" in header and "SeriesInstanceUID" in header:
                 images.append((path, header))
                 continue
@@ -174,6 +174,7 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
 def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None) -> list[tuple[Path, pydicom.Dataset]]:
     """The images of the one patient and session, or of the study that was asked for."""
     patients = {str(header.get("PatientID") or header.get("PatientName", "")) for _, header in headers}
+    patients.discard("")  # a screen capture or report may say nothing
     if len(patients) > 1:
         problem = f"the folder holds images of {len(patients)} patients"
         raise SessionError(problem, "give a folder with one patient's images")
@@ -201,12 +202,16 @@ def _dicom_series(headers: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
         echo, *_ = (*numbers_of(header, "EchoTime"), *numbers_of(header, "EffectiveEchoTime"), 0)
         key = (header.SeriesInstanceUID, header.Rows, header.Columns, orientation, round(echo))
         groups[key].append((path, header))
+    protocols = {str(header.get("ProtocolName") or "") for _, header in headers}
+    of_one = len(protocols) > 1 or len(groups) == 1  # GE has one protocol for all series of an examination
     numbers: dict[str, int] = defaultdict(int)
     found = []
     for files in sorted(groups.values(), key=lambda files: _series_number(files[0][1])):
         number = str(_series_number(files[0][1]) or len(found) + 1)
         numbers[number] += 1
-        found.append(_series_of(files, number if numbers[number] == 1 else f"{number}.{numbers[number]}"))
+        number += f".{numbers[number]}" if numbers[number] > 1 else ""
+        protocol = str(files[0][1].get("ProtocolName") or "") if of_one else ""
+        found.append(_series_of(files, number, protocol))
     return found
 
 
@@ -218,13 +223,11 @@ def _series_number(header: pydicom.Dataset) -> int:
         return 0
 
 
-def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series:
-    """Put the slices of one series in order and look for what is wrong with them."""
+def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str, protocol: str) -> Series:
+    """Put the slices of one series in order and look for what is wrong with them; `protocol` describes it if nothing else."""
     header = files[0][1]
     facts = {keyword: value for keyword in FACTS if (value := fact(header, keyword)) not in (None, "")}
-    facts["Description"] = description = printable(
-        str(header.get("SeriesDescription") or header.get("ProtocolName") or ""), header
-    )
+    facts["Description"] = description = printable(str(header.get("SeriesDescription") or protocol), header)
     if header.get("ContrastBolusAgentSequence") and "ContrastBolusAgent" not in facts:  # of an enhanced multi-frame object
         facts["ContrastBolusAgent"] = "given"
     label = f"series {number}" + (f" ({description})" if description else "")
@@ -254,7 +257,8 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str) -> Series
     heights = np.array([place @ normal for place, _ in places])
     steps = np.diff(heights)
     if (steps < 1e-3).any():
-        return series(f"has {len(places)} images at {1 + int((steps >= 1e-3).sum())} places, as perfusion and diffusion have")
+        count = 1 + int((steps >= 1e-3).sum())
+        return series(f"has {len(places)} images at {count} places, as perfusion, diffusion and series exported twice have")
     slope = (places[-1][0] - places[0][0]) / (heights[-1] - heights[0])
     tilt = float(np.rad2deg(np.arccos(np.clip(slope @ normal / np.linalg.norm(slope), -1, 1))))
     if tilt > 1:
