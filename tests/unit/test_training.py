@@ -322,6 +322,7 @@ def parse(*words):
 
 def test_every_setting_is_an_option(capsys):
     assert parse() == TrainSettings()
+    assert TrainSettings(patch=32) == TrainSettings(patch=(32, 32, 32)), "one edge for all three, as for --patch"
     assert parse("--augment", "false").augment is False
     assert parse("--patch", "32").patch == (32, 32, 32)
     changed = parse("--network", "swin_unetr", "--arguments", '{"feature_size": 24}', "--patch", "64", "64", "32")
