@@ -48,6 +48,8 @@ def run(
     edge, rows = edge or EDGES[spatial_dims], []
     for name in network:
         for kind in setting:
+            if kind == "published" and name not in PUBLISHED:
+                continue  # a network of your own
             arguments = {"spatial_dims": spatial_dims, **(PUBLISHED[name] if kind == "published" else {})}
             multiple = input_multiple(name, **arguments)
             if edge < 2 * multiple or edge % multiple:

@@ -333,7 +333,11 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     taken = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
     if len(taken) < max(1, len(tensors) / 2):
         problem = f"{path} does not fit {type(network).__name__}: {len(taken)} of its {len(tensors)} tensors match"
-        raise DataError(problem, "build the network that it was saved from, and save its state_dict")
+        remedy = "build the network that it was saved from, and save its state_dict"
+        if card_path(path).is_file():
+            card = load_card(path)
+            remedy = f"its card names --network {card.network} --arguments '{json.dumps(card.arguments)}'"
+        raise DataError(problem, remedy)
     network.load_state_dict(taken, strict=False)
     return [*taken]
 

@@ -70,6 +70,13 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
 
 
+def test_the_card_beside_weights_that_do_not_fit_names_what_does(tmp_path):
+    wide = {**CHANNELS, "channels": [8, 16, 32]}
+    save_checkpoint(tmp_path / "best.safetensors", unet(**wide), ModelCard("unet", wide, {}, (16, 16)))
+    with pytest.raises(DataError, match=r'its card names --network unet --arguments \'{"channels": \[8, 16, 32\]'):
+        load_pretrained(unet(), tmp_path / "best.safetensors")
+
+
 class Trap:
     def __reduce__(self):
         return print, ("code from a file ran",)

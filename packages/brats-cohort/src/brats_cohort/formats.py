@@ -269,7 +269,8 @@ def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int
         channels = {_ROLES[name.lower()]: int(number) for number, name in facts[key].items()}
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         problem = f"{path} does not describe the channels of {name} ({named(error)})"
-        raise DataError(problem, f'expected "{key}": FLAIR, T1w, t1gd, T2w') from error
+        remedy = f'expected "{key}": FLAIR, T1w, t1gd, T2w; data sets of other images cannot be read'
+        raise DataError(problem, remedy) from error
     if set(channels) != set(MODALITIES):
         raise DataError(f"{path} names the channels {sorted(channels)}", f"expected all of {list(MODALITIES)}")
     return facts, channels

@@ -75,7 +75,8 @@ def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: 
     rows = [(case.patient, facts[case.identifier].wt_ml, facts[case.identifier].et_ml) for case in cases]
     largest = pd.DataFrame(rows, columns=["patient", "wt_ml", "et_ml"]).groupby("patient").max()
     if len(largest) < 3:
-        raise DataError(f"{len(largest)} patients cannot be divided into train, val and test", "a split needs at least 3")
+        problem = f"{len(largest)} usable patients cannot be divided into train, val and test"
+        raise DataError(problem, "a split needs at least 3; look at the faults of those that were left out, if any")
     third = pd.qcut(largest["wt_ml"].rank(method="first"), 3, labels=["0", "1", "2"]).astype(str)
     strata = third + np.where(largest["et_ml"] > 0, " with ET", " without ET")
     test, *_ = _folds(strata, seed)
