@@ -112,6 +112,13 @@ def test_contrasts_agree_with_the_real_examinations(facts):
         assert min(values) <= real[name].median() <= max(values), name
 
 
+def test_tissues_vary_as_in_the_real_examinations(facts):
+    real = reference_statistics()
+    for name in ("t1_WM_sd", "t1ce_ET_sd", "t2_CSF_sd", "t2_ED_sd", "flair_WM_sd", "flair_GM_sd", "flair_ED_sd"):
+        values = [fact[name] for fact in facts if np.isfinite(fact[name])]
+        assert min(values) <= real[name].median() <= max(values), name
+
+
 def test_contrast_agent_brightens_enhancing_tumour_and_fluid_is_dark_on_t1_and_bright_on_t2(facts):
     for fact in facts:
         if fact["ET_ml"] > 1:

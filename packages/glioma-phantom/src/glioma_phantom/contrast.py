@@ -22,6 +22,12 @@ from glioma_phantom.tumour import ED, ET, NCR, NON_ENHANCING, Tumour
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 """Order of the channels of every image."""
 T1_WEIGHTED = ("t1", "t1ce")
+SPREAD = {"t1": (-0.05, -0.35), "t1ce": (-0.07, -0.5), "t2": (0.07, 0.2), "flair": (0.13, 0.7)}
+"""How much white and grey matter, and fluid, vary within a calibrated brain: standard deviations as a share of the mean.
+
+They are negative on T1, where more water is darker."""
+UNEVEN: Range = (0.3, 0.7)
+"""How much the contrast of a calibrated tumour's tissues varies: its standard deviation as a share of it."""
 STRENGTH: dict[str, Range] = {"oedema": (0.3, 1.15), "enhancing": (0.3, 2.5)}
 """By what the contrast of a tissue is multiplied where it is uneven. Oedema hardly ever holds as much water as a core."""
 MOTTLES: Range = (3.5, 9.0)
@@ -95,10 +101,15 @@ def draw_image(draws: Draws, anatomy: Anatomy, tumour: Tumour, box: Box) -> torc
     vessels, sinus, choroid = draw_vessels(draws, anatomy, box)
     rim = anatomy.ventricles * anatomy.white * draws.uniform(0.1, 0.5)  # the bright border of ventricles on FLAIR
     texture = draws.field(box, 3.2) + draws.field(box, 10.0, strength=0.5)
+    white, grey, fluid = draws.field(box, 12.0, 3)
+    local = Box((0, 0, 0), tuple(tumour.shares.shape[1:]), box.spacing)
+    # Where a tissue hardly differed from normal, no rater would label it.
+    water, agent = draws.field(local, 10.0, 2, strength=draws.within(UNEVEN)).clamp_(-0.6, 1.4)
     channels = []
     for modality in MODALITIES:
-        look = looks[modality]
-        image = anatomy.white + look.grey * anatomy.grey + look.fluid * anatomy.fluid
+        look, (solid, wet) = looks[modality], SPREAD[modality]
+        image = anatomy.white * (1 + solid * white) + look.grey * anatomy.grey * (1 + solid * grey)
+        image += look.fluid * anatomy.fluid * (1 + wet * fluid).clamp_(min=0.2)
         if modality in ("t1", "t1ce"):
             image.add_(anatomy.detail, alpha=0.25)
         if modality == "t1ce":
@@ -109,6 +120,9 @@ def draw_image(draws: Draws, anatomy: Anatomy, tumour: Tumour, box: Box) -> torc
             image += rim + 0.5 * choroid * anatomy.fluid
         image.add_(texture[0], alpha=0.012)
         mix_tumour(image[tumour.part], look, tumour, anatomy, texture[0][tumour.part])
+        necrosis, oedema, enhancing = tumour.shares
+        image[tumour.part] += water * (necrosis * (look.necrosis - 1) + oedema * (look.oedema - 1))
+        image[tumour.part] += agent * enhancing * (look.enhancing - 1)
         image *= draws.field(box, 75.0, strength=draws.uniform(0.03, 0.12), exponential=True)[0]
         channels.append(rician(draws, image, look.noise))
     return torch.stack(channels)
@@ -122,7 +136,7 @@ def mix_tumour(
     texture: torch.Tensor,
     *,
     grain: float = 1.0,
-    through: float = 0.15,
+    through: float = 0.4,
 ) -> None:
     """Mix the tumour's intensities into the healthy image, in place, by each class's share of the voxel.
 

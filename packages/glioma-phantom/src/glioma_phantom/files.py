@@ -25,7 +25,7 @@ from glioma_phantom.contrast import MODALITIES
 from glioma_phantom.generator import CALIBRATED, PhantomSettings, make_phantom
 
 MANIFEST = "phantom.json"
-VERSION = 1
+VERSION = 2
 """Raise it when a change of the generator makes other cases from the same seed."""
 BRATS_LABELS = np.array([0, 1, 2, 4], np.uint8)
 """Number that BraTS 2018-2021 writes for background, NCR, ED and ET."""

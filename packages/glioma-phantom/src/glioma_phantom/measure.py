@@ -1,4 +1,4 @@
-"""How bright each tissue and tumour class is beside normal white matter: the yardstick that holds a phantom against patients.
+"""How bright and how even each tissue is, beside normal white matter: the yardstick that holds a phantom against patients.
 
 The same estimator is applied to real and to synthetic cases, so its own errors cancel in the comparison. Normal tissue is
 found without an atlas: a voxel with neither tumour nor background within 4 mm along the axes counts as white matter where T1
@@ -37,8 +37,9 @@ def measure(image: np.ndarray, classes: np.ndarray, spacing: tuple[float, float,
     -------
     dict
         ``brain_ml``, ``NCR_ml``, ``ED_ml``, ``ET_ml``; for each modality and each of WM, GM, CSF, NCR, ED, ET
-        ``<modality>_<tissue>``, the mean intensity divided by the white matter's (NaN where the case has none of it),
-        and ``<modality>_noise``, the standard deviation of noise in white matter divided by its mean.
+        ``<modality>_<tissue>``, the mean intensity divided by the white matter's, and ``<modality>_<tissue>_sd``, the
+        standard deviation within the tissue divided by the same (NaN where the case has none of it); and
+        ``<modality>_noise``, the standard deviation of noise in white matter divided by its mean.
 
     Raises
     ------
@@ -61,7 +62,10 @@ def measure(image: np.ndarray, classes: np.ndarray, spacing: tuple[float, float,
     for modality, volume in zip(MODALITIES, image, strict=True):
         white = volume[masks["WM"]].mean()
         for name, mask in masks.items():
-            facts[f"{modality}_{name}"] = float(volume[mask].mean() / white) if mask.sum() > 20 else float("nan")
+            values = volume[mask] / white
+            enough = len(values) > 20
+            facts[f"{modality}_{name}"] = float(values.mean()) if enough else float("nan")
+            facts[f"{modality}_{name}_sd"] = float(values.std()) if enough else float("nan")
         facts[f"{modality}_noise"] = float(_noise(volume, masks["WM"]) / white)
     return facts
 
