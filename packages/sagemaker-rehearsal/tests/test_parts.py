@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from sagemaker_rehearsal import limits
+from sagemaker_rehearsal.command import main
 from sagemaker_rehearsal.containers import PRIVATE, Container, Machine, namespaces_work, write_programs
 from sagemaker_rehearsal.hosting import reserve_port
 from sagemaker_rehearsal.limits import AwsError
@@ -322,3 +323,8 @@ def test_a_container_can_be_asked_to_end_while_it_ends(tmp_path):
             container.terminate()
         container.kill()
         assert container.status is not None
+
+
+def test_a_program_that_does_not_exist_is_one_sentence(capsys):
+    assert main(["--", "no-such-program"]) == 1
+    assert capsys.readouterr().err.startswith("there is no program no-such-program that can be run; check its name")

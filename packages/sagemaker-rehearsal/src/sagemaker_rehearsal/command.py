@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from sagemaker_rehearsal.session import Rehearsal, RehearsalError, start_rehears
 def rehearse(command: Sequence[str], *, region: str, serve: str, grace: float, private: bool) -> int:
     """Rehearse a command and return its status; without one, stay until Ctrl-C. Options as of `start_rehearsal`."""
     try:
+        if command and not shutil.which(command[0]):
+            raise RehearsalError(f"there is no program {command[0]} that can be run; check its name, path and permissions")
         with start_rehearsal(region, serve=serve, grace=grace, private=private) as rehearsal:
             if command:
                 return subprocess.run(command, env=rehearsal.within(os.environ), check=False).returncode
