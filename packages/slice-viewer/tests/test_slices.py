@@ -150,6 +150,19 @@ def test_without_a_line_labels_have_no_contour():
     assert len(ax.images) == 1 and not ax.collections
 
 
+@pytest.mark.parametrize(
+    ("shape", "wanted", "sentence"),
+    [
+        ((20, 20, 20), {"plane": "x"}, "there is no plane 'x'; choose one of axial"),
+        ((20, 20, 10), {"index": 10}, "there is no axial slice 10; this volume has 0 to 9"),
+        ((4, 20, 20, 20), {}, r"the volume has shape \(4, 20, 20, 20\); give one of shape \(X, Y, Z\)"),
+    ],
+)
+def test_a_slice_that_does_not_exist_is_one_sentence(shape, wanted, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        show_slice(np.ones(shape), LPS, **wanted)
+
+
 def test_labels_of_another_grid_are_not_drawn():
     with pytest.raises(ValueError, match=r"classes has shape \(20, 20, 10\), the volume \(20, 20, 20\)"):
         show_slice(np.ones((20, 20, 20)), LPS, classes=np.ones((20, 20, 10), np.uint8))

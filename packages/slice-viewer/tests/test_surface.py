@@ -29,7 +29,7 @@ def test_a_ball_keeps_its_place_and_radius_and_faces_outwards(affine):
 def test_without_smoothing_a_cube_keeps_its_size():
     cube = np.zeros((16, 16, 16), bool)
     cube[3:13, 3:13, 3:13] = True
-    vertices = surface_of(cube, np.eye(4), "cube", "red", smooth=0).vertices
+    vertices = surface_of(cube, np.eye(4).tolist(), "cube", "red", smooth=0).vertices
     assert np.ptp(vertices, axis=0) == pytest.approx([10, 10, 10], abs=0.01)
 
 

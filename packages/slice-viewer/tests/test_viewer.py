@@ -214,6 +214,14 @@ def test_a_label_file_of_another_grid_is_refused(tmp_path):
         SliceViewer(path)
 
 
+def test_a_label_file_may_have_an_axis_of_one(tmp_path):
+    image, labels = case_arrays()
+    nib.Nifti1Image(image[0], LPS).to_filename(tmp_path / "image.nii")
+    nib.Nifti1Image(labels[..., None], LPS).to_filename(tmp_path / "labels.nii")
+    found = SliceViewer(tmp_path / "image.nii", labels=tmp_path / "labels.nii")
+    assert found._labels == SliceViewer(image[0], LPS, labels=labels)._labels
+
+
 def test_labels_and_titles_are_not_ignored():
     image, labels = case_arrays()
     for options in ({"labels": labels}, {"titles": ["T1"]}):
@@ -335,6 +343,9 @@ def wrong_sources():
     image, classes = case_arrays()
     return {
         "channels last": (np.moveaxis(image, 0, -1), LPS, None, "move the channels to the front"),
+        "many channels": (np.zeros((30, 9, 9, 12)), LPS, None, "or give a Pane for each if they are there"),
+        "files": (["a.nii.gz", "b.nii.gz"], LPS, None, "takes one file; for several, give a Pane"),
+        "folder": (Path(slice_viewer.__file__).parent, None, None, "slice_viewer is a folder; give a file in it"),
         "two-dimensional": (image[0, 0], LPS, None, r"has shape \(X, Y, Z\)"),
         "other grid": (image, LPS, classes[:-1], "labels have shape"),
         "fractions": (image, LPS, classes / 2, "whole numbers were expected"),
@@ -461,6 +472,19 @@ def test_labels_get_the_viewers_names_and_colours_where_the_pane_has_none():
     assert [name for name, _ in entries[1].values()] == ["one", "label 2", "label 3"]
 
 
+def test_24_labels_have_colours_of_their_own_and_the_first_are_those_of_the_palette():
+    image, labels = case_arrays()
+    viewer = SliceViewer(image[0], LPS, labels=labels, names={value: f"organ {value}" for value in range(1, 25)})
+    colours = [entry["colour"] for entry in viewer._scene["labels"][0]["entries"]]
+    assert tuple(colours[:8]) == PALETTE and len(set(colours)) == 24
+
+
+def test_names_and_colours_may_have_text_keys_as_in_json():
+    image, labels = case_arrays()
+    viewer = SliceViewer(image[0], LPS, labels=labels, names={"1": "core"}, colours={"1": "red"})
+    assert viewer._scene["labels"][0]["entries"][0] == {"value": 1, "name": "core", "colour": "#FF0000"}
+
+
 def test_colours_are_those_of_matplotlib_in_the_browser_too():
     image, labels = case_arrays()
     viewer = SliceViewer(image[0], LPS, labels=labels, colours={1: "red", 2: "#0f0", 3: (0, 0, 1)})
@@ -479,7 +503,8 @@ def test_tensors_and_lists_are_shown_as_arrays_are():
     torch = pytest.importorskip("torch")
     image, labels = case_arrays()
     wanted = SliceViewer(image, LPS, labels=labels)
-    for source, marked in ((torch.from_numpy(image), torch.from_numpy(labels)), (image.tolist(), labels.tolist())):
+    tensor, marks = torch.from_numpy(image), torch.from_numpy(labels)
+    for source, marked in ((tensor, marks), (tensor, marks.bfloat16()), (image.tolist(), labels.tolist())):
         found = SliceViewer(source, LPS, labels=marked)
         assert found._volumes == wanted._volumes and found._labels == wanted._labels
 

@@ -34,7 +34,7 @@ class Pane:
     affine : array (4, 4), optional
         From voxel indices to millimetres in RAS+; without it that of the viewer.
     names, colours : mappings from label to text and to a colour of matplotlib, optional
-        Without them those of the viewer. A label that has neither is shown by its number, in one of eight colours.
+        Without them those of the viewer. A label that has neither is shown by its number, in one of 24 colours.
     window : (float, float), optional
         Values shown black and white, in the volume's units (`slice_viewer.slices.robust_window`).
     """
@@ -65,6 +65,8 @@ def panes_of(source: Any, labels: Any = None, titles: Sequence[str] = ()) -> tup
         if labels is not None or titles:
             raise ValueError("panes have labels and titles of their own; give these to each Pane, not to the viewer")
         return list(source), ""
+    if isinstance(source, Sequence) and not isinstance(source, str) and isinstance(source[0], FILE):
+        raise ValueError("a viewer takes one file; for several, give a Pane with the array and the affine of each")
     if isinstance(source, FILE):
         values, affine, name = _read(source)
         volumes = [values] if values.ndim <= 3 else np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
@@ -83,7 +85,8 @@ def _channels(image: np.ndarray) -> Sequence[np.ndarray]:
     if image.ndim not in (3, 4):
         raise ValueError(f"an image has shape (X, Y, Z) or (channels, X, Y, Z), this one {image.shape}")
     if image.ndim == 4 and image.shape[0] > 16 and image.shape[-1] <= 16:
-        raise ValueError(f"an image of shape {image.shape} has its channels last; move the channels to the front")
+        problem = f"an image of shape {image.shape} seems to have its channels last"
+        raise ValueError(f"{problem}; move the channels to the front, or give a Pane for each if they are there")
     return image if image.ndim == 4 else [image]
 
 
@@ -92,7 +95,8 @@ def _read(source: Path | str | SpatialImage) -> tuple[np.ndarray, np.ndarray, st
     loaded = isinstance(source, SpatialImage)
     path = Path(source.get_filename() or "") if loaded else Path(source)
     if not loaded and not path.is_file():
-        raise ValueError(f"{path} does not exist; check the folder and the file's name")
+        wrong = "is a folder; give a file in it" if path.is_dir() else "does not exist; check the folder and the file's name"
+        raise ValueError(f"{path} {wrong}")
     try:
         image = source if loaded else nib.load(path)
         return np.asanyarray(image.dataobj), image.affine, path.name
@@ -105,6 +109,8 @@ def _read_labels(source: Path | str | SpatialImage, affine: np.ndarray | None) -
     values, own, name = _read(source)
     if affine is None:
         raise ValueError(f"labels {name} are a file, the image is an array; give both as files, or both as arrays")
+    if set(values.shape[3:]) == {1}:
+        values = values.reshape(values.shape[:3])
     if not np.allclose(own, affine, atol=1e-3):
         raise ValueError(f"labels {name} have another affine than the image; bring both to one grid with nearest neighbour")
     return values
@@ -112,7 +118,10 @@ def _read_labels(source: Path | str | SpatialImage, affine: np.ndarray | None) -
 
 def as_array(values: Any) -> np.ndarray:
     """Turn an array, a list or a tensor on any device into an array."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values  # NumPy has no bfloat16
+    return np.asarray(values)
 
 
 def complete(pane: Pane, affine: np.ndarray | None, names: Mapping[int, str] | None, colours: Mapping[int, str] | None) -> Pane:
@@ -124,9 +133,14 @@ def complete(pane: Pane, affine: np.ndarray | None, names: Mapping[int, str] | N
         labels=None if pane.labels is None else as_array(pane.labels),
         affine=None if chosen is None else np.asarray(chosen, dtype=float),
         window=None if pane.window is None else tuple(map(float, pane.window)),
-        names=names if pane.names is None else pane.names,
-        colours=colours if pane.colours is None else pane.colours,
+        names=_by_number(names if pane.names is None else pane.names),
+        colours=_by_number(colours if pane.colours is None else pane.colours),
     )
+
+
+def _by_number(mapping: Mapping[int, Any] | None) -> dict[int, Any] | None:
+    """The mapping with numbers as keys: JSON, such as an MSD dataset.json, has them as text."""
+    return None if mapping is None else {int(label): value for label, value in mapping.items()}
 
 
 def check_panes(panes: Sequence[Pane]) -> None:

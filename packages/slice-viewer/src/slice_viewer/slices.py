@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 PALETTE = ("#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#999999")
@@ -27,8 +27,10 @@ MARGIN = 6.0
 
 
 def label_colour(value: int) -> str:
-    """Colour of a label that was given none."""
-    return PALETTE[(value - 1) % len(PALETTE)]
+    """Colour of a label that was given none: of `PALETTE`, then its tints, then its shades, so that 24 labels differ."""
+    turn, place = divmod(value - 1, len(PALETTE))
+    share, end = ((0.0, 0.0), (0.55, 1.0), (0.5, 0.0))[turn % 3]
+    return to_hex([(1 - share) * part + share * end for part in to_rgb(PALETTE[place])]).upper()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def cut(volume: np.ndarray, affine: np.ndarray, *, plane: str, index: int) -> tu
     """Cut a slice from a volume (X, Y, Z): pixels (rows, columns) as on the screen, and a pixel's (height, width) in mm."""
     turned, spacing = to_ras(volume, affine)
     axis = PLANES[plane].axis
+    if not 0 <= index < turned.shape[axis]:
+        raise ValueError(f"there is no {plane} slice {index}; this volume has 0 to {turned.shape[axis] - 1}")
     pixels = turned.take(index, axis=axis)[::-1, ::-1].T
     horizontal, vertical = (size for other, size in enumerate(spacing) if other != axis)
     return pixels, (vertical, horizontal)
@@ -127,7 +131,7 @@ def show_slice(
     classes : integer array (X, Y, Z), optional
         Label map to draw over it: translucent fill and contour.
     colours : mapping from value to colour, optional
-        Which values of `classes` to draw, in which colours; by default all, in those of `PALETTE`.
+        Which values of `classes` to draw, in which colours; by default all, in those of `label_colour`.
     window : (float, float), optional
         Values shown black and white (`robust_window`).
     crop : bool
@@ -147,11 +151,15 @@ def show_slice(
     Raises
     ------
     ValueError
-        If `classes` or `focus` has another shape than the volume.
+        If the volume is not three-dimensional, it has no such slice, or `classes` or `focus` has another shape.
     """
     for name, other in (("classes", classes), ("focus", focus)):
         if other is not None and other.shape != volume.shape:
             raise ValueError(f"{name} has shape {other.shape}, the volume {volume.shape}; bring both to one grid")
+    if plane not in PLANES:
+        raise ValueError(f"there is no plane {plane!r}; choose one of {', '.join(PLANES)}")
+    if volume.ndim != 3:
+        raise ValueError(f"the volume has shape {tuple(volume.shape)}; give one of shape (X, Y, Z)")
     if ax is None:
         ax = plt.subplots(figsize=(4.2, 4.6), layout="constrained")[1]
     if index is None:

@@ -80,7 +80,7 @@ def surface_of(
     ValueError
         If the mask is empty.
     """
-    mask = np.asarray(mask) > 0
+    mask, affine = np.asarray(mask) > 0, np.asarray(affine, dtype=float)
     if not mask.any():
         raise ValueError(f"there is no voxel of {name}: an empty mask has no surface")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
