@@ -13,9 +13,10 @@ from brats_cohort.case import Source
 from brats_cohort.cases import discover, read_image
 from brats_cohort.checks import ERROR, WARNING, check_case, check_cohort
 from brats_cohort.command import main
+from brats_cohort.files import DataError
 from brats_cohort.formats import FORMATS
 from brats_cohort.nifti import write_volume
-from brats_cohort.session import suspicions
+from brats_cohort.session import check_session, suspicions
 from brats_cohort.testing import LPS, case_arrays, write_case
 from glioma_phantom import PhantomSettings, make_phantom
 
@@ -281,6 +282,11 @@ def test_coarse_phantoms_are_suspected_only_if_contrast_agent_shows_on_t1():
     without, little = (make_phantom(index, PhantomSettings(spacing=4.0)).image for index in (17, 12))
     assert suspicions(without) == suspicions(exchanged(without, ("T1", "T1ce"))) == suspicions(little) == []
     assert suspicions(exchanged(little, ("T1", "T1ce")))[0].startswith("T1 and T1ce seem exchanged")
+
+
+def test_fluid_on_a_t2_named_t1_is_not_said_to_be_the_scalp_for_certain(phantoms):
+    with pytest.raises(DataError, match="as the scalp is, or fluid on T2; rename T1 and T2 if they are exchanged; otherwise"):
+        check_session(exchanged(phantoms[0].image, ("T1", "T2")), phantoms[0].affine)
 
 
 def test_exchanged_files_are_a_warning_of_the_check(tmp_path, phantoms):

@@ -101,6 +101,12 @@ def test_a_format_that_is_not_written_is_refused(tmp_path):
         convert_cohort([], "nifti", tmp_path / "out")
 
 
+def test_no_cases_are_refused(tmp_path):
+    with pytest.raises(DataError, match="there are no cases to convert; give at least one"):
+        convert_cohort([], "msd", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_a_foreign_nnunet_dataset_are_never_guessed(tmp_path):
     write_case(tmp_path, "Case-001", "nnunet")
     facts = json.loads((tmp_path / "dataset.json").read_text())

@@ -173,6 +173,14 @@ def test_incomplete_cases_are_found_and_say_what_is_missing(tmp_path, format):
         read_image(found)
 
 
+def test_a_file_that_may_be_the_missing_one_is_named(tmp_path):
+    path = write_case(tmp_path).images["t1ce"].path
+    path.rename(path.with_name("Case_001_T1w_post.nii.gz"))
+    (path.parent / "Case_0012_odd.nii.gz").touch()  # of another case
+    with pytest.raises(DataError, match=r"T1ce is missing; .*, or rename it if it is Case_001_T1w_post\.nii\.gz$"):
+        read_image(*discover(tmp_path))
+
+
 def test_a_case_with_only_a_label_map_is_no_case(tmp_path):
     case = write_case(tmp_path)
     for source in case.images.values():
@@ -357,5 +365,6 @@ def test_a_made_case_has_the_arrays_and_the_numbers_that_it_is_asked_for(tmp_pat
     image, classes = case_arrays((20, 22, 18))
     case = write_case(tmp_path / "image", image=2 * image)
     assert np.array_equal(read_image(case)[0], 2 * image)
+    assert write_case(tmp_path / "bids", format="bids").identifier == "Case_001"
     case = write_case(tmp_path / "children", "BraTS-PED-00001-000", "brats2023", classes=classes)
     assert case.labels == "brats-peds" and np.array_equal(read_classes(case)[0], classes)

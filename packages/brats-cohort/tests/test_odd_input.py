@@ -552,7 +552,7 @@ def test_a_table_of_patients_comes_before_names(tmp_path):
         write_case(tmp_path / "cohort", f"Case_{number}", seed=number)
     table = tmp_path / "patients.csv"
     table.write_text("case,patient\nCase_0,Ann\nCase_1,Ann\nCase_2,Bob\n")
-    assert [case.patient for case in discover(tmp_path / "cohort", patients=table)] == ["Ann", "Ann", "Bob"]
+    assert [case.patient for case in discover(tmp_path / "cohort", patients=str(table))] == ["Ann", "Ann", "Bob"]
     table.write_text("case,patient\nCase_0,Ann\n")
     with pytest.raises(DataError, match="names no patient for 2 cases such as Case_1"):
         discover(tmp_path / "cohort", patients=table)

@@ -78,7 +78,7 @@ def test_damaged_changed_and_absent_files_are_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(DataError, match=r"damaged .*; remove it and run again what made it"):
         load_splits(path)
-    with pytest.raises(DataError, match="does not exist; make it first, with training or notebook 01_explore_data"):
+    with pytest.raises(DataError, match="does not exist; make it first, with save_splits or notebook 01_explore_data"):
         load_splits(tmp_path / "other.json")
 
 

@@ -113,6 +113,7 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
     of a cohort are one word and the number of a scan, each is a patient: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
     """
     if table is not None:
+        table = Path(table)
         if not table.exists():
             raise DataError(f"the table of patients {table} does not exist", "check its path")
         read = rows_of(table)
@@ -234,6 +235,10 @@ def onto_grid(
 def naming_faults(case: Case) -> list[Fault]:
     """What the names of a case's files say already: modalities without a file, and `Case.faults`."""
     names, remedy = (MODALITY_NAMES[modality] for modality in case.missing), "leave the case out or add the file"
+    beside = {path.name for file in case.files for path in file.parent.glob("*.nii*")} if case.missing else set()
+    own = re.compile(rf"{re.escape(case.identifier)}[-_. ]")
+    if unclear := sorted(name for name in beside - {file.name for file in case.files} if own.match(name) and not role_of(name)):
+        remedy = f"leave the case out, add the file, or rename it if it is {' or '.join(unclear[:3])}"
     return [*(Fault(case.identifier, "", f"{name} is missing", remedy) for name in names), *case.faults]
 
 

@@ -57,7 +57,9 @@ def convert_cohort(
     if format == "nnunet" and not re.fullmatch(r"Dataset\d{3}_.+", folder.name):
         raise DataError(f"nnU-Net does not find a folder called {folder.name}", "call it Dataset501_Gliomas or alike")
     if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty", "give the name of a new folder to --out")
+        raise DataError(f"{folder} is not empty", "give the name of a new folder")
+    if not cases:
+        raise DataError("there are no cases to convert", "give at least one")
     conventions = {case.identifier: _convention(case, format) for case in cases}
     if format == "nnunet" and len({conventions[case.identifier].name for case in cases if case.label}) > 1:
         raise DataError("the cases have label numbers of several data sets", "convert each data set by itself")

@@ -406,7 +406,7 @@ def nothing_found(folder: Path, wanted: str | None) -> DataError:
     """Say what is in a folder without a case, and which name was nearest."""
     paths = list(_walk(folder))
     problem = f"{folder} holds no case in {FORMATS[wanted].name if wanted else 'any known dataset format'}"
-    remedy = "name the files <case>_t1.nii.gz, _t1ce, _t2, _flair and _seg (see the README, your own data)"
+    remedy = "name the files <case>_t1.nii.gz, _t1ce, _t2, _flair and _seg"
     images = [path for path in paths if path.name.lower().endswith(ENDINGS)]
     if not paths:
         return DataError(f"{problem}: it is empty", "give the folder that holds the cases")
@@ -416,7 +416,7 @@ def nothing_found(folder: Path, wanted: str | None) -> DataError:
         endings = Counter(path.suffix.lower() or "without an ending" for path in paths)
         found = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(4))
         if any(map(_is_dicom, paths)):
-            remedy = "these are DICOM files: segment them with predict --raw FOLDER, or prepare them with prepare-session"
+            remedy = "these are DICOM files: segment them with predict --raw FOLDER, or prepare them with scan-session"
             return DataError(f"{problem}: no NIfTI file, but {found}", remedy)
         other = next((path for path in paths if conversion(path) != conversion(Path("x"))), None)
         return DataError(f"{problem}: no NIfTI file, but {found}", conversion(other) if other else remedy)

@@ -407,7 +407,8 @@ def _head(volumes: Mapping[str, np.ndarray], brain: np.ndarray, spacing: np.ndar
         return None
     relative = {modality: volumes[modality][coarse] / value for modality, value in middle.items() if value > 0}
     if (bright := np.percentile(relative["t1"][rim], 90)) > BRIGHT_RIM:
-        return f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is", _STRIP
+        words = f"the outermost millimetres on T1 are {bright:.1f} times as bright as what lies deep, as the scalp is"
+        return f"{words}, or fluid on T2", f"rename T1 and T2 if they are exchanged; otherwise {_STRIP}"
     dark = np.mean(reduce(np.maximum, relative.values())[shell] < 0.5)
     words = f"{100 * dark:.0f} % of what lies about 1 cm deep is dark on all images, as bone is"
     return (words, _STRIP) if dark > DARK_SHELL else None

@@ -111,7 +111,7 @@ def load_splits(path: Path) -> SplitManifest:
     """Read a manifest; raises `DataError` if it is absent, damaged, changed by hand, or has a patient in two parts."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"the split {path} does not exist", "make it first, with training or notebook 01_explore_data")
+        raise DataError(f"the split {path} does not exist", "make it first, with save_splits or notebook 01_explore_data")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         manifest = SplitManifest(

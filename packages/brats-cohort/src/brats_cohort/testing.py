@@ -41,7 +41,7 @@ def write_case(
     key = (FORMATS[format].labels or "brats2021") if format in DESCRIBED else labels_by_name(identifier, format)
     values = from_classes(classes, CONVENTIONS[key])
     if format == "bids":
-        name = f"sub-{identifier.replace('-', '')}_ses-1"
+        name = f"sub-{''.join(filter(str.isalnum, identifier))}_ses-1"
         subject, session = name.split("_")
         (folder / subject).mkdir(parents=True, exist_ok=True)
         (folder / "dataset_description.json").write_text('{"Name": "made", "BIDSVersion": "1.10.0"}')
