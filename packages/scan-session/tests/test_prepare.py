@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import TIMING, save, slices
 
-from scan_session import SessionError, brain, find_series, load_session, prepare_session
+from scan_session import SessionError, brain, find_series, load_session, prepare_session, to_native
 from scan_session.grid import affine_of, array_of, image_of, write_nifti
 from scan_session.recognise import choose, one_session
 
@@ -67,6 +67,15 @@ def test_a_series_that_lies_elsewhere_is_registered_and_the_others_are_left_alon
     assert measures["flair"]["shift_mm"] == pytest.approx(np.linalg.norm(SHIFT), abs=1)
     assert measures["flair"]["information_after"] > measures["flair"]["information_before"]
     assert session.matrices["flair"][:3, 3] == pytest.approx(SHIFT * [-1, -1, 1], abs=4)
+
+
+def test_a_label_map_outside_the_brain_is_not_taken_to_the_series(prepared, tmp_path):
+    session, _, _ = prepared
+    mask = nib.load(session.mask)
+    nib.Nifti1Image(np.asarray(mask.dataobj), np.eye(4)).to_filename(tmp_path / "label_map.nii.gz")
+    assert array_of(to_native(session.mask, session, "flair")).any()
+    with pytest.raises(SessionError, match="% of the tumour in the label map lies outside the brain of case; write it with"):
+        to_native(tmp_path / "label_map.nii.gz", session, "flair")
 
 
 def test_nobodys_name_reaches_record_page_or_message(prepared):
@@ -286,7 +295,7 @@ def test_a_case_that_is_made_again_keeps_no_image_of_the_case_before(tmp_path, m
 @pytest.mark.parametrize("record", ["{}", "[]", "no JSON"])
 def test_another_record_is_no_prepared_session(tmp_path, record):
     (tmp_path / "session.json").write_text(record)
-    with pytest.raises(SessionError, match=r"is no prepared session .*make it with prepare-session"):
+    with pytest.raises(SessionError, match=r"is no prepared session .*make it with prepare_session"):
         load_session(tmp_path)
 
 
@@ -310,8 +319,9 @@ def test_a_name_that_two_files_have_is_not_taken_and_a_longer_path_is(tmp_path):
 
 def test_wrong_arguments_are_said_before_the_work(tmp_path):
     folder = niftis(tmp_path / "raw", TIMING)
-    with pytest.raises(SessionError, match="there is no modality T1CE to require; choose from t1, t1ce, t2, flair"):
-        prepare_session(folder, tmp_path / "case", require=("T1CE",))
+    for require in (("T1CE",), "T1CE"):
+        with pytest.raises(SessionError, match="there is no modality T1CE to require; choose from t1, t1ce, t2, flair"):
+            prepare_session(folder, tmp_path / "case", require=require)
     with pytest.raises(SessionError, match="there is no method 'hdbet' to find the brain; choose deepbet or hd-bet"):
         brain.extract_brain(image_of(np.ones((20, 20, 20), np.float32), np.diag([4.0, 4, 4, 1])), "hdbet")
     (tmp_path / "file").touch()

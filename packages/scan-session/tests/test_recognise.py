@@ -139,6 +139,9 @@ def test_a_header_without_its_inversion_time_leaves_it_to_the_words(description,
         ("T1_C-_ax", "t1"),
         ("sub-T2", "t2"),
         ("t2_christof", "t2"),
+        ("t1ce_native", "t1ce"),
+        ("T1post_in_native_space", "t1ce"),
+        ("T1_native", "t1"),
     ],
 )
 def test_a_file_is_what_its_name_says(name, modality):

@@ -13,18 +13,34 @@ from scan_session.session import Session
 
 REGIONS = {"TC": (1, 3, 4), "WT": (1, 2, 3, 4), "ET": (3, 4)}
 """Labels of BraTS in each region: 1 necrotic and non-enhancing core, 2 oedema, 3 (or, before 2023, 4) enhancing tumour."""
+MOST_OUTSIDE = 0.5
+"""Share of a tumour that may lie outside the brain."""
 
 
 def to_native(label_map: Path | sitk.Image, session: Session, modality: str) -> sitk.Image:
     """Move a label map from the case to the grid of one series, each label by linear interpolation and the largest share.
 
-    Raises `SessionError` if the session has no such series, or the label map holds other numbers than those of BraTS.
+    Raises `SessionError` if the session has no such series, or the label map holds other numbers than those of BraTS or lies
+    outside the brain.
     """
     if modality not in session.grids:
         raise SessionError(f"the session has no {modality}", f"choose one of {', '.join(session.grids)}")
     labels = whole_numbers(label_map)
+    _check_place(labels, session)
     back = transform_of(np.linalg.inv(session.matrices[modality]))
     return sitk.Resample(labels, empty_grid(*session.grids[modality]), back, sitk.sitkLabelLinear, 0)
+
+
+def _check_place(labels: sitk.Image, session: Session) -> None:
+    """Refuse a label map that lies outside the brain of the case, as one with the affine of another image does."""
+    tumour = array_of(labels) > 0
+    if not tumour.any() or not session.mask.is_file():
+        return
+    brain = sitk.Resample(read_nifti(session.mask), labels, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
+    outside = (array_of(brain)[tumour] == 0).mean()
+    if outside > MOST_OUTSIDE:
+        problem = f"{100 * outside:.0f} % of the tumour in the label map lies outside the brain of {session.name}"
+        raise SessionError(problem, "write it with the affine of the images that the model was given")
 
 
 def whole_numbers(label_map: Path | sitk.Image) -> sitk.Image:

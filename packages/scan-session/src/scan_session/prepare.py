@@ -61,7 +61,7 @@ def prepare_session(
         Brain mask of one's own, drawn on the reference series. Else `brain_method`: "deepbet" or "hd-bet".
     study : int, optional
         Which of several sessions, from the oldest, 1.
-    require : sequence of str
+    require : str or sequence of str
         Modalities without which there is no case. One of T1 and T1ce is always needed.
     say : callable
         Gets each decision as a sentence.
@@ -72,6 +72,7 @@ def prepare_session(
         If the folder cannot become a case; after a failed registration with a picture of it.
     """
     folder, out = Path(folder), Path(out)
+    require = (require,) if isinstance(require, str) else require
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise SessionError("the case would be written into the folder that is read", "give --out another folder")
     if not _can_be_made(out):

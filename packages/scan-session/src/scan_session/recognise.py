@@ -222,6 +222,7 @@ def _from_name(series: Series) -> Series:
     if weighting is None:
         return replace(series, reason="has a name that does not say what it is")
     tail = text[max(0, text.find("t1")) :]  # what stands before it may be the patient's name
+    tail = re.sub(rf"\b(t1w?(?:c|ce|post|{AGENT})\b.*) native\b", r"\1", tail)  # t1ce_native.nii.gz: in its own grid
     if weighting == "t1" and (enhanced or _says(tail, WITH)) and not _says(tail, WITHOUT):
         weighting = "t1ce"
     return replace(series, modality=weighting, reason=f"{NAMES[weighting]} by the file's name")

@@ -51,7 +51,7 @@ class Series:
 
     number: str
     label: str
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = field(repr=False)
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)

@@ -87,7 +87,7 @@ def load_session(folder: Path, source: Path | None = None, *, study: int | None 
         used = record["series"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise SessionError(f"{folder} is no prepared session ({reason})", "make it with prepare-session") from error
+        raise SessionError(f"{folder} is no prepared session ({reason})", "make it with prepare_session") from error
     found = [one for one in find_series(source, study=study) if one.files and one.shape] if source else []
     series = {}
     for key, one in used.items():
