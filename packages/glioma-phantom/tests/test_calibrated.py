@@ -147,8 +147,21 @@ def test_a_phantom_is_not_taken_for_one_of_other_settings(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in written.iterdir()} == before
 
 
+def test_a_cohort_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="a cohort cannot have -3 cases"):
+        write_cohort(tmp_path / "cohort", -3, COARSE)
+    assert not (tmp_path / "cohort").exists()
+    manifest = tmp_path / "phantom.json"
+    manifest.write_text("not json")
+    with pytest.raises(ValueError, match=r"phantom\.json is damaged \(.*\); choose another folder or remove that one"):
+        write_cohort(tmp_path, 1, COARSE)
+    with pytest.raises(ValueError, match=r"phantom\.json is a file; give the name of a folder"):
+        write_cohort(manifest, 1, COARSE)
+
+
 def test_a_seed_is_checked_before_a_folder_is_claimed():
-    assert type(PhantomSettings(seed=np.int64(3)).seed) is int
+    settings = PhantomSettings(spacing=np.float32(2), seed=np.int64(3))
+    assert (type(settings.spacing), type(settings.seed)) == (float, int)  # as JSON takes them
     for settings in (PhantomSettings, CtPhantomSettings):
         with pytest.raises(ValueError, match="seed must be 0 or more, not -1"):
             settings(seed=-1)

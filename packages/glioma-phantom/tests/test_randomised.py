@@ -79,6 +79,17 @@ def test_tumours_that_cannot_all_be_drawn_as_often_as_asked_are_refused():
     assert replace(NO_VARIANTS, diffuse=1.0).diffuse == 1
 
 
+@pytest.mark.parametrize(("name", "value"), [("missing", 5), ("low_grade", -0.5), ("cystic", np.nan)])
+def test_what_is_no_probability_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; a probability lies between 0 and 1"):
+        VariantRanges(**{name: value})
+
+
+def test_a_range_that_goes_down_is_refused():
+    with pytest.raises(ValueError, match=r"a range goes from low to high, not from 2\.0 to 0\.8"):
+        Draws(0, 0).within((2.0, 0.8))
+
+
 def test_variants_of_tumours_have_the_regions_that_define_them():
     for index in range(3):
         low_grade, small = of_variant("low_grade", index), of_variant("small_core", index)

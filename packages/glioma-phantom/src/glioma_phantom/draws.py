@@ -91,6 +91,8 @@ class Draws:
     def within(self, limits: Range) -> float:
         """A float between two limits; equal limits give their value and cost no draw."""
         low, high = limits
+        if low > high:
+            raise ValueError(f"a range goes from low to high, not from {low} to {high}")
         return low if low == high else self.uniform(low, high)
 
     def normal(self, mean: float, deviation: float) -> float:

@@ -62,9 +62,11 @@ def write_cohort(
     Raises
     ------
     ValueError
-        If the folder holds phantoms with other settings.
+        If `count` is negative, or the folder holds phantoms with other settings or is a file.
     """
     folder = Path(folder)
+    if count < 0:
+        raise ValueError(f"a cohort cannot have {count} cases; give 0 or more")
     _claim(folder, settings)
     missing = [index for index in range(count) if not (folder / phantom_name(index)).is_dir()]
     job = partial(write_phantom, folder, settings=settings, device=device)
@@ -126,10 +128,15 @@ def _claim(folder: Path, settings: PhantomSettings) -> None:
 def claim_folder(manifest: Path, settings: Mapping[str, Any]) -> None:
     """Remember the settings of a cohort in its folder, or refuse a folder that remembers others."""
     wanted = json.loads(json.dumps(settings))
+    if manifest.parent.is_file():
+        raise ValueError(f"{manifest.parent} is a file; give the name of a folder")
     if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        remedy = "choose another folder or remove that one"
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{manifest} is damaged ({error}); {remedy}") from error
         if found != wanted:
-            remedy = "choose another folder or remove that one"
             raise ValueError(f"{manifest.parent} holds phantoms made with {found}, not {wanted}; {remedy}")
         return
     write_json(manifest, wanted)

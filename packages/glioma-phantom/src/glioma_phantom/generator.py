@@ -60,6 +60,7 @@ class PhantomSettings:
 
     def __post_init__(self):
         check_spacing(self.spacing)
+        object.__setattr__(self, "spacing", float(self.spacing))
         object.__setattr__(self, "seed", check_seed(self.seed))
 
 

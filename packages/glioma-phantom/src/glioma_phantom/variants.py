@@ -71,7 +71,10 @@ class VariantRanges:
     missing: float = 0.06
 
     def __post_init__(self) -> None:
-        """Refuse tumours that would be drawn less often than their probabilities say."""
+        """Refuse numbers that are no probabilities, and tumours that would be drawn less often than their probabilities say."""
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; a probability lies between 0 and 1")
         total = math.fsum(getattr(self, name) for name in TUMOURS)
         if total > 1 + 1e-9:
             names = ", ".join(TUMOURS)
