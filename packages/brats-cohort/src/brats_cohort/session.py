@@ -478,9 +478,9 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
     is fluid, some of which is dark on FLAIR.
 
     The limits were chosen on five complete BraTS 2021 cases and eight phantoms: no right case fails, and every exchange of T1
-    with T1ce, T1 with T2, T2 with T1ce and T2 with FLAIR does. An exchange of T1 with T1ce goes unseen if nothing enhances, and
-    one of FLAIR with T1 or T1ce in most cases. Unusual protocols and operated brains can escape or be suspected wrongly; hence
-    a suspicion is only a warning.
+    with T1ce, T1 with T2, T2 with T1ce and T2 with FLAIR does. An exchange of T1 with T1ce can go unseen if nothing enhances,
+    one of T2 with FLAIR if a tumour is brighter than fluid on T2, and one of FLAIR with T1 or T1ce in most cases. Unusual
+    protocols and operated brains can escape or be suspected wrongly; hence a suspicion is only a warning.
     """
     flat = [volume.ravel(order="F") for volume in image]  # files lie in memory in this order, so nothing is copied
     voxels = np.flatnonzero(reduce(np.logical_and, flat[1:], flat[0] != 0))
@@ -501,6 +501,11 @@ def suspicions(image: Sequence[np.ndarray]) -> list[str]:
         return ["T1 and T2 seem exchanged: fluid is brighter on the file named T1"]
     if tail_balance(t1ce - t1) < -TAILS_APART:
         return ["T1 and T1ce seem exchanged: contrast agent shows on the file named T1"]
-    if np.percentile(flair[t2 >= np.percentile(t2, 98)], 10) > -0.5:
+    if darkest(flair, where=t2) > -0.5 > darkest(t2, where=flair):  # a tumour that is brightest on both says nothing
         return ["T2 and FLAIR seem exchanged: nothing that is brightest on T2 is dark on FLAIR"]
     return []
+
+
+def darkest(values: np.ndarray, *, where: np.ndarray) -> float:
+    """Return how dark one image gets where another is brightest: the 10th percentile there."""
+    return float(np.percentile(values[where >= np.percentile(where, 98)], 10))
