@@ -13,8 +13,13 @@ SPACING = 4.0
 
 
 @pytest.fixture(scope="module")
-def phantom():
-    return make_phantom(3, PhantomSettings(spacing=SPACING))
+def phantoms():
+    return [make_phantom(index, PhantomSettings(spacing=SPACING)) for index in range(8)]
+
+
+@pytest.fixture(scope="module")
+def phantom(phantoms):
+    return phantoms[3]
 
 
 def coil(shape, strength):
@@ -35,15 +40,18 @@ def spread(ratio):
     return float(ratio.std() / ratio.mean())
 
 
-@pytest.mark.parametrize(("modality", "left"), [("t1", 0.35), ("t1ce", 0.25), ("t2", 0.75), ("flair", 0.3)])
-def test_a_field_that_is_laid_over_an_image_is_taken_out_again(phantom, modality, left):
-    """From T2 least of it, whose histogram has no narrow peaks to sharpen."""
-    volume = phantom.image[MODALITIES.index(modality)].astype(np.float32)
-    brain, added = volume > 0, coil(volume.shape, 0.8)
-    plain, _ = corrected(volume)
-    shaded, _ = corrected(volume * added)
-    assert spread(added[brain]) > 0.1
-    assert spread((shaded / np.where(brain, plain, 1))[brain]) < left * spread(added[brain])
+@pytest.mark.parametrize(("modality", "left"), [("t1", 0.35), ("t1ce", 0.25), ("t2", 0.7), ("flair", 0.25)])
+def test_most_of_a_field_that_is_laid_over_an_image_is_taken_out_again(phantoms, modality, left):
+    """The median of eight, since uneven tissue can hide a field; from T2 least of it, whose histogram has no narrow peaks."""
+    remaining = []
+    for phantom in phantoms:
+        volume = phantom.image[MODALITIES.index(modality)].astype(np.float32)
+        brain, added = volume > 0, coil(volume.shape, 0.8)
+        assert spread(added[brain]) > 0.1
+        plain, _ = corrected(volume)
+        shaded, _ = corrected(volume * added)
+        remaining.append(spread((shaded / np.where(brain, plain, 1))[brain]) / spread(added[brain]))
+    assert np.median(remaining) < left
 
 
 def test_oedema_keeps_its_contrast(phantom):
