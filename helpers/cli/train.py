@@ -209,22 +209,24 @@ def join_processes(*, gpu: bool) -> Iterator[None]:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """Return what the first process gets from `function`; its `DataError` is everybody's.
+    """Return what the first process gets from `function`; a `DataError` is everybody's, on whichever machine.
 
     The others do not call it, except the first of every machine, since it writes files that each machine needs.
     """
     if not distributed.is_initialized():
         return function()
-    answer: list = [None, None]
+    outcome: Any = None
     if int(os.environ["LOCAL_RANK"]) == 0:
         try:
-            answer[0] = function()
+            outcome = function()
         except DataError as error:
-            answer[1] = error
-    distributed.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
+            outcome = error
+    outcomes: list = [None] * distributed.get_world_size()
+    distributed.all_gather_object(outcomes, outcome)
+    for error in outcomes:
+        if isinstance(error, DataError):
+            raise error
+    return outcomes[0]
 
 
 def say(text: str) -> None:

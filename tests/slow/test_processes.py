@@ -103,3 +103,24 @@ def test_torchrun_starts_the_same_command(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
     one, two = (pd.read_csv(tmp_path / name / "models" / "unet" / "history.csv") for name in ("one", "two"))
     np.testing.assert_allclose(two["train_loss"], one["train_loss"], rtol=TOLERANCE)
+
+
+def test_what_is_wrong_on_the_second_machine_is_said_on_both(tmp_path):
+    for number in range(5):
+        write_case(tmp_path / "cohort", f"Case_{number:03}", seed=number)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launch += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    words = ["-m", "helpers", "train", "--steps", "4", "--out", str(tmp_path / "out"), "--cohort"]
+    machines = [
+        subprocess.Popen(
+            [*launch, "--node-rank", str(number), *words, str(tmp_path / folder)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, folder in enumerate(("cohort", "absent"))
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=120)
+        assert machine.returncode != 0 and f"{tmp_path / 'absent'} does not exist" in said
