@@ -327,9 +327,10 @@ def _mended(kind: type[nn.Module]) -> type[nn.Module]:
                 return kind.forward(self, image)
             with torch.autocast("cpu", enabled=False):
                 return kind.forward(self, image.float())
-        alone = kind is nn.Conv3d and len(image) == 1 and image.dtype == torch.float32 and self.padding_mode == "zeros"
+        alone = kind is nn.Conv3d and len(image) == 1 and image.dtype == torch.float32
+        padded = self.padding_mode == "zeros" and not isinstance(self.padding, str)  # oneDNN knows no padding="same"
         plain = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
-        if alone and plain and torch.backends.mkldnn.is_available():
+        if alone and padded and plain and torch.backends.mkldnn.is_available():
             layout = self.padding, self.stride, self.dilation, self.groups
             return torch.mkldnn_convolution(image, self.weight, self.bias, *layout)
         return kind.forward(self, image)

@@ -54,11 +54,11 @@ def test_weights_keep_their_names_and_large_grids_stay_in_bf16():
         assert network[1](torch.ones(1, 2, 1, 1, 1)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (1, "same")])
 @pytest.mark.parametrize("shape", [(1, 2, 3), (9, 8, 7)])
-def test_an_image_alone_in_inference_gets_what_it_gets_in_a_batch(shape, stride):
+def test_an_image_alone_in_inference_gets_what_it_gets_in_a_batch(shape, stride, padding):
     torch.manual_seed(0)
-    plain = nn.Conv3d(16, 8, 3, stride=stride, padding=1)
+    plain = nn.Conv3d(16, 8, 3, stride=stride, padding=padding)
     image = torch.randn(2, 16, *shape)
     expected = plain(image).detach()
     network = mend_layers(nn.Sequential(plain))
