@@ -88,7 +88,11 @@ def stop_jobs(session: boto3.Session, run: str) -> None:
     sagemaker = session.client("sagemaker")
     for kind, name, status in _running(session, run):
         if status == "InProgress":
-            getattr(sagemaker, f"stop_{kind}")(**{f"{_word(kind)}Name": name})
+            try:
+                getattr(sagemaker, f"stop_{kind}")(**{f"{_word(kind)}Name": name})
+            except ClientError as error:  # it may have ended meanwhile
+                if error.response["Error"]["Code"] != "ValidationException":
+                    raise
 
 
 def belongs(name: str, run: str) -> bool:

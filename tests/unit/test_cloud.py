@@ -240,6 +240,24 @@ def test_the_clean_up_waits_until_aws_lists_nothing_any_more(monkeypatch):
     assert next(looks, None) is None, "it looked until nothing was listed"
 
 
+def test_a_job_that_ends_before_it_is_stopped_does_not_keep_the_others_running(monkeypatch):
+    jobs = Jobs()
+    jobs.status["run-1-last"] = "InProgress"
+    stop, codes = jobs.stop_training_job, {"run-1-spot": "ValidationException"}
+
+    def refuse(TrainingJobName):
+        if code := codes.get(TrainingJobName):
+            raise ClientError({"Error": {"Code": code, "Message": "in status Completed"}}, "StopTrainingJob")
+        stop(TrainingJobName)
+
+    monkeypatch.setattr(jobs, "stop_training_job", refuse)
+    aws.stop_jobs(jobs, "run-1")
+    assert jobs.stopped == ["run-1-last"]
+    codes["run-1-spot"] = "AccessDeniedException"
+    with pytest.raises(ClientError):
+        aws.stop_jobs(jobs, "run-1")
+
+
 def test_a_run_is_deleted_after_its_jobs_have_ended_and_no_other_runs_jobs_are_stopped(monkeypatch):
     jobs = Jobs()
     monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
