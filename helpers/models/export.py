@@ -93,6 +93,10 @@ def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:
     ``python -m monai.bundle run --config_file FOLDER/configs/inference.json --dataset_dir COHORT`` gives the label maps of
     `predict`, and MONAI Label serves the folder.
     """
+    try:
+        required = {name: metadata.version(name) for name in REQUIRED}
+    except metadata.PackageNotFoundError as error:
+        raise DataError(f"this needs {error.name}, which is not installed", 'pip install ./packages/* ".[export]"') from error
     folder = require_writable(folder)
     if any(folder.iterdir()):
         raise DataError(f"{folder} is not empty", "give the name of a new folder to --out")
@@ -107,7 +111,7 @@ def export_bundle(folder: Path, network: nn.Module, card: ModelCard) -> Path:
         "monai_version": installed["monai"],
         "pytorch_version": installed["torch"].split("+")[0],
         "numpy_version": installed["numpy"],
-        "required_packages_version": {name: metadata.version(name) for name in REQUIRED},
+        "required_packages_version": required,
         "description": f"{card.network}, {sum(tensor.numel() for tensor in network.parameters()):,} parameters",
     }
     shape = [f"{input_multiple(card.network, **card.arguments)}*n"] * 3

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -60,3 +61,17 @@ def test_an_export_does_not_speak_of_what_it_does_not_need(tmp_path, recwarn, ca
     assert export(tmp_path / name, build_network("unet", **arguments), card).is_file()
     said = [*caplog.messages, *(str(warning.message) for warning in recwarn)]
     assert not [text for text in said if "torchvision" in text or "No complete tensor" in text]
+
+
+def test_a_bundle_without_its_packages_is_a_sentence_and_leaves_no_folder(tmp_path, monkeypatch):
+    def version(name):
+        if name == "fire":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("helpers.models.export.metadata.version", version)
+    arguments = {"channels": (4, 8), "num_res_units": 0}
+    card = ModelCard("unet", arguments, {"spacing": (2.0, 2.0, 2.0), "normalise": "zscore"}, (32, 32, 32))
+    with pytest.raises(DataError, match=r"this needs fire, .*\[export\]"):
+        export_bundle(tmp_path / "bundle", build_network("unet", **arguments), card)
+    assert not (tmp_path / "bundle").exists()
