@@ -33,7 +33,7 @@ def run(*, model_dir: Path = MODEL_DIR, port: str = PORT, host: str = HOST) -> i
     """
     if not port.isdecimal():
         raise DataError(f"the port is {port!r}", "give a whole number to --port or SAGEMAKER_BIND_TO_PORT")
-    if "SAGEMAKER_PROGRAM" not in os.environ:
+    if not os.environ.get("SAGEMAKER_PROGRAM"):
         for path in weights_of(model_dir):  # a folder without a model is refused at once
             load_card(path)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -50,7 +50,7 @@ class Server:
 
     def __init__(self, model_dir: Path, limits: Limits) -> None:
         self.model_dir, self.limits = model_dir, limits
-        self.functions, self.model, self.fault = handler, None, ""
+        self.functions, self.model, self.loaded, self.fault = handler, None, False, ""
         self._inside = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
 
@@ -59,7 +59,8 @@ class Server:
         try:
             run = asyncio.get_running_loop().run_in_executor
             self.functions = await run(self._worker, functions_of, self.model_dir)
-            self.model = await run(self._worker, self.functions.model_fn, self.model_dir)
+            self.model = await run(self._worker, self.functions.model_fn, str(self.model_dir))  # as AWS passes it
+            self.loaded = True  # a model of another program may be anything, None and an array among them
         except Exception as error:  # whatever it is, /ping has to say it rather than time out
             log.exception("the model cannot be loaded")
             self.fault = f"the model cannot be loaded: {error}"
@@ -72,11 +73,11 @@ class Server:
         """Answer 200 when requests can be answered, 503 while the model loads, 500 if it or the GPU has failed for good."""
         if self.fault:
             return _text(500, self.fault)
-        return Response(status_code=200) if self.model else _text(503, "the model is being loaded")
+        return Response(status_code=200) if self.loaded else _text(503, "the model is being loaded")
 
     async def invoke(self, request: Request) -> Response:
         """Answer one request, or say in one sentence why not."""
-        ready = self.model and not self.fault
+        ready = self.loaded and not self.fault
         full = self._inside > self.limits.waiting
         try:
             if not ready or full:

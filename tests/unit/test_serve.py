@@ -427,7 +427,7 @@ loader = threading.current_thread().name.partition("_")[0]  # the event loop ans
 @dataclass
 class Text:
     content: str
-def model_fn(folder): return f"{folder.name} loaded by {loader}"
+def model_fn(folder): return f"{folder.rpartition('/')[2]} loaded by {loader}"
 def input_fn(body, kind): return body.decode()
 def predict_fn(text, model): return f"{model}: {Text(text).content[::-1]}"
 def output_fn(prediction, accept): return prediction.encode(), "text/plain"
@@ -461,6 +461,18 @@ def test_a_model_may_bring_functions_of_its_own_if_the_process_is_told(tmp_path,
     with started(folder, Limits()) as client:
         answer = client.get("/ping")
         assert answer.status_code == 500 and "no code/other.py" in answer.text
+
+
+def test_a_program_gets_the_folder_as_text_and_its_model_may_be_anything(tmp_path, monkeypatch):
+    folder = save_model(tmp_path / "model")
+    (folder / "code").mkdir()
+    program = "def model_fn(folder): print(folder + '/best.safetensors')\ndef predict_fn(data, model): return model is None\n"
+    kinds = "def input_fn(body, kind): return body\ndef output_fn(prediction, accept): return str(prediction)"
+    (folder / "code" / "inference.py").write_text(program + kinds)
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    with started(folder, Limits()) as client:
+        assert client.get("/ping").status_code == 200
+        assert ask(client, "abc", "text/plain").text == "True"
 
 
 def test_a_port_is_owned_before_the_model_is_loaded():
