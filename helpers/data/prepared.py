@@ -215,7 +215,7 @@ def _open(path: Path) -> Any:
         handle = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is damaged ({error})", "remove it and prepare the cohort again") from error
-    if json.loads((handle.metadata() or {}).get("version", "null")) != VERSION:
+    if (handle.metadata() or {}).get("version") != json.dumps(VERSION):
         raise DataError(f"{path} is not a prepared case of this version", "remove it and prepare the cohort again")
     return handle
 

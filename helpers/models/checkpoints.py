@@ -327,9 +327,10 @@ def load_pretrained(network: nn.Module, path: Path) -> list[str]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it ends early")
         raise DataError(f"{path} holds no plain weights ({reason})", "save its state_dict alone") from error
+    content = content if isinstance(content, Mapping) else {}  # such as a lone tensor
     while inner := [content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)]:
         content = inner[0]
-    tensors = {_own_name(key, own): value for key, value in content.items() if torch.is_tensor(value)}
+    tensors = {_own_name(str(key), own): value for key, value in content.items() if torch.is_tensor(value)}
     taken = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
     if len(taken) < max(1, len(tensors) / 2):
         problem = f"{path} does not fit {type(network).__name__}: {len(taken)} of its {len(tensors)} tensors match"

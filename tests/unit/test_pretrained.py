@@ -86,8 +86,9 @@ def test_files_that_hold_code_or_nothing_are_refused(tmp_path, capsys):
     (tmp_path / "trap.pt").write_bytes(pickle.dumps({"state_dict": Trap()}, protocol=2))
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "text.safetensors").write_text("no weights")
-    torch.save({"epoch": 3}, tmp_path / "other.pt")
-    for name in ("trap.pt", "empty.pt", "text.safetensors", "other.pt"):
+    for name, content in {"other": {"epoch": 3}, "tensor": torch.zeros(3), "list": [1], "numbers": {0: torch.zeros(3)}}.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+    for name in ("trap.pt", "empty.pt", "text.safetensors", "other.pt", "tensor.pt", "list.pt", "numbers.pt"):
         with pytest.raises(DataError, match=name):
             load_pretrained(unet(), tmp_path / name)
     with pytest.raises(DataError, match=r"absent.pt do not exist; check the path"):
