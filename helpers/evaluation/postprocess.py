@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -127,8 +126,8 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     part = (slice(None), *box)  # a tumour fills little of a volume
     regions = claimed[part] & np.asarray(image)[part].any(0)  # probabilities of a coarser grid reach beyond the brain
     if settings.contrast_enhancement:
-        likely = compare_contrasts(probabilities, image, spacing, likely=settings.enhancing_threshold)
-        regions[2] = outline_enhancement(probabilities[2], likely, brighter=settings.contrast_enhancement)[box] & regions[1]
+        limits = {"likely": settings.enhancing_threshold, "brighter": settings.contrast_enhancement}
+        regions[2] = outline_enhancement(probabilities, image, spacing, **limits)[box] & regions[1]
         regions[0] |= regions[2]
     classes[box] = regions_to_classes(regions)
     return postprocess(classes, spacing, settings)
@@ -174,45 +173,24 @@ def warnings_of(
     return ("no tumour core is visible; the deepest part of the tumour is labelled core, since every glioma has one",)
 
 
-class LikelyEnhancement(NamedTuple):
-    """Voxels that may be enhancing tumour, and how bright they are; `before` and `after` are None without white matter."""
-
-    box: tuple[slice, slice, slice]
-    voxels: tuple[np.ndarray, ...]  # indices within the box
-    before: np.ndarray | None  # T1 (N,) relative to white matter nearby, in units of white matter minus fluid
-    after: np.ndarray | None  # T1ce (N,)
-
-
-def compare_contrasts(
-    probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], *, likely: float
-) -> LikelyEnhancement | None:
-    """Measure T1 and T1ce where the probability of ET is at least `likely`; None if it is nowhere.
-
-    Brightness is relative to white matter nearby, which cancels a bias field, and in units of the contrast between white matter
-    and fluid, which cancels the scanner's scale: scanned and prepared images give the same result.
-    """
-    candidates = probabilities[2] >= likely
-    box = bounding_box(candidates)
-    if box is None:
-        return None
-    voxels = np.nonzero(candidates[box])
-    before, after = (_brightness(image, channel, probabilities[1], spacing, box, voxels) for channel in (0, 1))
-    return LikelyEnhancement(box, voxels, before, after)
-
-
-def outline_enhancement(probability: np.ndarray, likely: LikelyEnhancement | None, *, brighter: float) -> np.ndarray:
+def outline_enhancement(
+    probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[float], *, likely: float, brighter: float
+) -> np.ndarray:
     """Outline enhancing tumour by its brightness on T1ce, from the voxels of which the network is sure.
 
     A rater calls enhancing what is brighter on T1ce than on T1 and than normal white matter (Baid et al. 2021,
     arXiv:2107.02314). A network on a grid of 2 mm finds the place but blurs the outline, so the region grows from its sure
     voxels over bright and likely ones (hysteresis thresholding, Canny 1986) at the image's own resolution.
 
+    Brightness is relative to white matter nearby, which cancels a bias field, and in units of the contrast between white matter
+    and fluid, which cancels the scanner's scale: scanned and prepared images give the same result.
+
     Parameters
     ----------
-    probability : float32 array (X, Y, Z)
-        Of ET.
-    likely : LikelyEnhancement
-        From `compare_contrasts`.
+    probabilities, image, spacing
+        As in `label_map`.
+    likely : float
+        Probability of ET from which a voxel may belong to it, at most `THRESHOLD`.
     brighter : float
         By how much T1ce must exceed nearby white matter, as a share of what white matter exceeds fluid.
 
@@ -221,13 +199,18 @@ def outline_enhancement(probability: np.ndarray, likely: LikelyEnhancement | Non
     bool array (X, Y, Z)
         The sure voxels as they are if there is no normal white matter to compare with.
     """
-    certain = probability >= THRESHOLD
-    if likely is None or likely.before is None or likely.after is None or not certain.any():
+    certain, candidates = (probabilities[2] >= limit for limit in (THRESHOLD, likely))
+    if not certain.any():
         return certain
-    bright = np.zeros(certain[likely.box].shape, bool)
-    bright[likely.voxels] = (likely.after > brighter) & (likely.after - likely.before > T1_GAIN)
+    box = bounding_box(candidates)
+    voxels = np.nonzero(candidates[box])
+    before, after = (_brightness(image, channel, probabilities[1], spacing, box, voxels) for channel in (0, 1))
+    if before is None or after is None:
+        return certain
+    bright = np.zeros(certain[box].shape, bool)
+    bright[voxels] = (after > brighter) & (after - before > T1_GAIN)
     grown = np.zeros_like(certain)
-    grown[likely.box] = ndimage.binary_propagation(bright & certain[likely.box], structure=TOUCHING, mask=bright)
+    grown[box] = ndimage.binary_propagation(bright & certain[box], structure=TOUCHING, mask=bright)
     return grown
 
 

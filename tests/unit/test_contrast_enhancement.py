@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from brats_cohort.regions import ET, NCR
-from helpers.evaluation.postprocess import PostProcessing, compare_contrasts, label_map, outline_enhancement
+from helpers.evaluation.postprocess import PostProcessing, label_map, outline_enhancement
 
 SHAPE = (60, 60, 60)
 
@@ -39,8 +39,7 @@ def blurred():
 
 
 def outline(probabilities, image, spacing=(1, 1, 1)):
-    likely = compare_contrasts(probabilities, image, spacing, likely=0.05)
-    return outline_enhancement(probabilities[2], likely, brighter=0.25)
+    return outline_enhancement(probabilities, image, spacing, likely=0.05, brighter=0.25)
 
 
 def overlap(first, second):
