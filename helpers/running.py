@@ -26,8 +26,8 @@ from traitlets.config import Config
 from brats_cohort.files import DataError, write_atomically
 from helpers.workspace import REPOSITORY, Workspace, load_metrics, metrics_path
 
-SERIES: tuple[str, ...] = ("01", "02", "03", "04")
-"""Notebooks that need the results of those before them; every other one brings or makes what it needs."""
+NEEDS = {"03": "01", "04": "03", "05": "01"}
+"""Whose results a notebook needs; every other one brings or makes what it needs."""
 VIEWERS = "viewers"
 """Folder beside a notebook with the pages of its viewers: viewers/NOTEBOOK/1.html and so on."""
 LAUNCH = """import sys
@@ -203,20 +203,20 @@ def execute_notebooks(
 ) -> Iterator[NotebookRun]:
     """Execute notebooks one after the other, each in its own folder; yield what became of each as soon as it has ended.
 
-    After a failure in the `SERIES` its later notebooks are not run; all others are. `folder` gets the executed copies, also the
-    partial one of a notebook that fails; `parameters` are values by notebook, as `assign` gives them.
+    What needs a notebook that failed is not run; all others are. `folder` gets the executed copies, also the partial one of a
+    notebook that fails; `parameters` are values by notebook, as `assign` gives them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters with an equals sign in their comment
-    broken = ""
+    broken: dict[str, str] = {}
     for path in notebooks:
-        in_series = path.stem[:2] in SERIES
-        if broken and in_series:
-            run = NotebookRun(path.stem, "not run", error=f"needs the results of {broken}")
+        needed = broken.get(NEEDS.get(path.stem[:2], ""))
+        if needed:
+            run = NotebookRun(path.stem, "not run", error=f"needs the results of {needed}")
         else:
             run = execute_notebook(path, folder / path.name, parameters=parameters.get(path, {}))
-        if in_series and run.status == "failed":
-            broken = run.name
+        if run.status != "ok":
+            broken[path.stem[:2]] = run.name
         yield run
 
 

@@ -74,9 +74,9 @@ def series(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
     good = write_notebook(folder / "01_good.ipynb", f"#! key-figure\n{SHOW}", SAVE.replace("NAME", "'01_good'"), "print(CASES)")
     bad = write_notebook(
-        folder / "02_bad.ipynb", "x = 1", "# why\ny = 1 / 0  # sum\nz = 2", "print('never')", title="# 02 · Bad"
+        folder / "03_bad.ipynb", "x = 1", "# why\ny = 1 / 0  # sum\nz = 2", "print('never')", title="# 03 · Bad"
     )
-    late = write_notebook(folder / "03_late.ipynb", "print('never')", title="# 03 · Late")
+    late = write_notebook(folder / "04_late.ipynb", "print('never')", title="# 04 · Late")
     sizes = f"{PARAMETERS}\nSIZES = (1, 2)  # any"
     extra = write_notebook(folder / "extras" / "aside.ipynb", "print(sum(SIZES))", VIEW, title="# Aside", parameters=sizes)
     out = folder / "out"
@@ -90,19 +90,19 @@ def test_a_failure_stops_the_series_but_not_the_extras(series):
     records = {record["name"]: record for record in json.loads((out / "run" / "run.json").read_text())}
     assert {name: record["status"] for name, record in records.items()} == {
         "01_good": "ok",
-        "02_bad": "failed",
-        "03_late": "not run",
+        "03_bad": "failed",
+        "04_late": "not run",
         "aside": "ok",
     }
-    assert "02_bad" in records["03_late"]["error"]
+    assert "03_bad" in records["04_late"]["error"]
     assert records["01_good"]["parameters"] == {"OUT": str(out), "CASES": 8}
 
 
 def test_a_failed_notebook_names_its_cell_and_leaves_what_it_did(series):
     _, out, _ = series
-    error = next(r for r in json.loads((out / "run" / "run.json").read_text()) if r["name"] == "02_bad")["error"]
+    error = next(r for r in json.loads((out / "run" / "run.json").read_text()) if r["name"] == "03_bad")["error"]
     assert error == "cell In [4] `y = 1 / 0  # sum`: ZeroDivisionError: division by zero"
-    partial = nbformat.read(out / "run" / "02_bad.ipynb", as_version=4)
+    partial = nbformat.read(out / "run" / "03_bad.ipynb", as_version=4)
     counts = [cell.execution_count for cell in partial.cells if cell.cell_type == "code"]
     assert counts == [1, 2, 3, 4, None]
 
@@ -120,11 +120,11 @@ def test_the_index_links_pages_figures_numbers_and_errors(series):
     _, out, _ = series
     pages = out / "run" / "pages"
     index = (pages / "index.html").read_text()
-    assert {"01_good.html", "02_bad.html", "aside.html"} <= set(re.findall(r'href="([^"#]+)"', index))
-    assert "03_late.html" not in index
+    assert {"01_good.html", "03_bad.html", "aside.html"} <= set(re.findall(r'href="([^"#]+)"', index))
+    assert "04_late.html" not in index
     assert (pages / re.search(r'src="([^"]+01_good.png)"', index)[1]).is_file()
     assert re.search(r"<p>cases</p></td>\s*<td><p>8</p>", index)
-    assert all(text in index for text in ("ZeroDivisionError", "not run: needs the results of 02_bad", "CASES=8"))
+    assert all(text in index for text in ("ZeroDivisionError", "not run: needs the results of 03_bad", "CASES=8"))
 
 
 def test_a_page_shows_the_outputs_and_its_live_viewer(series):
@@ -137,12 +137,12 @@ def test_a_page_shows_the_outputs_and_its_live_viewer(series):
 
 def test_a_later_call_keeps_what_an_earlier_one_ran(series, capsys):
     folder, out, _ = series
-    assert main(["run", str(folder / "03_late.ipynb"), "--out", str(out)]) == 0
+    assert main(["run", str(folder / "04_late.ipynb"), "--out", str(out)]) == 0
     terminal = capsys.readouterr().out
-    assert re.search(r"03_late +ok", terminal)
+    assert re.search(r"04_late +ok", terminal)
     assert "01_good" not in terminal
     records = {record["name"]: record["status"] for record in json.loads((out / "run" / "run.json").read_text())}
-    assert records["03_late"] == "ok"
+    assert records["04_late"] == "ok"
     assert records["01_good"] == "ok"
 
 
@@ -181,7 +181,7 @@ def test_a_failure_leaves_out_only_what_needs_it(tmp_path):
     names = ("01_a", "02_b", "05_c", "06_d")
     paths = [write_notebook(tmp_path / f"{name}.ipynb", "1 / 0" if name in ("01_a", "05_c") else "1") for name in names]
     runs = execute_notebooks(paths, tmp_path / "run", parameters={})
-    assert [run.status for run in runs] == ["failed", "not run", "failed", "ok"]
+    assert [run.status for run in runs] == ["failed", "ok", "not run", "ok"]
 
 
 def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, capsys):
