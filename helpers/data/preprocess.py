@@ -221,7 +221,7 @@ def preprocess_image(
     shape, to_affine = ras_grid(size, source, settings.spacing)
     grid = {"to_shape": shape, "to_affine": to_affine}
     if classes is not None:
-        classes = np.ascontiguousarray(regrid_classes(classes[box], source, **grid))
+        classes = regrid_classes(classes[box], source, **grid).copy()
     volumes = [volume[box] for volume in volumes]
     if coincide(size, source, **grid):
         volumes = [regrid(volume, source, **grid) for volume in volumes]

@@ -175,7 +175,8 @@ def _blend(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
     weights *= 1 / weights.sum(1, keepdims=True)
     # Work in the order in which the array lies in memory: files count X fastest, and turning a volume around is slow.
     order = sorted(range(array.ndim), key=lambda n: -abs(array.strides[n]))
-    values = torch.from_numpy(np.ascontiguousarray(array.transpose(order), dtype=np.float32))
+    values = np.ascontiguousarray(array.transpose(order), dtype=np.float32)
+    values = torch.from_numpy(values.ravel()).view(values.shape)  # torch refuses the negative stride of an axis of one voxel
     blended = _weigh(values, torch.from_numpy(weights.astype(np.float32)), order.index(number))
     return blended.numpy().transpose(np.argsort(order))
 

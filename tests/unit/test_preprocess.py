@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import NormalizeIntensity, Orientation
 from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import ndimage
 
 from brats_cohort.cases import discover
@@ -174,6 +175,16 @@ def test_background_stays_zero_and_nothing_is_nan(spacing, normalise):
         assert prepared.image.min() == 0 and prepared.image.max() <= 1 and 0.3 < values.mean() < 0.7
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 5.0), (2.0, 2.0, 5.0)])
+def test_a_single_slice_whose_third_axis_points_down_is_prepared(tmp_path, spacing):
+    image = np.arange(1, 4 * 24 * 24 + 1, dtype=np.float32).reshape(4, 24, 24, 1)
+    classes = np.ones((24, 24, 1), np.uint8)
+    settings = PreprocessSettings(spacing=spacing)
+    down, up = (preprocess_image(image, np.diag([1.0, 1.0, z, 1.0]), settings, classes=classes) for z in (-5, 5))
+    np.testing.assert_array_equal(down.image, up.image)
+    assert PreparedFile(save_prepared(tmp_path / "a.safetensors", down)).load().classes.all()
+
+
 def test_empty_image_is_an_error():
     with pytest.raises(DataError, match="Case_9 has no voxel"):
         preprocess_image(np.zeros((4, 5, 5, 5), np.int16), LPS, identifier="Case_9")
@@ -297,6 +308,10 @@ def test_file_that_is_no_prepared_case(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="damaged"):
         PreparedFile(path)
+    for metadata in (None, {"version": "v1"}, {"version": "1"}):
+        save_file({"image": torch.zeros(4, 2, 2, 2)}, path, metadata=metadata)
+        with pytest.raises(DataError, match="not a prepared case of this version"):
+            PreparedFile(path)
 
 
 @pytest.mark.skipif(not REAL_CASES.is_dir(), reason="no real cases beside this checkout")
