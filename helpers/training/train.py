@@ -127,7 +127,8 @@ def train(
         module = SegmentationModule(network, settings, card, timer)
         if state and state["callbacks"]["ResumableCheckpoint"]["finished"]:
             history.load_state_dict(state["callbacks"]["History"])
-            history.write(module)
+            if not _rank():
+                history.write(module)
             return replace(_result(history), again=True)
         every: list[Callback] = [timer, history, *callbacks, last]
         every += [EMA(settings.ema)] if settings.ema else []
