@@ -17,11 +17,12 @@ cd "$HOME/SageMaker"
 cd brain-tumour
 export PIP_CACHE_DIR=$HOME/SageMaker/.cache/pip TMPDIR=$HOME/SageMaker/.cache
 mkdir -p "$TMPDIR"
+command -v nvidia-smi > /dev/null || export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu  # without a GPU, torch without CUDA
 python=$(command -v python3.12 || command -v python3.11) || {
     sudo dnf -y -q install python3.11
     python=$(command -v python3.11)
 }
-# `make quick` sets up .venv from requirements.lock as on any other machine; the tests are not run here.
+# Sets up .venv from requirements.lock, as every target of make does first.
 make .venv/.ready PYTHON="$python"
 .venv/bin/python -m ipykernel install --user --name brain-tumour --display-name "Brain-tumour segmentation"
 touch "$HOME/SageMaker/set-up.done"
