@@ -330,6 +330,16 @@ def test_another_case_can_be_shown_in_the_same_place():
     assert viewer.cursor == viewer.scene.cursor
 
 
+def test_the_browser_hears_of_other_labels_of_the_same_description():
+    image, labels = case_arrays()
+    fewer = labels.copy()
+    fewer[tuple(np.argwhere((labels == 2) & (np.arange(20) != best_slice(labels, LPS)))[0])] = 0
+    viewer, seen = SliceViewer(image, LPS, labels=labels), []
+    viewer.observe(lambda change: seen.append(change["name"]), ["_scene", "_labels"])
+    viewer.show(image, LPS, labels=fewer)
+    assert sorted(seen) == ["_labels", "_scene"]  # viewer.js unpacks again when _scene changes
+
+
 def test_a_closed_viewer_gives_its_volumes_back():
     viewer = SliceViewer(case_arrays()[0], LPS)
     scene = weakref.ref(viewer.scene)

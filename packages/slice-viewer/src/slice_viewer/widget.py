@@ -30,6 +30,7 @@ PAGE_MEGABYTES = 1.0
 Source = Path | str | SpatialImage | np.ndarray | Pane | Sequence[Pane]
 
 _shown = itertools.count(1)
+_sent = itertools.count()
 
 
 class Triple(traitlets.Tuple):
@@ -279,7 +280,9 @@ def _scene_of(
 
 def _contents(scene: Scene) -> dict[str, object]:
     """Traits of a scene, and where its viewing begins."""
-    sent = {"_scene": scene.description, "_volumes": list(scene.volumes), "_labels": list(scene.labels)}
+    # Numbered, because the browser unpacks again when the scene changes, and another label map may have the same description.
+    numbered = {**scene.description, "number": next(_sent)}
+    sent = {"_scene": numbered, "_volumes": list(scene.volumes), "_labels": list(scene.labels)}
     return {**sent, "cursor": scene.cursor, "windows": list(scene.windows)}
 
 
