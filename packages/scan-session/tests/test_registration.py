@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from scan_session import register
 from scan_session.grid import affine_of, array_of, image_of, matrix_of, transform_of
+from scan_session.registration import information
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,21 @@ def test_a_movement_is_found_again_from_far_away(head):
     errors = [np.linalg.norm(np.subtract(found.transform.TransformPoint(p), moved.TransformPoint(p))) for p in points.tolist()]
     assert np.mean(errors) < 1.5
     assert found.information_after > 0.5
+
+
+def test_a_small_overlap_does_not_look_like_a_better_fit():
+    generator = np.random.default_rng(2)
+    values = ndimage.gaussian_filter(generator.normal(size=(70, 80, 70)), 4.0) * 4000 + 600
+    noisy = 1000 - values + generator.normal(0, 200, values.shape)
+    affine, far = np.diag([2.5, 2.5, 2.5, 1.0]), np.diag([2.5, 2.5, 2.5, 1.0])
+    far[2, 3] = 160
+    fixed, moving = image_of(values.astype(np.float32), affine), image_of(noisy.astype(np.float32), far)
+    mask = np.zeros(values.shape, np.uint8)
+    mask[20:50, 20:60, 15:65] = 1
+    mask = image_of(mask, affine)
+    right = sitk.Euler3DTransform()
+    right.SetTranslation([0.0, 0.0, 160.0])
+    assert information(fixed, moving, sitk.Euler3DTransform(), mask) < information(fixed, moving, right, mask)
 
 
 def test_a_matrix_in_ras_is_the_transform_in_lps():

@@ -67,20 +67,27 @@ def register(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image | None = No
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([1, 0])
     method.SetInitialTransform(start, inPlace=False)
-    found = sitk.Euler3DTransform(method.Execute(fine_fixed, fine_moving).GetBackTransform())
+    try:
+        found = sitk.Euler3DTransform(method.Execute(fine_fixed, fine_moving).GetBackTransform())
+    except RuntimeError:  # fewer slices than ITK's filters need, or no overlap: the measures tell
+        found = start
     shift, rotation = movement(found, mask if mask is not None else fixed > 0)
     before, after = (information(fine_fixed, moving, each, mask) for each in (sitk.Euler3DTransform(), found))
     return Registration(found, before, after, shift, rotation)
 
 
 def information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, mask: sitk.Image | None = None) -> float:
-    """Mutual information in nats of two images under a transform, from their joint histogram of 48 x 48 on a 2 mm grid."""
+    """Mutual information in nats of two images under a transform, from their joint histogram of 48 x 48 on a 2 mm grid.
+
+    It is 0 if they share too few voxels, or less than half of the mask: the fewer voxels, the larger the information of noise.
+    """
     grid = _reduced(fixed, 2)
     moved = sitk.GetArrayFromImage(sitk.Resample(moving, grid, transform, sitk.sitkLinear, np.nan, sitk.sitkFloat32))
-    inside = np.isfinite(moved)
+    inside, least = np.isfinite(moved), 1000.0
     if mask is not None:
-        inside = inside & (sitk.GetArrayFromImage(_like(mask, grid)) > 0)
-    if inside.sum() < 1000:
+        brain = sitk.GetArrayFromImage(_like(mask, grid)) > 0
+        inside, least = inside & brain, max(least, brain.sum() / 2)
+    if inside.sum() < least:
         return 0.0
     pair = [_ranked(values[inside]) for values in (sitk.GetArrayViewFromImage(grid), moved)]
     joint = np.histogram2d(*pair, bins=48)[0] / inside.sum()
@@ -148,9 +155,9 @@ def _method(fixed: sitk.Image, mask: sitk.Image | None, samples: int) -> sitk.Im
 
 
 def _reduced(image: sitk.Image, edge: float) -> sitk.Image:
-    """An image smoothed and resampled, axis by axis, to voxels of at least `edge` mm; larger ones stay as they are."""
+    """An image smoothed and resampled, axis by axis, to voxels of at least `edge` mm; larger or few ones stay as they are."""
     for axis, spacing in enumerate(image.GetSpacing()):
-        if spacing >= edge * 0.99:
+        if spacing >= edge * 0.99 or image.GetSize()[axis] < 4:  # of which ITK's Gaussian needs four
             continue
         smooth = sitk.RecursiveGaussian(image, sigma=edge / 2.5, direction=axis) if edge > spacing * 1.01 else image
         size, edges, first = list(image.GetSize()), list(image.GetSpacing()), [0.0, 0.0, 0.0]
