@@ -122,6 +122,21 @@ def test_a_series_to_which_no_dicom_seg_can_refer_is_one_sentence(native, tmp_pa
         write_dicom_seg(tmp_path / "seg.dcm", found, replace(series, files=tuple(files)), algorithm="x", version="1")
 
 
+def test_no_warning_quotes_an_identifier(native, tmp_path, recwarn):
+    whole, found, _ = native
+    (tmp_path / "odd").mkdir()
+    for path in whole.files:
+        header = pydicom.dcmread(path)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+            header[keyword] = pydicom.DataElement(keyword, "UI", "1.2.DOE", validation_mode=pydicom.config.IGNORE)
+        header.save_as(tmp_path / "odd" / path.name)
+    recwarn.clear()
+    (series,) = find_series(tmp_path / "odd")
+    assert len(series.fingerprint) == 16
+    write_dicom_seg(tmp_path / "seg.dcm", found, series, algorithm="x", version="1")
+    assert not [str(warning.message) for warning in recwarn if "DOE" in str(warning.message)]
+
+
 def test_a_series_without_a_frame_of_reference_has_no_dicom_seg(native, tmp_path):
     series, found, _ = native
     header = pydicom.dcmread(series.files[0])

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import TIMING, save, slices
 
-from scan_session import SessionError, brain, find_series, load_session, prepare_session, to_native
+from scan_session import SessionError, brain, find_series, load_session, prepare_session, to_native, write_native
 from scan_session.grid import affine_of, array_of, image_of, write_nifti
 from scan_session.recognise import choose, one_session
 
@@ -101,6 +101,16 @@ def test_a_session_is_loaded_again_with_its_source(prepared, tmp_path):
         load_session(session.folder, tmp_path)
 
 
+def test_what_was_left_out_is_loaded_again(tmp_path):
+    folder = heads(tmp_path / "raw", ["p_t1", "p_t1ce", "p_seg"])
+    session = prepare_session(folder, tmp_path / "case", require=("t1", "t1ce"), say=lambda text: None)
+    (one,), (again,) = session.left_out, load_session(tmp_path / "case").left_out
+    assert (again.label, again.reason) == (one.label, one.fault)
+    (tmp_path / "case" / "session.json").write_text('{"series": {}}')
+    with pytest.raises(SessionError, match="is no prepared session"):
+        load_session(tmp_path / "case")
+
+
 def test_of_two_echoes_with_one_identifier_that_of_the_record_is_loaded(tmp_path):
     late, early = slices("t2", number=5), slices("t2", number=5, EchoTime=20)
     for header in early:
@@ -135,6 +145,13 @@ def test_several_that_are_missing_are_one_sentence_and_what_nobody_can_use_is_no
     save(slices("t1", number=1)[:1], tmp_path / "none")
     with pytest.raises(SessionError, match=r"^T1, T1 with .* has one slice\); add them to the folder$"):
         prepare_session(tmp_path / "none", tmp_path / "case", say=lambda text: None)
+
+
+def test_a_t1_that_is_said_to_have_no_contrast_agent_gets_none(tmp_path):
+    for number, (kind, text) in enumerate((("t1", "T1 ohne KM"), ("t1", "T1 sag pre contrast"), ("t2", ""), ("flair", "")), 1):
+        save(slices(kind, number=number, SeriesDescription=text), tmp_path / "raw")
+    with pytest.raises(SessionError, match="T1 with contrast agent is missing"):
+        prepare_session(tmp_path / "raw", tmp_path / "case", say=lambda text: None)
 
 
 def niftis(folder, names):
@@ -199,6 +216,16 @@ def test_a_failed_registration_is_an_error_with_a_picture_and_no_case(tmp_path):
         prepare_session(tmp_path / "raw", tmp_path / "case", require=("t1ce", "t2"), say=lambda text: None)
     assert [path.name for path in (tmp_path / "case").iterdir()] == ["registration_of_t2.png"]
     assert caught.value.exit_status == 1 and caught.value.picture.stat().st_size > 5000
+
+
+def test_three_slices_that_the_user_names_are_too_short(tmp_path):
+    folder = heads(tmp_path / "raw", ["p_t1ce", "p_t2"])
+    thin = np.diag([4.0, 4, 1.5, 1])
+    thin[2, 3] = 70
+    values = nib.load(folder / "p_t2.nii.gz").get_fdata(dtype=np.float32)[:, :, 17:20]
+    nib.save(nib.Nifti1Image(values, thin), folder / "p_t2.nii.gz")
+    with pytest.raises(SessionError, match=r"the T2 shows only \d+% of the brain of the reference"):
+        prepare_session(folder, tmp_path / "case", t2="p_t2.nii.gz", require=("t1ce", "t2"), say=lambda text: None)
 
 
 def test_a_series_without_a_brain_is_named(tmp_path, monkeypatch):
@@ -292,11 +319,35 @@ def test_a_case_that_is_made_again_keeps_no_image_of_the_case_before(tmp_path, m
     assert all(path.exists() for path in load_session(".").images.values())
 
 
+def test_no_scan_of_the_head_before_is_left_not_even_after_a_crash(tmp_path, monkeypatch):
+    wanted = {"require": ("t1", "t1ce"), "say": lambda text: None}
+    one, two = heads(tmp_path / "one", ["p_t1", "p_t1ce", "p_flair"]), heads(tmp_path / "two", ["q_t1", "q_t1ce"])
+    prepare_session(one, tmp_path / "case", **wanted)
+    with monkeypatch.context() as patch:
+        patch.setattr("scan_session.page.write", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_session(one, tmp_path / "case", **wanted)
+    prepare_session(two, tmp_path / "case", **wanted)
+    assert not [path.name for path in (tmp_path / "case").rglob("*flair*")]
+
+
 @pytest.mark.parametrize("record", ["{}", "[]", "no JSON"])
 def test_another_record_is_no_prepared_session(tmp_path, record):
     (tmp_path / "session.json").write_text(record)
     with pytest.raises(SessionError, match=r"is no prepared session .*make it with prepare_session"):
         load_session(tmp_path)
+
+
+def test_a_label_map_has_the_affine_of_its_series_to_the_last_digit(tmp_path):
+    folder = heads(tmp_path / "raw", ["p_t1", "p_t1ce"])
+    for path in folder.iterdir():
+        affine = np.diag([4.0, 4, 4, 1])
+        affine[0, 1] = 0.04
+        nib.save(nib.Nifti1Image(nib.load(path).get_fdata(dtype=np.float32), affine), path)
+    session = prepare_session(folder, tmp_path / "case", require=("t1", "t1ce"), say=lambda text: None)
+    path = write_native(tmp_path / "labels.nii.gz", session.mask, session, "t1ce")
+    for written in (path, session.native("t1ce")):
+        assert np.allclose(nib.load(written).affine, affine, rtol=0, atol=1e-6)
 
 
 def test_what_is_recognised_beside_named_files_may_not_be_of_another_session(tmp_path):

@@ -125,6 +125,24 @@ def test_slightly_unequal_slices_are_brought_to_equal_distances_and_said(tmp_pat
     assert series.read().GetSize()[2] >= SLICES
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize(
+    "heights", [lambda index: 6 * index + 0.05 * index**2, lambda index: 6 * index + 0.15 * max(0, index - 8)]
+)
+@pytest.mark.parametrize("descending", [False, True])
+def test_unequal_slices_lie_where_the_headers_say(tmp_path, bits, heights, descending):
+    headers = slices("t2", number=5, BitsStored=bits, HighBit=bits - 1)
+    first, normal = np.array([-100.0, -75, -45]), np.cross(*np.reshape(headers[0].ImageOrientationPatient, (2, 3)))
+    for index, header in enumerate(headers):
+        header.ImagePositionPatient = (first + heights(index) * normal).tolist()
+        header.PixelData = np.full((32, 40), round(1000 + 20 * heights(index)), np.uint16).tobytes()
+        header.InstanceNumber = SLICES - index if descending else index
+    image = only(save(headers, tmp_path)).read()
+    for index in range(image.GetSize()[2]):
+        height = (np.array(image.TransformIndexToPhysicalPoint((20, 15, index))) - first) @ normal
+        assert (image[20, 15, index] - 1000) / 20 == pytest.approx(height, abs=0.15)
+
+
 def test_patients_and_sessions_are_not_mixed(tmp_path):
     save(slices("t1", number=1), tmp_path / "a")
     save(slices("t2", number=2, study="1.2.4", StudyDate="20011231"), tmp_path / "b")
@@ -143,6 +161,18 @@ def test_a_screen_capture_that_names_no_patient_is_of_the_same(tmp_path):
     save(slices("t1", number=1), tmp_path / "a")
     save(slices("t1", number=2, Modality="OT", PatientID=None, PatientName=None), tmp_path / "b")
     assert [one.modality or one.fault for one in find_series(tmp_path)] == ["t1", "is OT, not MR"]
+    save(slices("t1", number=3, Modality="OT", PatientID=None), tmp_path / "c")  # of Doe^A, as the others
+    assert len(find_series(tmp_path)) == 3
+
+
+def test_slices_of_slightly_different_echo_time_or_orientation_are_one_series(tmp_path):
+    headers = slices("t2", number=1)
+    normal = np.cross([1, 0, 0], [0, 0.75**0.5 * 1.25**0.5, 0.25])
+    for index, header in enumerate(headers):
+        header.EchoTime = 88.46 if index % 2 else 88.54
+        header.ImageOrientationPatient = [1, 0, 0, 0, 0.9682458, 0.2499999 if index % 2 else 0.2500001]
+        header.ImagePositionPatient = (np.array([-100.0, -75, -45]) + 6 * index * normal).tolist()
+    assert only(save(headers, tmp_path)).shape == (40, 32, SLICES)
 
 
 def test_slices_without_identifiers_are_all_kept(tmp_path):
@@ -167,7 +197,10 @@ def test_the_protocol_describes_a_series_unless_all_share_it(tmp_path, protocols
     assert [one.modality for one in found] == ["t1", "t2"] and [one.label for one in found] == labels
 
 
-def test_folders_without_images(tmp_path):
+def test_folders_without_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SessionError, match=f"^{tmp_path.name} has no DICOM"):
+        find_series(".")
     with pytest.raises(SessionError, match="is not a folder"):
         find_series(tmp_path / "absent")
     with pytest.raises(SessionError, match="no DICOM or NIfTI file"):
@@ -337,6 +370,12 @@ def test_names_dates_and_numbers_do_not_reach_a_label(tmp_path):
     assert "Doe" not in str(series.facts) and "1999" not in str(series.facts)
 
 
+@pytest.mark.parametrize("text", ["05-Nov-2026", "5NOV26", "Nov 5, 2026", "5. november 2026", "2026-MAI-05", "12_Dez_2026"])
+def test_dates_with_the_month_as_a_word_do_not_reach_a_label(tmp_path, text):
+    series = only(save(slices("t1", number=3, SeriesDescription=f"T1 MPRAGE {text} 1.0 mm"), tmp_path))
+    assert series.label == "series 3 (T1 MPRAGE ... 1.0 mm)"
+
+
 @pytest.mark.parametrize("text", ["2026-11-05", "05.11.2026", "5/11/26", "1999_12_31", "Li", "A-17", "li bo"])
 def test_dates_with_separators_short_names_and_short_numbers_do_not_reach_a_label(tmp_path, text):
     headers = slices("t1", number=3, SeriesDescription=f"T1 MPRAGE {text} 1.0 mm", PatientName="Li^Bo", PatientID="A-17")
@@ -358,6 +397,14 @@ def test_dates_with_separators_short_names_and_short_numbers_do_not_reach_a_labe
 def test_a_name_that_is_written_otherwise_does_not_reach_a_label(tmp_path, patient, text):
     headers = slices("t1", number=3, SeriesDescription=f"{text} T1", PatientName=patient, SpecificCharacterSet="ISO_IR 192")
     assert only(save(headers, tmp_path)).label == "series 3 (... T1)"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"PatientName": "Post^Anna"}, {"PatientName": "Post"}, {"InstitutionName": "Post Road MRI"}]
+)
+def test_a_name_that_is_a_keyword_is_read_and_not_shown(tmp_path, changes):
+    series = only(save(slices("t1", number=3, SeriesDescription="T1 post", **changes), tmp_path))
+    assert series.modality == "t1ce" and series.label == "series 3 (T1 ...)"
 
 
 def test_numbers_after_the_weighting_are_no_date(tmp_path):
@@ -462,6 +509,13 @@ def test_nifti_files_that_hold_no_right_image_are_one_sentence(tmp_path, kind, s
     assert len(find_series(tmp_path)) == 1
     with pytest.raises(SessionError, match=rf"t1\.nii\.gz {sentence}"):
         read_nifti(path)
+
+
+def test_voxels_that_are_no_finite_number_are_0(tmp_path):
+    values = np.ones((10, 10, 10), np.float32)
+    values[0, 0, :3] = np.nan, np.inf, -np.inf
+    nib.save(nib.Nifti1Image(values, np.diag([4.0, 4, 4, 1])), tmp_path / "t1.nii.gz")
+    assert np.unique(array_of(read_nifti(tmp_path / "t1.nii.gz"))).tolist() == [0, 1]
 
 
 def test_an_image_of_one_value_is_named(tmp_path):

@@ -15,7 +15,7 @@ from pydicom.valuerep import DA, TM
 from scan_session.errors import SessionError
 from scan_session.grid import array_of, whole_file
 from scan_session.native import whole_numbers
-from scan_session.series import Series, fact, positions
+from scan_session.series import Series, fact, positions, without_remarks
 
 SEGMENTS = {
     (1,): ("Necrotic and non-enhancing tumour core", codes.SCT.Necrosis),
@@ -37,6 +37,7 @@ EXPECTED = (
 """Attributes that DICOM lets be empty but not absent, and that programs that remove names often leave out or falsify."""
 
 
+@without_remarks()
 def write_dicom_seg(path: Path, native: sitk.Image, series: Series, *, algorithm: str, version: str) -> Path:
     """Write a label map as DICOM SEG.
 

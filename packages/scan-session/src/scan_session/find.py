@@ -5,16 +5,13 @@ Only headers are read here.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import struct
 import unicodedata
-import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -26,8 +23,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from scan_session.errors import SessionError
 from scan_session.grid import DAMAGED_NIFTI
-from scan_session.recognise import flat, recognise
-from scan_session.series import Series, fact, numbers_of, positions
+from scan_session.recognise import flat, is_keyword, recognise
+from scan_session.series import Series, equal, fact, numbers_of, positions, without_remarks
 
 LEAST_SLICES, LEAST_MM = 10, 80.0
 """A series of a head has at least this many slices and covers at least this much along every axis."""
@@ -44,8 +41,13 @@ _DAMAGED = (InvalidDicomError, BytesLengthException, EOFError, OSError, ValueErr
             struct.error, zlib.error)  # fmt: skip
 """What pydicom raises for a file that was cut off or changed."""
 _DATE = r"(?<!\d)(?<![tT](?=[12][-._/]))(\d{4}([-./_])\d{1,2}\2\d{1,2}|\d{1,2}([-./_])\d{1,2}\3(\d{4}|\d{2}))(?!\d)"
+_MONTH = (r"(?:jan(?:uary?|vier)?|feb(?:ruary?)?|mar(?:ch)?|m[aä]rz|apr(?:il)?|ma[iy]|jun[ei]?|jul[iy]?|aug(?:ust)?|"
+          r"sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)")  # fmt: skip
+_DATE += rf"|(?i:(?<![^\W_])(?:\d{{1,2}}[-._/, ]{{0,2}}{_MONTH}[-._/, ]{{0,2}}(?:\d{{4}}|\d{{2}})|"
+_DATE += rf"{_MONTH}[-._/ ]{{0,2}}\d{{1,2}}[-._/, ]{{1,2}}\d{{4}}|\d{{4}}[-._/ ]?{_MONTH}[-._/ ]?\d{{1,2}})(?![^\W_]))"
 
 
+@without_remarks()
 def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
     """Find every series in a folder, good ones and those with a fault, and say what each is.
 
@@ -58,13 +60,12 @@ def find_series(folder: Path, *, study: int | None = None) -> list[Series]:
         raise SessionError(f"{folder} is not a folder", advice)
     paths = sorted(path for path in _files(folder) if not path.name.startswith(".") and path.name.upper() != "DICOMDIR")
     niftis = [path for path in paths if path.name.lower().endswith((".nii", ".nii.gz"))]
-    with _without_remarks():
-        headers, odd = _headers(path for path in paths if path not in niftis)
+    headers, odd = _headers(path for path in paths if path not in niftis)
     if not headers and not niftis:
         if odd:
-            problem = f"{folder.name} has no image in it ({odd[0].files[0].name} {odd[0].fault})"
+            problem = f"{folder.resolve().name} has no image in it ({odd[0].files[0].name} {odd[0].fault})"
             raise SessionError(problem, "export the series again")
-        raise SessionError(f"{folder.name} has no DICOM or NIfTI file in it", advice)
+        raise SessionError(f"{folder.resolve().name} has no DICOM or NIfTI file in it", advice)
     found = _nifti_series(niftis, folder)
     if headers:
         beside = "is NIfTI beside DICOM files, which are taken; give it a folder of its own"
@@ -92,8 +93,11 @@ def _refuse(error: OSError) -> NoReturn:
     raise SessionError(problem, "change its permissions, or move it elsewhere if no series of the session is in it") from error
 
 
-def printable(text: str, header: pydicom.Dataset | None = None) -> str:
-    """A description without control characters, long numbers, dates, and words of the patient's name and identifiers."""
+def printable(text: str, header: pydicom.Dataset | None = None, keep: Callable[[str], bool] = lambda word: False) -> str:
+    """A description without control characters, long numbers, dates, and words of the patient's name and identifiers.
+
+    `keep` says which words stay even so.
+    """
     values = [] if header is None else [str(header.get(keyword, "")).lower() for keyword in PERSONAL]
     text, *known = (unicodedata.normalize("NFC", value) for value in (text, *values))
     words = set(re.findall(r"\w{3,}", " ".join(known)))
@@ -103,29 +107,16 @@ def printable(text: str, header: pydicom.Dataset | None = None) -> str:
     words |= {word for word in joined if len(word) > 1}
     words = {spelling for word in words for spelling in _spellings(word)}
     text = re.sub(_DATE, "...", "".join(sign for sign in text if sign.isprintable()))
-    for value in (value for value in known if len(value) > 2):
+    for value in (value for value in known if len(value) > 2 and not keep(value)):
         text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "...", text, flags=re.IGNORECASE)
     parts = re.split(r"(\W+|_)", text)
-    return "".join("..." if _spellings(part) & words or re.search(r"\d{5,}", part) else part for part in parts).strip()[:60]
+    hidden = (re.search(r"\d{5,}", part) or (_spellings(part) & words and not keep(part)) for part in parts)
+    return "".join("..." if hide else part for hide, part in zip(hidden, parts, strict=True)).strip()[:60]
 
 
 def _spellings(word: str) -> set[str]:
     """A word without accents, and with ae, oe, ue and ss as they are written where a keyboard has no umlauts."""
     return {flat(word), flat(word.lower().translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})))}
-
-
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Keep pydicom from warning of values that it finds odd: it quotes them, and one may be a name."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _headers(paths: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]], list[Series]]:
@@ -173,8 +164,10 @@ def _header(path: Path) -> pydicom.Dataset | str | None:
 
 def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None) -> list[tuple[Path, pydicom.Dataset]]:
     """The images of the one patient and session, or of the study that was asked for."""
-    patients = {str(header.get("PatientID") or header.get("PatientName", "")) for _, header in headers}
-    patients.discard("")  # a screen capture or report may say nothing
+    who = {(str(header.get("PatientID") or ""), str(header.get("PatientName") or "")) for _, header in headers}
+    known = {name for number, name in who if number}
+    patients = {number or name for number, name in who if number or name not in known}
+    patients.discard("")  # a screen capture or report may say nothing, or the name alone
     if len(patients) > 1:
         problem = f"the folder holds images of {len(patients)} patients"
         raise SessionError(problem, "give a folder with one patient's images")
@@ -197,11 +190,15 @@ def _one_session(headers: list[tuple[Path, pydicom.Dataset]], study: int | None)
 
 def _dicom_series(headers: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
     groups: dict[tuple, list] = defaultdict(list)
+    known: dict[tuple, list] = defaultdict(list)
     for path, header in headers:
-        orientation = tuple(np.round(numbers_of(header, "ImageOrientationPatient"), 1) + 0.0)
         echo, *_ = (*numbers_of(header, "EchoTime"), *numbers_of(header, "EffectiveEchoTime"), 0)
-        key = (header.SeriesInstanceUID, header.Rows, header.Columns, orientation, round(echo))
-        groups[key].append((path, header))
+        kind = (*numbers_of(header, "ImageOrientationPatient"), echo / 10)  # differs by 0.05, or by 0.5 ms; rounded values jump
+        key = (header.SeriesInstanceUID, header.Rows, header.Columns, len(kind))
+        same = next((one for one in known[key] if np.allclose(one, kind, rtol=0, atol=0.05)), kind)
+        if same is kind:
+            known[key].append(kind)
+        groups[*key, same].append((path, header))
     protocols = {str(header.get("ProtocolName") or "") for _, header in headers}
     of_one = len(protocols) > 1 or len(groups) == 1  # GE has one protocol for all series of an examination
     numbers: dict[str, int] = defaultdict(int)
@@ -227,7 +224,8 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str, protocol:
     """Put the slices of one series in order and look for what is wrong with them; `protocol` describes it if nothing else."""
     header = files[0][1]
     facts = {keyword: value for keyword in FACTS if (value := fact(header, keyword)) not in (None, "")}
-    facts["Description"] = description = printable(str(header.get("SeriesDescription") or protocol), header)
+    text = str(header.get("SeriesDescription") or protocol)
+    description, facts["Description"] = printable(text, header), printable(text, header, is_keyword)
     if header.get("ContrastBolusAgentSequence") and "ContrastBolusAgent" not in facts:  # of an enhanced multi-frame object
         facts["ContrastBolusAgent"] = "given"
     label = f"series {number}" + (f" ({description})" if description else "")
@@ -267,7 +265,7 @@ def _series_of(files: list[tuple[Path, pydicom.Dataset]], number: str, protocol:
     gaps = round(float((steps / usual - 1)[steps > 1.5 * usual].sum()))
     if gaps and np.allclose(steps / usual, np.round(steps / usual), atol=0.1):
         return series(f"lacks {gaps} of its {len(places) + gaps} slices")
-    if not np.allclose(steps, usual, rtol=0.02, atol=0.02):
+    if not equal(steps):
         if steps.max() > 3 * steps.min():
             return series(f"has slices {steps.min():.1f} to {steps.max():.1f} mm apart")
         warnings.append(f"its slices are {steps.min():.1f} to {steps.max():.1f} mm apart and were brought to equal distances")

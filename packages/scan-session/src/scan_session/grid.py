@@ -80,7 +80,7 @@ def read_nifti(path: Path) -> sitk.Image:
             raise SessionError(f"{path.name} has shape {file.shape}, not three dimensions", "give one volume a file")
         if file.get_data_dtype().kind not in "iuf":
             raise SessionError(f"{path.name} holds {file.get_data_dtype()}, not plain numbers", "export one grey value a voxel")
-        array = np.nan_to_num(file.get_fdata(dtype=np.float32))
+        array = np.nan_to_num(file.get_fdata(dtype=np.float32), posinf=0, neginf=0)
     except DAMAGED_NIFTI as error:
         if isinstance(error, SessionError):
             raise

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
@@ -16,7 +17,7 @@ from scan_session import brain, page
 from scan_session.errors import SessionError
 from scan_session.find import find_series
 from scan_session.grid import affine_of, array_of, matrix_of, write_nifti
-from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, one_session, which_enhances
+from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, one_session, says_without, which_enhances
 from scan_session.registration import Registration, information, register
 from scan_session.series import MODALITIES, Series
 from scan_session.session import Session
@@ -109,10 +110,16 @@ def prepare_session(
     notes += [DOUBTFUL] if doubtful else []
     session = Session(
         out, reference, {key: matrix_of(one) for key, one in transforms.items()},
-        {key: (image.GetSize(), affine_of(image)) for key, image in images.items()}, measures, taken, tuple(left), tuple(notes),
+        {key: (image.GetSize(), _affine(taken[key], image)) for key, image in images.items()},
+        measures, taken, tuple(left), tuple(notes),
     )  # fmt: skip
     _write(session, images, transforms, inside)
     return session
+
+
+def _affine(series: Series, image: sitk.Image) -> np.ndarray:
+    """A series' own affine: that of its image has perpendicular axes, and a NIfTI file's may not."""
+    return affine_of(image) if series.is_dicom else nib.load(series.files[0]).affine
 
 
 def _can_be_made(folder: Path) -> bool:
@@ -129,12 +136,15 @@ def _resolve(found: list[Series], overrides: Mapping[str, str | None], say: Call
     if any(overrides.values()):
         return found
     asked = unknown if len(unknown) == len(good) == 4 else plain
-    if asked is plain and (len(plain) != 2 or any(one.modality == "t1ce" for one in good)):
+    if asked is plain and (len(plain) != 2 or any(one.modality == "t1ce" for one in good) or all(map(says_without, plain))):
         return found
     images = [one.read() for one in asked]
     voxels = aligned(images, brain.rough_brain(images[0]))
     if asked is plain:
-        kinds = {plain[which_enhances(*voxels)].number: "t1ce"}
+        enhanced = plain[which_enhances(*voxels)]
+        if says_without(enhanced):
+            return found
+        kinds = {enhanced.number: "t1ce"}
     else:
         kinds = dict(zip((one.number for one in unknown), assign_by_contrast(voxels), strict=True))
     say("the images' contrast decided what the headers or names do not say; check the page")
@@ -250,17 +260,18 @@ def _write(
         for old in session.folder.glob(pattern):
             old.unlink()
     path = session.folder / "session.json"
-    if path.exists():  # of an earlier preparation, whose images may show another head
-        path.unlink()
+    if path.exists():  # of an earlier preparation, finished or not, whose images may show another head
         for modality in set(MODALITIES) - set(images):
             session.image(modality).unlink(missing_ok=True)
+            session.native(modality).unlink(missing_ok=True)
+    path.write_text("{}\n", encoding="utf-8")  # as long as the case is not complete, it is no prepared session
     grid = case_grid(images[session.reference], inside)
     mask = sitk.Resample(_depth(inside) - _depth(1 - inside), grid, sitk.Transform(), sitk.sitkLinear, -1.0) > 0
     moved = {}
     for modality, image in images.items():
         moved[modality] = sitk.Resample(image, grid, transforms[modality], sitk.sitkLinear, 0.0)
         write_nifti(session.images[modality], sitk.Mask(moved[modality], mask))
-        write_nifti(session.native(modality), image)
+        write_nifti(session.native(modality), image, session.grids[modality][1])
     write_nifti(session.mask, mask)
     record = {
         "made_by": "scan_session",

@@ -199,6 +199,11 @@ def _says(text: str, pattern: str) -> bool:
     return _search(text, pattern) is not None
 
 
+def is_keyword(word: str) -> bool:
+    """Whether a word alone says what a series is, so that it must be read even if the patient is called so."""
+    return any(_says(flat(word), pattern) for pattern in (*WORDS.values(), *LEFT_OUT.values(), WITH, WITHOUT))
+
+
 def _strange(text: str) -> str | None:
     """What words say a series is that is none of the four."""
     text = re.sub(rf"\b{BESIDE}\b", " ", text)
@@ -226,6 +231,12 @@ def _from_name(series: Series) -> Series:
     if weighting == "t1" and (enhanced or _says(tail, WITH)) and not _says(tail, WITHOUT):
         weighting = "t1ce"
     return replace(series, modality=weighting, reason=f"{NAMES[weighting]} by the file's name")
+
+
+def says_without(series: Series) -> bool:
+    """Whether a description or name says that a T1 has no contrast agent."""
+    name = _plain(str(series.facts.get("Name", "")))
+    return _says(_plain(str(series.facts.get("Description", ""))), WITHOUT) or _says(name[max(0, name.find("t1")) :], WITHOUT)
 
 
 def _number(facts: Mapping[str, object], *keywords: str) -> float | None:

@@ -6,10 +6,13 @@ Only headers are read before `Series.read` brings it into a `SimpleITK` image, b
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +24,20 @@ from scan_session.errors import SessionError
 from scan_session.grid import array_of, read_nifti
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Keep pydicom from warning of values that it finds odd, early or late: it quotes them, and one may be a name."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,7 @@ class Series:
         return self.label if self.is_dicom else f"{self.label} ({self.files[0].name})"
 
     @property
+    @without_remarks()
     def fingerprint(self) -> str:
         """A hash by which the series is found again; its identifiers cannot be read from it."""
         if self.is_dicom:
@@ -130,12 +148,38 @@ def _convert(series: Series) -> sitk.Image:
             shutil.copyfile(path, source / f"{index:05}.dcm")
         words = [dcm2niix.bin, "-b", "n", "-z", "n", "-m", "y", "-g", "i", "-f", "out", "-o", str(target), str(source)]
         subprocess.run(words, capture_output=True, check=False)
-        written = sorted(target.glob("*.nii"), key=lambda path: ("_Eq" not in path.name, len(path.name)))
+        written = sorted(target.glob("*.nii"), key=lambda path: len(path.name))  # "out_Eq_1" is only there for some voxel types
         if not written:
             raise SessionError(f"{series.label} cannot be converted by dcm2niix", "export the series again, uncompressed")
         image = read_nifti(written[0])
-    if np.prod(image.GetSize()) < np.prod(series.shape):  # where slices are missing or tilted, it writes more
+    if image.GetSize() != tuple(series.shape):
         problem = f"{series.label} was read as {image.GetSize()} voxels, and has {series.shape}"
         remedy = "its slices differ in study date, time or image type, at which dcm2niix divides them; export it again"
         raise SessionError(problem, remedy)
-    return image
+    return _evenly_spaced(image, series)
+
+
+def equal(steps: np.ndarray) -> bool:
+    """Whether the distances between slices are equal, but for rounding."""
+    return np.allclose(steps, np.median(steps), rtol=0.02, atol=0.02)
+
+
+def _evenly_spaced(image: sitk.Image, series: Series) -> sitk.Image:
+    """Bring slices to equal distances by linear interpolation: dcm2niix stacks unequal ones as if they were equal."""
+    headers = (pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in series.files)
+    normal = np.reshape(image.GetDirection(), (3, 3))[:, 2]
+    heights = np.sort([float(place @ normal) for header in headers for place in positions(header)])
+    steps = np.diff(heights)
+    if equal(steps):
+        return image
+    wanted = np.linspace(heights[0], heights[-1], 1 + int(np.ceil((heights[-1] - heights[0]) / steps.min() - 1e-3)))
+    place = np.interp(wanted, heights, np.arange(len(heights)))
+    lower = np.minimum(place.astype(int), len(heights) - 2)
+    share = (place - lower).astype(np.float32)
+    values = array_of(image)
+    even = sitk.GetImageFromArray(np.ascontiguousarray((values[..., lower] * (1 - share) + values[..., lower + 1] * share).T))
+    origin = np.array(image.GetOrigin())
+    even.SetOrigin((origin + (heights[0] - origin @ normal) * normal).tolist())
+    even.SetSpacing((*image.GetSpacing()[:2], float(wanted[1] - wanted[0])))
+    even.SetDirection(image.GetDirection())
+    return even

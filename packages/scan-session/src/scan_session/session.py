@@ -84,7 +84,7 @@ def load_session(folder: Path, source: Path | None = None, *, study: int | None 
     folder = Path(folder)
     try:
         record = json.loads((folder / "session.json").read_text(encoding="utf-8"))
-        used = record["series"]
+        used, reference, notes = record["series"], record["reference"], tuple(record["notes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise SessionError(f"{folder} is no prepared session ({reason})", "make it with prepare_session") from error
@@ -97,7 +97,8 @@ def load_session(folder: Path, source: Path | None = None, *, study: int | None 
     if source and len(series) < len(used):
         raise SessionError(f"{source} is not the folder that {folder} was made from", "give that folder")
     return Session(
-        folder, record["reference"], {key: np.array(one["matrix"]) for key, one in used.items()},
+        folder, reference, {key: np.array(one["matrix"]) for key, one in used.items()},
         {key: (tuple(one["shape"]), np.array(one["affine"])) for key, one in used.items()},
-        {key: one["measures"] for key, one in used.items()}, series, notes=tuple(record["notes"]),
+        {key: one["measures"] for key, one in used.items()}, series,
+        tuple(Series("", one["label"], (), reason=one["reason"]) for one in record.get("left_out", ())), notes,
     )  # fmt: skip
