@@ -264,12 +264,13 @@ def test_a_sform_and_a_qform_that_disagree_are_said(tmp_path):
     assert "the sform and the qform of Case_001_t2.nii.gz put its voxels in different places" in problems(check)
 
 
-def test_beside_a_sform_a_qform_that_is_no_rotation_is_said(tmp_path):
+@pytest.mark.parametrize("value", [0.9, np.nan])
+def test_beside_a_sform_a_qform_that_is_no_rotation_is_said(tmp_path, value):
     case = write_case(tmp_path, image=IMAGE, classes=CLASSES)
     image = nib.Nifti1Image(IMAGE[2], LPS)
     image.set_sform(LPS, 1), image.set_qform(LPS, 1)
     for name in ("quatern_b", "quatern_c"):
-        image.header[name] = 0.9
+        image.header[name] = value
     image.to_filename(case.images["t2"].path)
     assert "the sform and the qform of Case_001_t2.nii.gz put its voxels in different places" in problems(check_case(case))
     assert np.array_equal(read_session(case).image[2], IMAGE[2])
@@ -342,6 +343,12 @@ def test_names_of_one_session_are_no_warning(tmp_path, names):
         files[modality] = tmp_path / f"{name}.nii.gz"
         files[modality].touch()
     assert not case_of_files(files).faults
+
+
+def test_the_number_of_one_case_may_begin_that_of_another(tmp_path):
+    names = ("case_1_t1", "case_1_t1ce", "case_1_t2", "case_10_flair")
+    case = case_of_files({m: tmp_path / f"{name}.nii.gz" for m, name in zip(MODALITIES, names, strict=True)})
+    assert "case_10_flair.nii.gz is of another case than case_1" in case.faults[0].problem
 
 
 def test_folders_named_like_files_hold_the_file(tmp_path):
@@ -527,6 +534,7 @@ def test_a_file_in_place_of_the_cohort_and_four_volumes_without_a_description_ar
     ("names", "patients"),
     [
         (["UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "UPENN-GBM-00002_11"], 2),
+        (["UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "Case_1"], 2),
         (["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], 1),
         (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], 2),
         (["BraTS20_Training_001", "BraTS20_Training_002"], 2),

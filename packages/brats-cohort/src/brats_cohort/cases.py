@@ -96,7 +96,8 @@ def case_of_files(files: Mapping[str, Path], *, labels: str = "brats2021") -> Ca
     name = (role[0] or first.resolve().parent.name or "case") if role else first.name.split(".nii")[0]
     owners = {path.name: role[0].lower() for path in map(Path, files.values()) if (role := role_of(path.name)) and role[0]}
     (common, count), *_ = Counter(owners.values()).most_common(1) or [("", 0)]
-    others = [path for path, owner in owners.items() if count > 1 and not owner.startswith(common)]
+    same = re.compile(rf"{re.escape(common)}($|[-_. ])")  # p1_pre may be p1, but case_10 is not case_1
+    others = [path for path, owner in owners.items() if count > 1 and not same.match(owner)]
     faults = ()
     if others:
         problem = f"{' and '.join(others)} is of another case than {common} by its name"
@@ -147,6 +148,7 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
 _SESSIONS = (
     r"(BraTS-[A-Z]+-\d+)-\d{3}",
     r"(BraTS1[789]_.+)_\d+",
+    r"(UPENN-GBM-\d+)_\d+",
     r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)(?:[-_]?\w*\d\w*|[-_]\d[\w-]*)",
 )
 """Beginning of a name that is the patient's, before what public data sets append for a session."""

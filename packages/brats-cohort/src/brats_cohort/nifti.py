@@ -152,7 +152,7 @@ def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: ni
 def forms_apart(path: Path) -> float:
     """How many voxels the sform and the qform of a file put a corner of its volume apart.
 
-    It is 0 if the file has only one of them, and infinite if the quaternion of the qform is none.
+    It is 0 if the file has only one of them, and infinite if the qform holds no numbers or its quaternion is none.
     """
     image = open_volume(path)
     try:
@@ -163,7 +163,8 @@ def forms_apart(path: Path) -> float:
         return 0.0
     corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(image.shape[:3]) - 1)
     apart = nib.affines.apply_affine(sform, corners) - nib.affines.apply_affine(qform, corners)
-    return float(np.linalg.norm(apart, axis=1).max() / nib.affines.voxel_sizes(sform).min())
+    distance = float(np.linalg.norm(apart, axis=1).max() / nib.affines.voxel_sizes(sform).min())
+    return distance if math.isfinite(distance) else math.inf
 
 
 def affine_in_mm(image: nib.Nifti1Image, path: Path) -> np.ndarray:
