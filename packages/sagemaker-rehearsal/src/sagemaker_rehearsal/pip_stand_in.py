@@ -7,32 +7,51 @@ than the one asked for is reported and accepted.
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 WITH_VALUE = {"-c", "--constraint", "-f", "--find-links", "-i", "--index-url", "--extra-index-url", "-t", "--target"}
+WITH_VALUE |= {"--timeout", "--retries", "--trusted-host", "--proxy", "--cache-dir", "--progress-bar", "--upgrade-strategy"}
 """Options whose next word is no requirement."""
+FILE, EDITABLE = (re.compile(rf"(?:{names})[= ]?\s*(.*)") for names in ("-r|--requirement", "-e|--editable"))
 
 
-def wanted(words: Sequence[str]) -> Iterator[Requirement]:
-    """Requirements for this machine that the arguments of ``pip install`` name, in files or by themselves."""
-    lines, words = [], iter(words)
+class Unclear(ValueError):
+    """A requirement that does not say by its name which package it is."""
+
+
+def wanted(words: Iterable[str], folder: Path = Path()) -> Iterator[Requirement]:
+    """Requirements for this machine that the arguments of ``pip install`` name, in files or by themselves.
+
+    `folder` is where the file lies whose lines `words` are: the files that it names are beside it.
+    """
+    words = iter(words)
     for word in words:
-        if word in {"-r", "--requirement"}:
-            text = Path(next(words)).read_text(encoding="utf-8")
-            lines += [line.partition("#")[0].strip(" \t\\") for line in text.splitlines()]
+        if named := FILE.fullmatch(word):
+            path = folder / (named[1] or next(words))
+            yield from wanted(map(_plain, path.read_text(encoding="utf-8").splitlines()), path.parent)
+        elif named := EDITABLE.fullmatch(word):
+            raise Unclear(named[1] or next(words))
         elif word in WITH_VALUE:
             next(words)
-        else:
-            lines.append(word)
-    for line in lines:
-        if line and not line.startswith("-"):
-            requirement = Requirement(line)
+        elif word and not word.startswith("-"):
+            try:
+                requirement = Requirement(word)
+            except InvalidRequirement as error:
+                raise Unclear(word) from error
             if requirement.marker is None or requirement.marker.evaluate():
+                if requirement.url:
+                    raise Unclear(word)
                 yield requirement
+
+
+def _plain(line: str) -> str:
+    """A line of a requirements file without comment, hashes and the sign that it goes on."""
+    return re.sub(r"(^|\s)#.*|\s--.*", "", line).strip(" \t\\")
 
 
 def main(words: Sequence[str]) -> int:
@@ -40,9 +59,8 @@ def main(words: Sequence[str]) -> int:
     missing = []
     try:
         requirements = list(wanted(words[1:] if words[:1] == ["install"] else []))
-    except InvalidRequirement as error:
-        what = str(error).splitlines()[-2].strip()  # the last line marks a place in it
-        print(f"rehearsal: pip only compares versions here, and can't tell what this installs: {what}")
+    except Unclear as error:
+        print(f"rehearsal: pip only compares versions here, and can't tell what this installs: {error}")
         return 1
     for requirement in requirements:
         try:
