@@ -2,12 +2,16 @@
 
 import io
 import math
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import tarfile
 import threading
+import time
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -16,6 +20,7 @@ from sagemaker_rehearsal.command import main
 from sagemaker_rehearsal.containers import PRIVATE, Container, Machine, namespaces_work, write_programs
 from sagemaker_rehearsal.hosting import reserve_port
 from sagemaker_rehearsal.limits import AwsError
+from sagemaker_rehearsal.logs import Tail
 from sagemaker_rehearsal.objects import extract
 from sagemaker_rehearsal.proxy import Authority, is_aws, serve_proxy
 from sagemaker_rehearsal.records import Records
@@ -102,6 +107,8 @@ def test_a_reserved_port_goes_to_the_server_and_to_nobody_else():
         ({"AlgorithmSpecification": {**IMAGE, "MetricDefinitions": [{"Name": "d", "Regex": "Dice .*"}]}}, "needs a group"),
         ({"InputDataConfig": [{"ChannelName": "c", "DataSource": {"FileSystemDataSource": {}}}]}, "does not come from S3"),
         ({"InputDataConfig": [channel("AugmentedManifestFile")]}, "not AugmentedManifestFile"),
+        ({"CheckpointConfig": {"S3Uri": "s3://b/k", "LocalPath": "/home/me"}}, "below /opt/ml/ only, not in '/home/me'"),
+        ({"CheckpointConfig": {"S3Uri": "s3://b/k", "LocalPath": "/opt/ml/../me"}}, "below /opt/ml/ only"),
     ],
 )
 def test_training_jobs_that_aws_or_the_rehearsal_refuses(change, words):
@@ -123,6 +130,9 @@ def test_other_requests_that_are_refused():
     limits.check("EndpointConfig", {"ProductionVariants": [machine, machine]})
     with pytest.raises(AwsError, match="one production variant"):
         limits.check("EndpointConfig", {"ProductionVariants": [machine, machine], "AsyncInferenceConfig": {"OutputConfig": {}}})
+    for wrong, words in (({}, "needs a PrimaryContainer"), ({"Containers": [{"Image": "a"}] * 2}, "not inference pipelines")):
+        with pytest.raises(AwsError, match=words):
+            limits.check("Model", {"ModelName": "m", **wrong})
     with pytest.raises(AwsError, match=r"'primaryContainer\.environment\.LONG\.member' .* less than or equal to 1024"):
         limits.check("Model", {"ModelName": "m", "PrimaryContainer": {"Environment": {"LONG": "x" * 1025}}})
 
@@ -145,6 +155,7 @@ def test_processing_jobs_that_are_refused():
         (([{"S3Input": source | {"LocalPath": "/data"}}],), "/opt/ml/processing"),
         (([{"S3Input": source | {"LocalPath": "/opt/ml/processing-x"}}],), "must begin with /opt/ml/processing/"),
         (([{"S3Input": source}],), "/opt/ml/processing"),
+        (([{"S3Input": source | {"LocalPath": "/opt/ml/processing/../../../etc"}}],), "and stay there"),
         (([{"S3Input": source | inside}] * 2,), "the same LocalPath"),
         (([{"DatasetDefinition": {}}],), "does not come from S3"),
         (([{"S3Input": source | inside | {"S3InputMode": "Pipe"}}],), "not Pipe"),
@@ -190,11 +201,13 @@ def test_records_answer_as_aws_does():
     records = Records("eu-west-1")
     request = {**TRAINING, "VpcConfig": {}, "Tags": [{"Key": "a", "Value": "b"}]}
     record = records.create("TrainingJob", request, TrainingJobStatus="InProgress")
+    records.create("Model", {"ModelName": "taken"})
     described = record.describe()
     assert "VpcConfig" not in described and "Tags" not in described
     assert described["TrainingJobArn"].startswith("arn:aws:sagemaker:eu-west-1:")
     for work, code in (
         (lambda: records.create("TrainingJob", request), "ResourceInUse"),
+        (lambda: records.create("Model", {"ModelName": "taken"}), "ValidationException"),
         (lambda: records.get("TrainingJob", "other"), "ResourceNotFound"),
         (lambda: records.get("Endpoint", "other"), "ValidationException"),
         (lambda: records.delete("TrainingJob", "job"), "ValidationException"),
@@ -229,10 +242,10 @@ def test_facts_that_come_at_the_same_time_are_all_kept():
 
 
 def test_a_line_that_matches_without_a_number_is_no_value():
-    metrics = [{"Name": "loss", "Regex": "loss: ([0-9.]+)"}, {"Name": "dice", "Regex": "Dice( none)?"}]
+    metrics = [{"Name": "loss", "Regex": "loss: ([0-9.]+|nan|inf)"}, {"Name": "dice", "Regex": "Dice( none)?"}]
     request = {**TRAINING, "AlgorithmSpecification": {**IMAGE, "MetricDefinitions": metrics}}
     course = Course(Records("eu-west-1").create("TrainingJob", request, TrainingJobStatus="InProgress"))
-    for line in ("loss: 0.5", "final loss: 0.31.", "Dice"):
+    for line in ("loss: 0.5", "final loss: 0.31.", "Dice", "loss: nan", "loss: inf"):
         course.hear(line)
     assert {name: metric["Value"] for name, metric in course.metrics.items()} == {"loss": 0.5}
 
@@ -273,11 +286,21 @@ def test_hyperparameters_keep_to_their_ranges_and_repeat_with_their_seed():
         (['no-such-package; python_version < "3"'], 0, ""),
         (["--extra-index-url", "https://example.com/simple", "-c", "constraints.txt", "pytest"], 0, ""),
         (["git+https://example.com/project"], 1, "can't tell what this installs: git+https://example.com/project"),
+        (["packaging @ https://example.com/packaging.zip"], 1, "can't tell what this installs: packaging @ https://example"),
+        (["-r", "FOLDER/edit.txt"], 1, "can't tell what this installs: ./mine"),
+        (["-rFOLDER/nested.txt"], 1, "not installed here: no-such-package"),
+        (["--requirement=FOLDER/outer.txt"], 1, "not installed here: no-such-package"),
+        (["--timeout", "100", "pytest"], 0, ""),
+        (["-r", "FOLDER/hashed.txt"], 0, ""),
     ],
 )
 def test_pip_compares_what_it_is_asked_for(tmp_path, words, status, said):
     programs = write_programs(tmp_path / "bin", "")
     (tmp_path / "requirements.txt").write_text("# a comment\npytest \\\n    --hash=sha256:00\n\n--pre\npluggy  # another\n")
+    files = {"outer": "-r nested.txt", "nested": "no-such-package", "hashed": "pytest --hash=sha256:00", "edit": "-e ./mine"}
+    for name, text in files.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    words = [word.replace("FOLDER", str(tmp_path)) for word in words]
     asked = [str(programs / "pip"), "install", "-q", "-r", str(tmp_path / "requirements.txt"), *words]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == status and said in done.stdout and not done.stderr, done
@@ -323,6 +346,24 @@ def test_a_container_can_be_asked_to_end_while_it_ends(tmp_path):
             container.terminate()
         container.kill()
         assert container.status is not None
+
+
+def test_what_a_container_left_behind_keeps_nobody_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr("sagemaker_rehearsal.logs.PATIENCE", 0.5)
+    (tmp_path / "groups").mkdir()
+    machine, client = Machine(tmp_path, tmp_path / "programs", {}, private=False), MagicMock()
+    client.exceptions.ResourceAlreadyExistsException = KeyError
+    command = ["sh", "-c", "setsid sleep 30 & sleep 0.5; echo $!"]
+    container = Container(machine, tmp_path / "job/ml", command, environment={})
+    tail = Tail(client, "group", "stream", container=container)
+    begun = time.monotonic()
+    while container.running:
+        time.sleep(0.05)
+    container.kill()
+    tail.join()
+    os.kill(int(tail.last), signal.SIGKILL)
+    assert time.monotonic() - begun < 15
+    assert client.put_log_events.call_args.kwargs["logEvents"][0]["message"] == tail.last
 
 
 def test_a_program_that_does_not_exist_is_one_sentence(capsys):

@@ -183,25 +183,39 @@ def test_two_machines_share_a_job_and_find_each_other(rehearsal, sagemaker, s3, 
     assert lines_of(rehearsal, "/aws/sagemaker/TrainingJobs", "two-machines").count("validation Dice 0.25") == 2
 
 
+def test_a_job_that_names_a_host_of_aws_stays_in_the_rehearsal(sagemaker, s3, bucket):
+    """As the SDK does to find the account; the endpoint of the variable is ignored then."""
+    code = """
+    import boto3, pathlib
+    account = boto3.client("sts", endpoint_url="https://sts.us-east-1.amazonaws.com").get_caller_identity()["Account"]
+    pathlib.Path("/opt/ml/model/account").write_text(account)
+    """
+    job = train(sagemaker, bucket, "asks-sts", code)
+    assert job["TrainingJobStatus"] == "Completed", job["FailureReason"]
+    assert archive_of(s3, job["ModelArtifacts"]["S3ModelArtifacts"]) == {"account": b"123456789012"}
+
+
 def test_jobs_that_fail_say_why_and_jobs_that_take_too_long_end(sagemaker, s3, bucket):
     failing = "import pathlib, sys\npathlib.Path('/opt/ml/output/failure').write_text('no such case')\nsys.exit(7)"
     start(sagemaker, bucket, "fails", failing)
     start(sagemaker, bucket, "raises", "raise ValueError('no dice')")
     start(sagemaker, bucket, "empty", "", InputDataConfig=[channel("all", f"s3://{bucket}/nothing-there")])
-    for key in ("fold-1/last", "fold-10/last"):
+    for key in ("fold-1/last", "fold-10/last", "pair", "pair/last"):
         s3.put_object(Bucket=bucket, Key=key, Body=b"x")
     start(sagemaker, bucket, "neighbours", "", InputDataConfig=[channel("all", f"s3://{bucket}/fold-1")])
+    start(sagemaker, bucket, "namesake", "", InputDataConfig=[channel("all", f"s3://{bucket}/pair")])
     start(sagemaker, bucket, "strangers", "", CheckpointConfig={"S3Uri": f"s3://{bucket}/fold-1"})
     forever = "import time, pathlib\npathlib.Path('/opt/ml/model/part').write_text('x')\ntime.sleep(100)"
     start(sagemaker, bucket, "overtime", forever, StoppingCondition={"MaxRuntimeInSeconds": 1})
     start(sagemaker, bucket, "stopped", "import time\ntime.sleep(100)")
     time.sleep(0.5)
     sagemaker.stop_training_job(TrainingJobName="stopped")
-    names = ("fails", "raises", "empty", "neighbours", "strangers", "overtime", "stopped")
+    names = ("fails", "raises", "empty", "neighbours", "namesake", "strangers", "overtime", "stopped")
     ended = {name: wait(lambda name=name: sagemaker.describe_training_job(TrainingJobName=name)) for name in names}
     assert "no such case" in ended["fails"]["FailureReason"] and "exit code: 7" in ended["fails"]["FailureReason"]
     assert "ValueError: no dice" in ended["raises"]["FailureReason"]
     assert "No S3 objects found" in ended["empty"]["FailureReason"]
+    assert "pair/last begins with it too" in ended["namesake"]["FailureReason"]
     for name in ("neighbours", "strangers"):
         assert "fold-10/last begins with it too" in ended[name]["FailureReason"], "to AWS fold-1 is a prefix"
     assert (ended["overtime"]["TrainingJobStatus"], ended["overtime"]["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
@@ -344,6 +358,22 @@ def test_listings_have_the_order_and_the_pages_of_aws(sagemaker):
     assert [one["ModelName"] for one in rest["Models"]] == names[1::-1] and "NextToken" not in rest
     pages = sagemaker.get_paginator("list_models").paginate(NameContains="listed", PaginationConfig={"PageSize": 5})
     assert [len(page["Models"]) for page in pages] == [5, 5, 2]
+    assert sagemaker.list_models(NameContains="listed", CreationTimeBefore=1e9)["Models"] == []
+    assert len(sagemaker.list_models(NameContains="listed", CreationTimeAfter=1e9)["Models"]) == 10
+    ended = sagemaker.list_training_jobs(LastModifiedTimeBefore=1e9)["TrainingJobSummaries"]
+    assert ended == sagemaker.list_training_jobs(LastModifiedTimeAfter=4e9)["TrainingJobSummaries"] == []
+    jobs = sagemaker.list_training_jobs(SortBy="Status", SortOrder="Descending", MaxResults=100)["TrainingJobSummaries"]
+    statuses = [job["TrainingJobStatus"] for job in jobs]
+    assert statuses == sorted(statuses, reverse=True)
+
+
+def test_tags_come_and_go(sagemaker):
+    tags = [{"Key": key, "Value": "x"} for key in "ab"]
+    made = {"ExecutionRoleArn": ROLE, "PrimaryContainer": {"Image": "image"}, "Tags": tags}
+    arn = sagemaker.create_model(ModelName="tagged", **made)["ModelArn"]
+    sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "b", "Value": "y"}, {"Key": "c", "Value": "z"}])
+    sagemaker.delete_tags(ResourceArn=arn, TagKeys=["a", "c"])
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "b", "Value": "y"}]
 
 
 def test_a_search_lists_its_trials_as_asked(sagemaker, s3, bucket):
@@ -351,24 +381,34 @@ def test_a_search_lists_its_trials_as_asked(sagemaker, s3, bucket):
     s3.put_object(Bucket=bucket, Key="search.tar.gz", Body=pack({"search.py": code, "requirements.txt": b"pytest"}))
     fixed = {"sagemaker_program": "search.py", "sagemaker_submit_directory": f"s3://{bucket}/search.tar.gz"}
     metrics = [{"Name": "loss", "Regex": "loss ([0-9.]+)"}]
-    sagemaker.create_hyper_parameter_tuning_job(
-        HyperParameterTuningJobName="search",
-        HyperParameterTuningJobConfig={
-            "Strategy": "Grid",
-            "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
-            "ResourceLimits": {"MaxParallelTrainingJobs": 3},
-            "ParameterRanges": {"CategoricalParameterRanges": [{"Name": "loss", "Values": ["0.5", "none", "0.2"]}]},
-        },
-        TrainingJobDefinition={
-            "StaticHyperParameters": fixed,
-            "RoleArn": ROLE,
-            "AlgorithmSpecification": {"TrainingImage": "image", "TrainingInputMode": "File", "MetricDefinitions": metrics},
-            "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/search"},
-            "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
-            "StoppingCondition": {"MaxRuntimeInSeconds": 60},
-        },
-    )
-    ended = wait(lambda: sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="search"))
+
+    def search(*grid):
+        sagemaker.create_hyper_parameter_tuning_job(
+            HyperParameterTuningJobName="search",
+            HyperParameterTuningJobConfig={
+                "Strategy": "Grid",
+                "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
+                "ResourceLimits": {"MaxParallelTrainingJobs": 3},
+                "ParameterRanges": {"CategoricalParameterRanges": [{"Name": "loss", "Values": [*grid]}]},
+            },
+            TrainingJobDefinition={
+                "StaticHyperParameters": fixed,
+                "RoleArn": ROLE,
+                "AlgorithmSpecification": {
+                    "TrainingImage": "image",
+                    "TrainingInputMode": "File",
+                    "MetricDefinitions": metrics,
+                },
+                "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/search"},
+                "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
+                "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+            },
+        )
+        begun = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="search")
+        assert begun["TrainingJobStatusCounters"]["Completed"] == begun["ObjectiveStatusCounters"]["Succeeded"] == 0
+        return wait(lambda: sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="search"))
+
+    ended = search("0.5", "none", "0.2")
     assert ended["HyperParameterTuningJobStatus"] == "Completed"
     assert ended["BestTrainingJob"]["TunedHyperParameters"] == {"loss": "0.2"}
 
@@ -380,6 +420,10 @@ def test_a_search_lists_its_trials_as_asked(sagemaker, s3, bucket):
     assert values(SortBy="FinalObjectiveMetricValue") == ["0.2", "0.5"]
     assert values(SortBy="FinalObjectiveMetricValue", SortOrder="Descending", MaxResults=1) == ["0.5"]
     assert values(StatusEquals="Failed") == []
+    sagemaker.delete_hyper_parameter_tuning_job(HyperParameterTuningJobName="search")
+    again = search("0.9")
+    assert again["TrainingJobStatusCounters"]["Completed"] == 1 and values() == ["0.9"], "nothing of the deleted one"
+    assert again["BestTrainingJob"]["TunedHyperParameters"] == {"loss": "0.9"}
 
 
 def test_a_trial_whose_package_is_missing_fails(sagemaker, s3, bucket):
@@ -504,7 +548,8 @@ def test_the_command_runs_a_program_inside(rehearsal):
 
 
 SERVE = """
-import http.server, os, pathlib
+import http.server, os, pathlib, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the first process of a container does by itself
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200), self.end_headers()
@@ -549,6 +594,15 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         with pytest.raises(WaiterError, match="Failed"):
             sagemaker.get_waiter("endpoint_in_service").wait(EndpointName="half", WaiterConfig={"Delay": 1})
         assert left_of(own, "serve.py") == before, "the first variant does not stay when the second fails"
+        plain = {"S3Uri": "s3://own-bucket/nothing-there/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+        container = {"Image": "image", "ModelDataSource": {"S3DataSource": plain}}
+        sagemaker.create_model(ModelName="absent", ExecutionRoleArn=ROLE, PrimaryContainer=container)
+        sagemaker.create_endpoint_config(EndpointConfigName="absent", ProductionVariants=[variant | {"ModelName": "absent"}])
+        sagemaker.create_endpoint(EndpointName="absent", EndpointConfigName="absent")
+        absent = wait(lambda: sagemaker.describe_endpoint(EndpointName="absent"))
+        assert "Could not find model data at s3://own-bucket/nothing-there/" in absent["FailureReason"]
+        with pytest.raises(ClientError, match="does not know invocations-response-stream"):
+            runtime.invoke_endpoint_with_response_stream(EndpointName="now", Body=b"world")
         assert runtime.invoke_endpoint(EndpointName="now", Body=b"world")["Body"].read() == b"hello world"
         with pytest.raises(ClientError, match=r"client error \(400\)"):
             runtime.invoke_endpoint(EndpointName="now", Body=b"bad")
@@ -560,6 +614,13 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         assert b"client error (400)" in s3.get_object(Bucket="own-bucket", Key=key)["Body"].read()
         answer = runtime.invoke_endpoint_async(EndpointName="silent", InputLocation="s3://own-bucket/bad")
         assert "OutputLocation" in answer and "FailureLocation" not in answer
+        began = time.monotonic()
         for name in kinds:
             sagemaker.delete_endpoint(EndpointName=name)
+        assert time.monotonic() - began < 1.5, "AWS does not wait for the programs to end, each of which takes 2 s here"
+        assert sagemaker.describe_endpoint(EndpointName="later")["EndpointStatus"] == "Deleting"
+        with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+            sagemaker.delete_endpoint(EndpointName="later")
+        for name in kinds:
+            sagemaker.get_waiter("endpoint_deleted").wait(EndpointName=name, WaiterConfig={"Delay": 1})
         assert left_of(own, "serve.py") == ([], [])

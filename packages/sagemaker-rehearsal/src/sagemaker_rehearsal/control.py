@@ -17,7 +17,7 @@ from sagemaker_rehearsal.limits import AwsError
 from sagemaker_rehearsal.processing import run_processing
 from sagemaker_rehearsal.records import KINDS, Kind, Record
 from sagemaker_rehearsal.training import run_training
-from sagemaker_rehearsal.tuning import Trials, run_tuning
+from sagemaker_rehearsal.tuning import Trials, begin_tuning, run_tuning
 from sagemaker_rehearsal.world import World
 
 JOBS = ("TrainingJob", "ProcessingJob", "HyperParameterTuningJob")
@@ -50,6 +50,7 @@ class ControlPlane:
         self.operations: dict[str, Callable[[dict], dict]] = {
             "ListTrainingJobsForHyperParameterTuningJob": self._list_trials,
             "AddTags": self._add_tags,
+            "DeleteTags": self._delete_tags,
             "ListTags": self._list_tags,
             **{name: partial(_refuse, name) for name in NOT_REHEARSED},
         }
@@ -80,6 +81,8 @@ class ControlPlane:
             return self.records.create(kind, request)
         first = "Creating" if kind == "Endpoint" else "InProgress"
         record = self.records.create(kind, request, **{f"{kind}Status": first})
+        if kind == "HyperParameterTuningJob":
+            begin_tuning(self.trials, record)
         work = {
             "TrainingJob": lambda: run_training(self.world, record),
             "ProcessingJob": lambda: run_processing(self.world, record),
@@ -95,11 +98,14 @@ class ControlPlane:
             found = [one for one in found if text in one.name]
         if status := request.get("StatusEquals"):
             found = [one for one in found if one.status == status]
-        if since := request.get("CreationTimeAfter"):
-            found = [one for one in found if one.created > since]
-        tuning = kind.name == "HyperParameterTuningJob"
-        if request.get("SortBy", "Name" if tuning else "CreationTime") == "Name":
-            found.sort(key=lambda one: one.name)
+        for field in ("CreationTime", "LastModifiedTime"):
+            if since := request.get(f"{field}After"):
+                found = [one for one in found if one.describe()[field] > since]
+            if until := request.get(f"{field}Before"):
+                found = [one for one in found if one.describe()[field] < until]
+        by = request.get("SortBy", "Name" if kind.name == "HyperParameterTuningJob" else "CreationTime")
+        if by in {"Name", "Status"}:
+            found.sort(key=lambda one: one.name if by == "Name" else one.status)
         if request.get("SortOrder", "Ascending" if kind.name in JOBS else "Descending") == "Descending":
             found.reverse()
         return found
@@ -132,19 +138,35 @@ class ControlPlane:
         return {}
 
     def _delete(self, kind: Kind, request: Mapping) -> dict:
-        if kind.name == "Endpoint" and self.records.get(kind.name, request[kind.key]).status == "Creating":
-            raise limits.invalid(f'Cannot update in-progress endpoint "{request[kind.key]}".')
-        record = self.records.delete(kind.name, request[kind.key])
-        record.stop.set()
-        if kind.name == "Endpoint":
-            self.endpoints.stop(record)
+        record = self.records.get(kind.name, request[kind.key])
+        if kind.name != "Endpoint":
+            self.records.delete(kind.name, record.name)
+            return {}
+        with record.lock:  # two may ask at once
+            if record.status in {"Creating", "Deleting"}:
+                raise limits.invalid(f'Cannot update in-progress endpoint "{record.name}".')
+            record.update(EndpointStatus="Deleting")
+        threading.Thread(target=self._remove_endpoint, args=(record,), daemon=True, name=record.name).start()
         return {}
+
+    def _remove_endpoint(self, record: Record) -> None:
+        """End what serves an endpoint, which may take long; it is listed until then."""
+        try:
+            self.endpoints.stop(record)
+        finally:
+            self.records.delete("Endpoint", record.name)
 
     def _add_tags(self, request: Mapping) -> dict:
         record = self._tagged(request)
         added = {tag["Key"]: tag for tag in [*(record.request.get("Tags") or []), *request["Tags"]]}
         record.request = {**record.request, "Tags": list(added.values())}
         return {"Tags": record.request["Tags"]}
+
+    def _delete_tags(self, request: Mapping) -> dict:
+        record = self._tagged(request)
+        kept = [tag for tag in record.request.get("Tags") or [] if tag["Key"] not in request["TagKeys"]]
+        record.request = {**record.request, "Tags": kept}
+        return {}
 
     def _list_tags(self, request: Mapping) -> dict:
         return {"Tags": self._tagged(request).request.get("Tags") or []}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import threading
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import requests
 
@@ -43,7 +42,6 @@ class Live:
     config: Mapping
     variants: list[Variant]
     queue: ThreadPoolExecutor | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stop(self, grace: float) -> None:
         """End all of it."""

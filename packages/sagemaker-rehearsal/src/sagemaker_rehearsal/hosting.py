@@ -56,7 +56,8 @@ def start_server(world: World, model: Mapping, name: str, *, group: str, seconds
         source = described.get("ModelDataSource", {}).get("S3DataSource") or {}
         if location := described.get("ModelDataUrl") or source.get("S3Uri"):
             if source.get("CompressionType") == "None":
-                world.objects.fetch({"S3Uri": location}, root / "model")
+                if not world.objects.fetch({"S3Uri": location}, root / "model"):
+                    raise invalid(f"Could not find model data at {location}.")
             else:
                 world.objects.unpack(location, root / "model")
         environment = {**(described.get("Environment") or {}), "SAGEMAKER_BIND_TO_PORT": str(port)}

@@ -102,6 +102,8 @@ def _check_training(request: Mapping) -> None:
         if (channel.get("InputMode") or specification.get("TrainingInputMode")) == "Pipe":
             raise invalid("The rehearsal knows the input modes File and FastFile, not Pipe.")
         _check_data_type((channel.get("DataSource") or {}).get("S3DataSource"), f"Channel {channel['ChannelName']}")
+    if (place := (request.get("CheckpointConfig") or {}).get("LocalPath")) and not _inside(place, "/opt/ml/"):
+        raise invalid(f"The rehearsal knows checkpoints below /opt/ml/ only, not in {place!r}; give another LocalPath.")
     _check_disks(request.get("ResourceConfig") or {})
     stopping = request.get("StoppingCondition") or {}
     longest, wait = stopping.get("MaxRuntimeInSeconds", DAY), stopping.get("MaxWaitTimeInSeconds")
@@ -120,6 +122,11 @@ def _check_data_type(source: Mapping | None, what: str) -> None:
         raise invalid(f"{what} does not come from S3, which is all that the rehearsal knows.")
     if source["S3DataType"] not in {"S3Prefix", "ManifestFile"}:
         raise invalid(f"{what}: the rehearsal knows the data types S3Prefix and ManifestFile, not {source['S3DataType']}.")
+
+
+def _inside(place: str, folder: str) -> bool:
+    """Whether a path of a container lies below a folder: any other would be a folder of this machine."""
+    return place.startswith(folder) and ".." not in place.split("/")
 
 
 def _check_disks(machines: Mapping) -> None:
@@ -146,8 +153,8 @@ def _check_processing(request: Mapping) -> None:
             raise invalid(f"Output {item['OutputName']} does not go to S3, which is all that the rehearsal knows.")
         places.append(item["S3Output"])
     for place in places:
-        if not place.get("LocalPath", "").startswith("/opt/ml/processing/"):
-            raise invalid(f"LocalPath {place.get('LocalPath', '')!r} must begin with /opt/ml/processing/")
+        if not _inside(place.get("LocalPath", ""), "/opt/ml/processing/"):
+            raise invalid(f"LocalPath {place.get('LocalPath', '')!r} must begin with /opt/ml/processing/ and stay there.")
     inputs = [item["S3Input"]["LocalPath"] for item in request.get("ProcessingInputs") or []]
     if len(set(inputs)) < len(inputs):
         raise invalid("Two processing inputs have the same LocalPath.")
@@ -186,10 +193,19 @@ def _check_variants(request: Mapping) -> None:
             raise invalid("An asynchronous endpoint has one production variant.")
 
 
+def _check_model(request: Mapping) -> None:
+    containers = [*filter(None, [request.get("PrimaryContainer")]), *(request.get("Containers") or [])]
+    if not containers:
+        raise invalid("A model needs a PrimaryContainer or Containers.")
+    if len(containers) > 1:
+        raise invalid("The rehearsal knows models of one container, not inference pipelines; try it in AWS.")
+
+
 CHECKS = {
     "TrainingJob": _check_training,
     "ProcessingJob": _check_processing,
     "HyperParameterTuningJob": _check_tuning,
+    "Model": _check_model,
     "EndpointConfig": _check_variants,
 }
 """What the service model does not say."""

@@ -11,6 +11,8 @@ from sagemaker_rehearsal.containers import Container
 
 PAUSE = 0.2
 """Seconds between two deliveries of lines."""
+PATIENCE = 5.0
+"""Seconds for the last lines: without namespaces, what a container left behind may hold its output open."""
 
 
 def compile_metrics(definitions: Sequence[Mapping]) -> dict[str, re.Pattern[str]]:
@@ -37,6 +39,7 @@ class Tail:
         self.client, self.group, self.stream, self.heard = client, group, stream, heard
         self.last = ""
         self._waiting: list[dict] = []
+        self._over = False
         for create, name in ((client.create_log_group, {}), (client.create_log_stream, {"logStreamName": stream})):
             try:
                 create(logGroupName=group, **name)
@@ -49,8 +52,9 @@ class Tail:
         self._send.start()
 
     def join(self) -> None:
-        """Wait until the last line is delivered."""
-        self._read.join()
+        """Wait until the last line of a container that has ended is delivered."""
+        self._read.join(PATIENCE)
+        self._over = True
         self._send.join()
 
     def _follow(self) -> None:
@@ -62,7 +66,7 @@ class Tail:
                 self.heard(line)
 
     def _deliver(self) -> None:
-        while self._read.is_alive() or self._waiting:
+        while (self._read.is_alive() and not self._over) or self._waiting:
             batch, self._waiting[:1000] = self._waiting[:1000], []
             if batch:
                 self.client.put_log_events(logGroupName=self.group, logStreamName=self.stream, logEvents=batch)

@@ -41,7 +41,8 @@ class Objects:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         if prefix and not prefix.endswith("/"):
-            if strays := [key for key in keys if key != prefix and not key.startswith(f"{prefix}/")]:
+            inside = () if prefix in keys else f"{prefix}/"  # an object and a folder of one name are neighbours, too
+            if strays := [key for key in keys if key != prefix and not key.startswith(inside)]:
                 raise invalid(f"{uri} is a prefix, and {strays[0]} begins with it too: end the location with a slash.")
             if prefix in keys:
                 return [(prefix, prefix.rpartition("/")[2])]

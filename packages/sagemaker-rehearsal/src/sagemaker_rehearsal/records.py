@@ -99,7 +99,7 @@ class Record:
     facts : dict
         What came about since: status, times, reasons, as AWS names them.
     stop : Event
-        Set when somebody asks to stop or delete it.
+        Set when somebody asks to stop it.
     lock : RLock
         Held while facts change.
     """
@@ -153,7 +153,8 @@ class Records:
         record.update(**facts)
         with self._lock:
             if (kind, name) in self._all:
-                raise AwsError("ResourceInUse", f"Cannot create already existing {what.path} {arn}.")
+                code = "ResourceInUse" if what.missing == "ResourceNotFound" else what.missing  # the SDK tells them apart
+                raise AwsError(code, f'Cannot create already existing {what.path} "{arn}".')
             self._all[kind, name] = record
         return record
 

@@ -66,6 +66,8 @@ class Application:
 
     def _invoke(self, path: str, request: Request) -> Response:
         _, _, name, kind = path.split("/")
+        if kind not in {"invocations", "async-invocations"}:
+            raise AwsError("ValidationError", f"The rehearsal does not know {kind}; use InvokeEndpoint, or try it in AWS.")
         if kind == "async-invocations":
             identifier, output, failure = self.control.endpoints.invoke_later(name, request.headers)
             places = {"X-Amzn-SageMaker-OutputLocation": output}
@@ -117,10 +119,12 @@ def main(folder: Path, settings: dict) -> None:
     http = make_server("127.0.0.1", 0, Application(world), threaded=True, request_handler=MotoRequestHandler)
     world.address = environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{http.port}"
     authority = Authority(folder / "certificates")
-    proxy = serve_proxy(authority, http.port)
+    proxy = f"http://127.0.0.1:{serve_proxy(authority, http.port)}"
+    environment |= {"AWS_CA_BUNDLE": str(authority.path), "HTTPS_PROXY": proxy, "https_proxy": proxy}
+    environment |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     threading.Thread(target=http.serve_forever, daemon=True).start()
     requests.get(f"{world.address}/moto-api/data.json", timeout=60, proxies={"http": ""}).raise_for_status()
-    ready = {"address": world.address, "proxy": f"http://127.0.0.1:{proxy}", "authority": str(authority.path)}
+    ready = {"address": world.address, "proxy": proxy, "authority": str(authority.path)}
     ready |= {"private": private, "account": ACCOUNT}
     (folder / "ready.part").write_text(json.dumps(ready), encoding="utf-8")
     (folder / "ready.part").rename(folder / "ready.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import time
@@ -52,8 +53,8 @@ class Course:
         definitions = self.record.request["AlgorithmSpecification"].get("MetricDefinitions")
         for name, pattern in compile_metrics(definitions).items():
             with suppress(ValueError, TypeError):  # what matches need not be a number
-                if found := pattern.search(line):
-                    self.metrics[name] = {"MetricName": name, "Value": float(found[1]), "Timestamp": time.time()}
+                if (found := pattern.search(line)) and math.isfinite(value := float(found[1])):  # CloudWatch takes no others
+                    self.metrics[name] = {"MetricName": name, "Value": value, "Timestamp": time.time()}
                     self.record.update(FinalMetricDataList=list(self.metrics.values()))
 
     def enter(self, status: str, message: str = "") -> None:

@@ -27,29 +27,39 @@ class Trials:
 
     def __init__(self, start: Callable[[str, Mapping], Record]) -> None:
         self.start = start
-        self._tried: dict[str, list[tuple[Record, dict[str, str]]]] = {}
+        self._tried: dict[tuple[str, float], list[tuple[Record, dict[str, str]]]] = {}
+
+    def _of(self, tuning: Record) -> list[tuple[Record, dict[str, str]]]:
+        """Its training jobs; another tuning job may have had its name."""
+        return self._tried.setdefault((tuning.name, tuning.created), [])
 
     def add(self, tuning: Record, request: Mapping, drawn: dict[str, str]) -> Record:
         """Start one more training job of a tuning job."""
         record = self.start("TrainingJob", request)
         record.update(TuningJobArn=tuning.arn)
-        self._tried.setdefault(tuning.name, []).append((record, drawn))
+        self._of(tuning).append((record, drawn))
         return record
 
     def jobs(self, tuning: Record) -> list[Record]:
         """Records of its training jobs."""
-        return [record for record, _ in self._tried.get(tuning.name, [])]
+        return [record for record, _ in self._of(tuning)]
 
     def summaries(self, tuning: Record) -> list[dict]:
         """As ``ListTrainingJobsForHyperParameterTuningJob`` answers."""
-        return [_summary(tuning, record, drawn) for record, drawn in self._tried.get(tuning.name, [])]
+        return [_summary(tuning, record, drawn) for record, drawn in self._of(tuning)]
+
+
+def begin_tuning(trials: Trials, tuning: Record) -> None:
+    """Note what AWS tells of a tuning job before its first training job."""
+    config = tuning.request["HyperParameterTuningJobConfig"]
+    tuning.update(Strategy=config["Strategy"], ResourceLimits=config["ResourceLimits"])
+    _count(trials, tuning)
 
 
 def run_tuning(trials: Trials, tuning: Record) -> None:
-    """Run all training jobs of a tuning job, and note counts and the best one as they end."""
+    """Run all training jobs of a tuning job, and note counts and the best one as they start and end."""
     config = tuning.request["HyperParameterTuningJobConfig"]
     limits = config["ResourceLimits"]
-    tuning.update(Strategy=config["Strategy"], ResourceLimits=limits)
     draws = draw_hyperparameters(config, limits.get("MaxNumberOfTrainingJobs", 500))
 
     def one(numbered: tuple[int, dict[str, str]]) -> None:
@@ -57,6 +67,7 @@ def run_tuning(trials: Trials, tuning: Record) -> None:
             return
         number, drawn = numbered
         record = trials.add(tuning, _request(tuning, number, drawn), drawn)
+        _count(trials, tuning)
         while record.status not in ENDED:
             if tuning.stop.is_set():
                 record.stop.set()
