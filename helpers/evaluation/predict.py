@@ -31,7 +31,7 @@ from helpers.models.networks import channels_last, input_multiple
 
 WHOLE = 1.5
 """A window may grow to this many times the training patch to cover an axis at once. Instance normalisation takes its
-statistics over the window, so one very much larger than the patch would change what the network sees."""
+statistics over the window, so one very much larger than the patch, or smaller, would change what the network sees."""
 WINDOWS = 2
 """Windows a batch. On a CPU, PyTorch has a slower kernel for transposed convolutions of one alone."""
 
@@ -67,11 +67,11 @@ class Prediction:
 def window_size(shape: Sequence[int], patch: Sequence[int], multiple: int) -> tuple[int, int, int]:
     """Choose the edges of the sliding window for a volume of `shape`: along each axis the volume if it fits, else the patch.
 
-    It fits up to `WHOLE` times the patch, after rounding up to what the network can halve (`multiple`). One window over a
-    brain costs about a tenth of eight overlapping ones.
+    It fits up to `WHOLE` times the patch, after rounding up to what the network can halve (`multiple`); to the patch a smaller
+    one is padded, as in training. One window over a brain costs about a tenth of eight overlapping ones.
     """
     whole = [math.ceil(length / multiple) * multiple for length in shape]
-    return tuple(edge if length > WHOLE * edge else max(length, multiple) for length, edge in zip(whole, patch, strict=True))
+    return tuple(edge if length > WHOLE * edge else max(length, edge) for length, edge in zip(whole, patch, strict=True))
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from brats_cohort.nifti import write_volume
 from brats_cohort.regions import MODALITIES, REGIONS, classes_to_regions
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
+from helpers.data.patches import pad_patch
 from helpers.data.preprocess import PreprocessSettings
 from helpers.evaluation.metrics import dice
 from helpers.evaluation.postprocess import PostProcessing
@@ -124,7 +125,7 @@ def test_msd_files_with_four_channels_give_a_3d_label_map(tmp_path, oracle):
 def test_a_case_too_large_for_the_memory_is_no_bad_file_and_the_others_go_on(tmp_path):
     class Large(Oracle):
         def forward(self, image):
-            return super().forward(image if image.shape[-1] < 32 else torch.empty(2**55))
+            return super().forward(image if image.shape[-1] <= 32 else torch.empty(2**55))
 
     cases = [known_case(tmp_path, "Case_001", shape=(24, 28, 40)), known_case(tmp_path, "Case_002")]
     first, second = (outcome for _, outcome in predict_cases(Large().eval(), make_card(), cases, folder=tmp_path / "out"))
@@ -136,7 +137,19 @@ def test_windows_cover_what_fits():
     assert window_size((70, 88, 70), (64, 64, 64), 8) == (72, 88, 72)
     assert window_size((140, 175, 140), (128, 128, 128), 16) == (144, 176, 144)
     assert window_size((140, 175, 140), (64, 64, 64), 16) == (64, 64, 64)
-    assert window_size((20, 200, 33), (64, 64, 64), 32) == (32, 64, 64)
+    assert window_size((20, 200, 33), (64, 64, 64), 32) == (64, 64, 64)
+
+
+def test_a_volume_smaller_than_the_patch_is_seen_as_in_training():
+    image, seen = np.random.default_rng(0).normal(size=(4, 19, 24, 40)).astype(np.float32), []
+
+    class Watcher(torch.nn.Module):
+        def forward(self, window):
+            seen.append(window.numpy().copy())
+            return window[:, 1:]
+
+    predict_prepared(Watcher(), make_card(), image)
+    np.testing.assert_array_equal(seen[0][0], pad_patch(image, (32, 32, 40)))
 
 
 @pytest.mark.parametrize("shape", [(20, 24, 18), (70, 50, 41)], ids=["one window", "several windows"])
@@ -153,7 +166,7 @@ def test_flips_average_a_network_that_prefers_a_side_along_the_axes_of_its_card(
             ramp = torch.linspace(-3, 3, image.shape[2]).reshape(1, 1, -1, 1, 1)
             return ramp.expand(1, 3, *image.shape[2:]).clone()
 
-    card, image = make_card((1.0, 1.0, 1.0)), np.zeros((4, 16, 16, 16))
+    card, image = make_card((1.0, 1.0, 1.0)), np.zeros((4, 32, 32, 32))
     for axes, level in (((0, 1, 2), True), ((0,), True), ((1, 2), False), ((), False)):
         plain, mean = (predict_prepared(Sided(), replace(card, tta_axes=axes), image, tta=tta) for tta in (False, True))
         assert plain[0, 0, 0, 0] < 0.1
@@ -239,6 +252,15 @@ def test_cases_that_the_model_learnt_from_are_named(tmp_path, capsys):
     assert "learnt from 1 cases of these names, such as Case_001" in capsys.readouterr().err
     assert main([*words, checkpoint(tmp_path)]) == 0
     assert "learnt" not in capsys.readouterr().err
+
+
+def test_tta_that_changes_nothing_is_said(tmp_path, capsys):
+    folder = known_case(tmp_path / "cohort").label.parent
+    plain = tmp_path / "plain.safetensors"
+    save_checkpoint(plain, Oracle(), replace(make_card(), tta_axes=()))
+    for path, words, said in ((plain, ["--tta"], True), (plain, [], False), (checkpoint(tmp_path), ["--tta"], False)):
+        assert main(["predict", str(folder), "--out", str(tmp_path / "a.nii.gz"), "--checkpoint", str(path), *words]) == 0
+        assert ("--tta changes nothing" in capsys.readouterr().err) == said
 
 
 def test_command_refuses_what_does_not_fit_together(tmp_path, capsys):
