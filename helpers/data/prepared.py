@@ -24,7 +24,7 @@ from brats_cohort.case import Case
 from brats_cohort.files import DataError, write_atomically
 from brats_cohort.regions import CLASSES, MODALITIES, REGION_CLASSES
 
-VERSION = 2
+VERSION = 3
 """Part of every file's hash: raise it when a change to preprocessing changes what is written."""
 
 TABLE = 4096

@@ -160,9 +160,10 @@ def normalise(values: np.ndarray, settings: PreprocessSettings) -> None:
     brain = tensor.clone().ne_(0)  # as float32, since a product of float32 with bool is ten times as slow
     count = max(int(brain.sum()), 1)
     if settings.normalise == "zscore":
-        tensor.sub_(float(tensor.sum()) / count).mul_(brain)
+        mean = float(tensor.sum()) / count
+        tensor.sub_(mean).mul_(brain)
         deviation = float(torch.linalg.vector_norm(tensor)) / count**0.5
-        tensor.mul_(1 / deviation if deviation else 1.0)
+        tensor.mul_(1 / deviation if deviation > 1e-5 * abs(mean) else 0.0)  # less is the rounding of one and the same value
     else:
         inside = values[values != 0]
         low, high = np.percentile(inside, settings.percentiles) if len(inside) else (0.0, 0.0)

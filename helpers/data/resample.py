@@ -69,14 +69,14 @@ def regrid(
 
     Mode "nearest" is for label maps. Mode "linear", towards larger voxels, averages with a triangle as wide as two of the
     larger voxels, so that fine detail does not come back as false coarse detail (aliasing). MONAI's `Spacing` takes one sample
-    instead.
+    instead. Mode "overlap", for masks, averages over a larger voxel alone: the share of it that is filled.
 
     The result (..., *to_shape) is 0 where the array does not cover it. It has the array's number type for "nearest" and
     wherever positions coincide, else float32, and may share memory with it. Raises `ValueError` if the axes are not
     parallel or the mode is unknown.
     """
-    if mode not in ("nearest", "linear"):
-        raise ValueError(f"mode is {mode!r}, not 'nearest' or 'linear'")
+    if mode not in ("nearest", "linear", "overlap"):
+        raise ValueError(f"mode is {mode!r}, not 'nearest', 'linear' or 'overlap'")
     axes = _match(array.shape[-3:], affine, to_shape, to_affine)
     covered = [np.flatnonzero(axis.inside) for axis in axes]
     if any(len(hits) < n for hits, n in zip(covered, to_shape, strict=True)):
@@ -94,8 +94,9 @@ def regrid(
     # Shrink first, grow last; of about equals, first the axis along which neighbours lie furthest apart in memory.
     cost = {n: (round(len(axes[n].positions) / axes[n].length, 1), -abs(result.strides[lead + n])) for n in range(3)}
     for number in sorted(cost, key=cost.get):
-        take = _pick if axes[number].exact or mode == "nearest" else _blend
-        result = take(result, axes[number], lead + number)
+        axis, place = axes[number], lead + number
+        pick = axis.exact or mode == "nearest"
+        result = _pick(result, axis, place) if pick else _blend(result, axis, place, overlap=mode == "overlap")
     return result
 
 
@@ -116,7 +117,7 @@ def regrid_classes(classes: np.ndarray, affine: np.ndarray, *, to_shape: Sequenc
     regions = classes_to_regions(classes[part]).astype(np.float32)
     grid = {"to_shape": [there.stop - there.start for there in target]}
     grid["to_affine"] = cropped_affine(to_affine, [there.start for there in target])
-    shares = regrid(regions, cropped_affine(affine, [here.start for here in part]), **grid, mode="linear")
+    shares = regrid(regions, cropped_affine(affine, [here.start for here in part]), **grid, mode="overlap")
     whole[target] = regions_to_classes(shares >= 0.5 - EXACT)
     return whole
 
@@ -167,11 +168,11 @@ def _pick(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
     return array[(*(slice(None),) * number, slice(index[0], end if end >= 0 else None, direction))]
 
 
-def _blend(array: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
-    """Linear interpolation along one axis, or the average over a triangle if the step is more than a voxel."""
-    positions = np.clip(axis.positions, 0, axis.length - 1)
+def _blend(array: np.ndarray, axis: _Axis, number: int, *, overlap: bool) -> np.ndarray:
+    """Linear interpolation along one axis, or the average over a triangle, or the step, if that is more than a voxel."""
+    positions, step = axis.positions if overlap else np.clip(axis.positions, 0, axis.length - 1), max(abs(axis.step), 1.0)
     distance = np.abs(np.arange(axis.length) - positions[:, None])
-    weights = np.clip(1 - distance / max(abs(axis.step), 1.0), 0, None)
+    weights = np.clip((1 + step) / 2 - distance if overlap else 1 - distance / step, 0, 1)
     weights *= 1 / weights.sum(1, keepdims=True)
     # Work in the order in which the array lies in memory: files count X fastest, and turning a volume around is slow.
     order = sorted(range(array.ndim), key=lambda n: -abs(array.strides[n]))

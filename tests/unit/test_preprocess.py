@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from brats_cohort.cases import discover
 from brats_cohort.files import DataError
+from brats_cohort.regions import classes_to_regions, regions_to_classes
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.cli import main
 from helpers.data.prepared import PreparedFile, prepared_path, save_prepared
@@ -31,7 +32,7 @@ from helpers.data.preprocess import (
     preprocess_image,
     to_native,
 )
-from helpers.data.resample import regrid
+from helpers.data.resample import ras_grid, regrid, regrid_classes
 from tests.cases import REAL_CASES
 
 ORIENTATIONS = [
@@ -117,6 +118,28 @@ def test_coarser_grid_keeps_shape_and_place(spacing, orientation, shape):
     np.testing.assert_allclose(millimetres(prepared.classes > 0, prepared.affine), millimetres(whole, affine), atol=0.25)
 
 
+@pytest.mark.parametrize(("spacing", "finer", "block"), [(2.0, 1, 2), (1.5, 2, 3), (2.5, 2, 5)])
+def test_a_larger_voxel_belongs_to_a_region_that_fills_half_of_it(spacing, finer, block):
+    """Counted by hand, in voxels so small that they divide both grids."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(30, 30, 30)), 1.0)
+    classes = np.digitize(noise, np.quantile(noise, (0.7, 0.8, 0.9))).astype(np.uint8)
+    shape, affine = ras_grid(classes.shape, np.eye(4), (spacing,) * 3)
+    small = classes_to_regions(classes).repeat(finer, 1).repeat(finer, 2).repeat(finer, 3)
+    shares = small.reshape(3, shape[0], block, shape[1], block, shape[2], block).mean((2, 4, 6))
+    found = regrid_classes(classes, np.eye(4), to_shape=shape, to_affine=affine)
+    np.testing.assert_array_equal(found, regions_to_classes(shares >= 0.5 - 1e-3))
+
+
+def test_a_small_lesion_keeps_its_volume_on_a_coarser_grid():
+    kept = []
+    for shift in np.random.default_rng(1).uniform(-1, 1, (8, 3)):
+        ball = np.linalg.norm(np.indices((20, 20, 20)) - np.reshape(10 + shift, (3, 1, 1, 1)), axis=0) < 3
+        shape, affine = ras_grid(ball.shape, np.eye(4), (2.0,) * 3)
+        found = regrid_classes(ball * np.uint8(3), np.eye(4), to_shape=shape, to_affine=affine)
+        kept.append(8 * (found > 0).sum() / ball.sum())
+    assert np.mean(kept) == pytest.approx(1, abs=0.1), "of 113 cubic millimetres"
+
+
 def test_regrid_agrees_with_scipy():
     """Linear and nearest resampling towards smaller voxels against scipy.ndimage, inside the volume."""
     volume = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
@@ -183,6 +206,14 @@ def test_a_single_slice_whose_third_axis_points_down_is_prepared(tmp_path, spaci
     down, up = (preprocess_image(image, np.diag([1.0, 1.0, z, 1.0]), settings, classes=classes) for z in (-5, 5))
     np.testing.assert_array_equal(down.image, up.image)
     assert PreparedFile(save_prepared(tmp_path / "a.safetensors", down)).load().classes.all()
+
+
+@pytest.mark.parametrize("value", [7, 0.1, 3.3, 1234.567])
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
+def test_one_value_in_the_brain_is_no_contrast(value, spacing):
+    image = case_arrays()[0].astype(np.float32)
+    image[2] = np.where((image == 0).all(0), 0, value)
+    assert not preprocess_image(image, LPS, PreprocessSettings(spacing)).image[2].any()
 
 
 def test_empty_image_is_an_error():
