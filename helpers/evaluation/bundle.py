@@ -39,7 +39,8 @@ def build(card: str) -> torch.nn.Module:
 
 def list_sessions(folder: Path) -> list[dict[str, Any]]:
     """List the cases of a cohort in any dataset format as items of a MONAI dataset."""
-    return [{"image": _sources(case), "case": case.identifier} for case in discover(folder) if not case.missing]
+    cases = [case for case in discover(folder) if not case.missing]
+    return [{"image": _sources(case), "case": case.identifier, "labels": case.labels} for case in cases]
 
 
 def _sources(case: Case) -> dict[str, tuple[str, int | None]]:
@@ -67,6 +68,7 @@ class PrepareSessiond(MapTransform):
             # What SaveImaged, and MONAI Label's Restored and Writer, look for.
             meta = {"filename_or_obj": f"{case.identifier}.nii.gz", "spatial_shape": np.array(scan.shape[1:])}
             meta["original_affine"] = session.affine
+            meta["labels"] = item.get("labels", case.labels)
             item["scan"] = MetaTensor(torch.from_numpy(scan), affine=torch.from_numpy(session.affine))
             affine = torch.from_numpy(prepared.affine)
             item[key] = MetaTensor(torch.from_numpy(prepared.image.astype(np.float32)), affine=affine, meta=meta)
@@ -97,13 +99,16 @@ class WindowInferer(Inferer):
 
 
 class ToLabelMapd(MapTransform):
-    """Take region probabilities to the scan's grid and post-process them to a label map (1, X, Y, Z)."""
+    """Take region probabilities to the scan's grid and post-process them to a label map (1, X, Y, Z).
 
-    def __init__(self, keys: Any, card: str, labels: str = "brats2021") -> None:
+    Its numbers are those of a key of `brats_cohort.regions.CONVENTIONS`; with "auto", as `predict` has it, of the cohort.
+    """
+
+    def __init__(self, keys: Any, card: str, labels: str = "auto") -> None:
         super().__init__(keys)
         model = read_card(card)
         self.settings, self.limits = PreprocessSettings(**model.preprocessing), PostProcessing.of(model.postprocessing)
-        self.convention = CONVENTIONS[labels]
+        self.labels = labels
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the item with a label map in the numbers of a convention in place of probabilities."""
@@ -114,6 +119,7 @@ class ToLabelMapd(MapTransform):
         for key in self.key_iterator(item):
             probabilities = to_native(np.asarray(item[key].cpu()), native, mode="linear")
             classes = label_map(probabilities, np.asarray(scan.cpu()), spacing_of(affine), self.limits)
-            numbers = torch.from_numpy(from_classes(classes, self.convention))
+            convention = CONVENTIONS[image.meta["labels"] if self.labels == "auto" else self.labels]
+            numbers = torch.from_numpy(from_classes(classes, convention))
             item[key] = MetaTensor(numbers[None], affine=scan.affine, meta={"filename_or_obj": image.meta["filename_or_obj"]})
         return item

@@ -96,7 +96,8 @@ def score_files(prediction: LabelFile, reference: LabelFile) -> pd.DataFrame:
     if values is None:
         raise DataError(fault.problem, "write it in the grid of the images, or resample it there with nearest neighbour")
     expected_labels = labels_in(reference, expected_values)
-    labels = labels_in(prediction, values, stated_labels(reference))
+    said = (stated_labels(reference), convention_by_name(reference.path.name, "auto"))
+    labels = labels_in(prediction, values, expected_labels if expected_labels in said else "auto")
     expected = to_numbered_classes(expected_values, CONVENTIONS[expected_labels], reference.path, option="--reference-labels")
     predicted = to_numbered_classes(values, CONVENTIONS[labels], prediction.path, option="--prediction-labels")
     scores = score_case(predicted, expected, spacing_of(expected_affine))

@@ -41,7 +41,7 @@ def export(model, format, out):
 def test_monai_runs_the_bundle_without_this_package_and_gets_the_label_maps_of_predict(model, tmp_path):
     for number in range(2):
         write_case(tmp_path / "cohort", f"Case_{number:03}", "msd", seed=number)
-    words = ["--labels", "brats2021", "--checkpoint", *model, "--device", "cpu"]
+    words = ["--checkpoint", *model, "--device", "cpu"]
     assert main(["predict", str(tmp_path / "cohort"), "--out", str(tmp_path / "wanted"), *words]) == 0
     bundle = export(model, "monai-bundle", tmp_path / "bundle")
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--bundle_root", "."]

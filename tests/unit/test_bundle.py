@@ -3,15 +3,18 @@
 import json
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from brats_cohort.cases import discover, read_image
 from brats_cohort.files import DataError
 from brats_cohort.nifti import write_volume
 from brats_cohort.testing import LPS, case_arrays, write_case
-from helpers.evaluation.bundle import PrepareSessiond, list_sessions
+from helpers.evaluation.bundle import PrepareSessiond, ToLabelMapd, list_sessions
+from helpers.models import export
 from helpers.models.checkpoints import ModelCard
 from helpers.models.export import export_bundle, export_onnx, export_program
 from helpers.models.networks import build_network
@@ -42,6 +45,19 @@ def test_channels_and_names_are_those_of_the_cohort(prepare, tmp_path, layout):
     assert [item["image"].meta["filename_or_obj"] for item in items] == [f"{case.identifier}.nii.gz" for case in cases]
     for case, item in zip(cases, items, strict=True):
         assert np.array_equal(item["scan"].numpy(), read_image(case)[0])
+
+
+@pytest.mark.parametrize(("name", "layout", "oedema"), [("Case-0", "msd", 1), ("BraTS-PED-00001-000", "brats2023", 4)])
+def test_label_maps_have_the_numbers_that_predict_writes(prepare, tmp_path, name, layout, oedema):
+    case = write_case(tmp_path / "cohort", name, layout)
+    item = prepare(*list_sessions(tmp_path / "cohort"))
+    item["pred"] = torch.zeros(3, *item["image"].shape[1:])
+    item["pred"][1] = 1
+    card, bundle = str(tmp_path / "card.json"), Path(export.__file__).with_name("bundle")
+    labels = json.loads((bundle / "inference.json").read_text())["labels"]
+    for given, number in ((labels, oedema), ("brats2021", 2)):
+        found = ToLabelMapd("pred", card, given)(item)["pred"].numpy()[0]
+        assert np.array_equal(found, (read_image(case)[0] != 0).any(0) * number)
 
 
 @pytest.mark.parametrize(("export", "name"), [(export_bundle, "bundle/models/model.pt"), (export_program, "model.pt2")])
