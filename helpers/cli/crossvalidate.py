@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,7 +99,8 @@ def report_folds(
     _write(folder / "postprocessing.csv", tried)
     with write_atomically(folder / "postprocessing.json") as temporary:
         temporary.write_text(json.dumps(asdict(chosen), indent=1) + "\n", encoding="utf-8")
-    _show(f"\nOut of fold, {len(result.files)} cases, TTA, before post-processing", result.scores)
+    tta = "TTA" if load_card(checkpoints[0]).tta_axes else "no TTA"  # nothing to average over after a training without flips
+    _show(f"\nOut of fold, {len(result.files)} cases, {tta}, before post-processing", result.scores)
     limits = f"{chosen.tumour_ml:g} ml of tumour, {chosen.enhancing_ml:g} ml of enhancing tumour"
     print(f"\nPost-processing chosen on these: {limits}")
     members = _write_members(folder / "ensemble", checkpoints, chosen)
@@ -110,8 +113,8 @@ def report_folds(
         network, card = load_ensemble(members, device=device)
         tested = score_cohort(network, card, part, folder=folder / "test", tta=True)
         _write(folder / "test.csv", tested.scores)
-        _show(f"\nTest part, {len(part)} cases, the ensemble with TTA and post-processing", tested.scores)
-    print(f"\n{folder}\npredict --tta --checkpoint {members[0].parent}/*.safetensors does the same")
+        _show(f"\nTest part, {len(part)} cases, the ensemble with {tta} and post-processing", tested.scores)
+    print(f"\n{folder}\npredict --tta --checkpoint {shlex.quote(str(members[0].parent))}/*.safetensors does the same")
 
 
 def check_folds(checkpoints: Sequence[Path], manifest: SplitManifest) -> list[ModelCard]:
@@ -161,17 +164,17 @@ def choose_postprocessing(files: Mapping[str, Path], cases: Mapping[str, Case]) 
     """Choose the limits of the post-processing with the highest mean Dice on predictions out of fold; the smaller if equal.
 
     `files` are label maps in the numbers of their `cases`, not post-processed: validation data, never the test part. Returns
-    also the mean over cases and regions for every combination: ``tumour_ml, enhancing_ml, dice``.
+    also the mean over patients and regions for every combination: ``tumour_ml, enhancing_ml, dice``.
     """
     limits = [PostProcessing(*pair) for pair in itertools.product(TUMOUR_ML, ENHANCING_ML)]
-    scores: dict[PostProcessing, list[float]] = {setting: [] for setting in limits}
+    scores: dict[PostProcessing, dict[str, list[float]]] = {setting: defaultdict(list) for setting in limits}
     for name, path in files.items():
         predicted, affine = read_label_file(LabelFile(path, cases[name].labels))
         truth, spacing = classes_to_regions(read_classes(cases[name])[0]), spacing_of(affine)
         for setting in limits:
             regions = classes_to_regions(postprocess(predicted, spacing, setting))
-            scores[setting] += [dice(*pair) for pair in zip(regions, truth, strict=True)]
-    means = {setting: float(np.mean(found)) for setting, found in scores.items()}
+            scores[setting][cases[name].patient] += [dice(*pair) for pair in zip(regions, truth, strict=True)]
+    means = {setting: float(np.mean([np.mean(each) for each in found.values()])) for setting, found in scores.items()}
     table = pd.DataFrame([{**asdict(setting), "dice": mean} for setting, mean in means.items()])
     return max(limits, key=lambda setting: round(means[setting], 9)), table
 

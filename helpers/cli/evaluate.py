@@ -49,6 +49,7 @@ def run(
     format: str = "auto",
     prediction_labels: str = "auto",
     reference_labels: str = "auto",
+    patients: Path | None = None,
     csv: Target | None = None,
     json: Target | None = None,
 ) -> int:
@@ -67,6 +68,8 @@ def run(
         else a 4 means brats2021 and a 3 brats2023.
     reference_labels
         Numbers in the references; auto: those of the cohort, else as for predictions.
+    patients
+        CSV with the columns case and patient, if names do not tell patients apart.
     csv
         Write one row for each case and region here.
     json
@@ -88,8 +91,8 @@ def run(
     else:
         pair = LabelFile(prediction, prediction_labels), LabelFile(reference, reference_labels)
         evaluation, maps = Evaluation({prediction.name.split(".nii")[0]: pair}), pair
-    check_tables([csv, json], [label.path for label in maps])
-    score_pairs(evaluation, stop=prediction.is_file())
+    check_tables([csv, json], [*(label.path for label in maps), *([patients] if patients else [])])
+    score_pairs(evaluation, stop=prediction.is_file(), owners=patients)
     scores, summary = evaluation.scores, summarise(evaluation.scores)
     _print(evaluation, summary)
     if csv:
@@ -162,12 +165,13 @@ def match_identifier(name: str, identifiers: Iterable[str]) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
+def score_pairs(evaluation: Evaluation, *, stop: bool, owners: Path | None = None) -> None:
     """Score every pair, into `scores`, `labels` and `faults`; an error becomes a fault unless it is to `stop` the command.
 
-    Doubts about the numbers of most files always stop it; in a few, a poor prediction is the likelier reason.
+    Doubts about the numbers of most files always stop it; in a few, a poor prediction is the likelier reason. `owners` is a
+    table of patients, without which the cohort or the names tell them apart.
     """
-    patients, tables, doubts, guessed = patients_of(list(evaluation.pairs)), [], [], []
+    patients, tables, doubts, guessed = patients_of(list(evaluation.pairs), owners), [], [], []
     for name, pair in tqdm(evaluation.pairs.items(), desc="evaluate", unit="case", disable=not sys.stderr.isatty()):
         try:
             table = score_files(*pair)
@@ -183,7 +187,7 @@ def score_pairs(evaluation: Evaluation, *, stop: bool) -> None:
         if said == {"auto"} and predicted == "brats2023" != expected:
             guessed.append(pair[0].path)
         table.insert(0, "case", name)
-        table.insert(1, "patient", pair[1].patient or patients[name])
+        table.insert(1, "patient", (not owners and pair[1].patient) or patients[name])
         tables.append(table)
     if len(doubts) > len(tables) / 2:
         raise doubts[0]

@@ -27,6 +27,7 @@ from helpers.workspace import pick_device
 
 if TYPE_CHECKING:
     from helpers.evaluation.predict import Prediction
+    from helpers.models.checkpoints import ModelCard
 
 
 def run(
@@ -114,6 +115,7 @@ def run(
             from helpers.evaluation.predict import predict_case, predict_cases, write_prediction
             from helpers.models.checkpoints import load_ensemble, released_files
         network, card = load_ensemble(checkpoint or released_files(), device=pick_device(device))
+    _warn_of_tta(tta, card)
     if learnt := sorted({each.identifier for each in cases} & set(card.training_cases)):
         problem = f"warning: the model learnt from {len(learnt)} cases of these names, such as {learnt[0]}"
         print(f"{problem}; scores on them say nothing of others", file=sys.stderr)
@@ -154,6 +156,7 @@ def _segment_raw(
     if dicom_seg and not any(one.is_dicom and not one.fault for one in find_series(raw, study=options["study"])):
         raise SessionError("the session is NIfTI, and a DICOM SEG refers to DICOM files", "leave out --dicom-seg")
     network, card = load_ensemble(checkpoint or released_files(), device=device)  # before the preparation, which takes minutes
+    _warn_of_tta(tta, card)
     session = prepare_session(raw, out, **options)
     targets = to or (session.reference,)
     if dicom_seg and not all(session.series[modality].is_dicom for modality in targets):
@@ -172,6 +175,11 @@ def _segment_raw(
     print(", ".join(f"{region} {ml:.1f} ml" for region, ml in volumes(path).items()), "(for research, not for diagnosis)")
     print(f"{session.page} shows what was done")
     return 0
+
+
+def _warn_of_tta(tta: bool, card: ModelCard) -> None:
+    if tta and not card.tta_axes:
+        print("warning: --tta changes nothing, as the model was not trained on mirrored images; leave it out", file=sys.stderr)
 
 
 def _say(prediction: Prediction, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -46,5 +47,5 @@ def run(
         Which of several sessions in the folder, counted from the oldest: 1, 2, ...
     """
     session = prepare_session(folder, out, t1=t1, t1ce=t1ce, t2=t2, flair=flair, mask=mask, brain_method=brain, study=study)
-    print(f"{session.page} shows what was done; segment it with: python -m helpers predict {out} --out OUT")
+    print(f"{session.page} shows what was done; segment it with: python -m helpers predict {shlex.quote(str(out))} --out OUT")
     return 0

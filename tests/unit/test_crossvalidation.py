@@ -1,6 +1,7 @@
 """Cross-validation: nobody is scored by a model that knew them, finished folds are kept, the ensemble is scored."""
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -159,11 +160,29 @@ def test_members_that_do_not_belong_together_are_refused(trained, tmp_path):
         load_ensemble([])
 
 
+def test_the_command_that_does_the_same_can_be_copied(cohort, trained, tmp_path, capsys):
+    folder = tmp_path / "my scans"
+    report_folds(trained[1], MANIFEST, cohort[0], folder=folder, device="cpu", test=False)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[2:4] == ["--checkpoint", f"{folder}/ensemble/*.safetensors"]
+
+
 def test_folds_with_the_same_weights_are_named(cohort, trained, tmp_path):
     _, checkpoints = trained
     options = {"folder": tmp_path, "device": "cpu", "test": False}
     with pytest.raises(DataError, match="folds 0 and 1 ended with the same weights, so"):
         report_folds([checkpoints[0]] * 2, MANIFEST, cohort[0], **options)
+
+
+@pytest.mark.parametrize("axes", [(), (0,)])
+def test_the_tables_say_whether_images_were_mirrored(cohort, trained, tmp_path, capsys, axes):
+    paths = [tmp_path / f"{fold}.safetensors" for fold in range(2)]
+    for path, source in zip(paths, trained[1], strict=True):
+        network, card = load_checkpoint(source)
+        save_checkpoint(path, network, replace(card, tta_axes=axes))
+    report_folds(paths, MANIFEST, cohort[0], folder=tmp_path, device="cpu", test=True)
+    said = capsys.readouterr().out
+    assert ("no TTA, before" in said, "with no TTA" in said) == ((True, True) if not axes else (False, False))
 
 
 def test_saturated_members_stay_finite():
@@ -185,6 +204,23 @@ def test_the_clean_up_that_helps_on_validation_data_is_chosen_and_the_smaller_on
     assert chosen == PostProcessing(tumour_ml=0.1, enhancing_ml=0.0)
     assert len(table) == len(TUMOUR_ML) * len(ENHANCING_ML)
     assert table.set_index(["tumour_ml", "enhancing_ml"]).loc[(0.1, 0.0), "dice"] == pytest.approx(1.0)
+
+
+def test_a_patient_with_many_sessions_has_one_vote_on_the_post_processing(tmp_path):
+    image, classes = case_arrays()
+    trace = np.where(classes == 3, 2, classes).astype(np.uint8)
+    trace[12:16, 12:16, 8:12] = 3  # 64 voxels of enhancement
+    without = np.where(trace == 3, 1, trace).astype(np.uint8)
+    cases, files = {}, {}
+    for number, truth in enumerate((trace, without, without)):  # two sessions of one patient do not enhance
+        name = f"Case_{number:03}"
+        case = write_case(tmp_path / name, name, image=image, classes=truth)
+        cases[name] = replace(case, patient="first" if number == 0 else "second")
+        files[name] = write_volume(tmp_path / f"{name}.nii.gz", from_classes(trace, BRATS2021), LPS)
+    chosen, table = choose_postprocessing(files, cases)
+    dice = table.set_index(["tumour_ml", "enhancing_ml"])["dice"]
+    assert dice[0.0, 0.0] == pytest.approx(dice[0.0, 0.1], abs=1e-9), "one patient for, one against"
+    assert chosen.enhancing_ml == 0.0
 
 
 def test_the_command_from_files_to_the_score_of_the_ensemble(tmp_path, capsys):

@@ -132,6 +132,18 @@ def test_the_names_of_plain_files_say_whose_numbers_they_hold(tmp_path, name, nu
     assert scores["reference_ml"].tolist()[2] == 0
 
 
+def test_a_prediction_of_another_name_is_read_with_the_numbers_that_the_name_of_the_reference_says(tmp_path):
+    _, classes = case_arrays()
+    poor, numbers = classes.copy(), CONVENTIONS["brats-peds"]
+    poor[:17] = 0  # so little of it that no Dice raises a doubt
+    reference = write_prediction(tmp_path, "BraTS-PED-00001-000-seg", classes, convention=numbers)
+    for name, found in (("good", classes), ("poor", poor)):
+        prediction = write_prediction(tmp_path, name, found, convention=numbers)
+        scores = score_files(LabelFile(prediction), LabelFile(reference))
+        assert scores.attrs["labels"] == ("brats-peds", "brats-peds") and scores.attrs["doubt"] is None
+        assert scores["dice"].tolist() == score_case(found, classes, (1, 1, 1))["dice"].tolist()
+
+
 def test_foreign_values_are_explained_with_the_options_of_the_command(tmp_path, capsys):
     image, classes = case_arrays()
     reference = write_prediction(tmp_path, "reference", classes)
@@ -250,6 +262,22 @@ def test_sessions_of_a_bids_subject_are_one_patient_in_the_mean(tmp_path, capsys
         write_prediction(tmp_path / "out", case.identifier, read_classes(case)[0])
     assert main(["evaluate", str(tmp_path / "out"), str(tmp_path / "bids")]) == 0
     assert "Over 2 cases of 1 patient," in capsys.readouterr().out
+
+
+def test_a_table_says_whose_sessions_the_cases_are(tmp_path, capsys):
+    _, classes = case_arrays()
+    for name in "abcd":
+        write_prediction(tmp_path / "references", name, classes)
+        write_prediction(tmp_path / "out", name, classes)
+    words = ["evaluate", str(tmp_path / "out"), str(tmp_path / "references"), "--csv", str(tmp_path / "s.csv")]
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\na,P1\nb,P1\nc,P1\nd,P2\n")
+    assert main([*words, "--patients", str(table)]) == 0
+    assert "Over 4 cases of 2 patients," in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "s.csv").groupby("case")["patient"].first().tolist() == ["P1", "P1", "P1", "P2"]
+    table.write_text("case,patient\na,P1\n")
+    assert main([*words, "--patients", str(table)]) == 1
+    assert "names no patient for 3 cases such as b" in capsys.readouterr().err
 
 
 def test_names_match_as_whole_words_and_doubles_are_a_fault(tmp_path):
