@@ -135,7 +135,7 @@ def _organ_volumes(scan: Scan, organs: Sequence[str], shape: tuple[int, ...], af
         listed = ", ".join(map(str, unknown[:5])) + (" and others" if len(unknown) > 5 else "")
         problem = f"{name} holds the labels {listed}, but only 0 to {len(organs)} have a name"
         raise DataError(problem, "name them in dataset.json")
-    voxel = float(np.prod(spacing_of(affine))) / 1000
+    voxel = abs(float(np.linalg.det(affine[:3, :3]))) / 1000  # not the product of the edges, as a gantry may be tilted
     return {organ: found.get(number, 0) * voxel for number, organ in enumerate(organs, start=1)}
 
 

@@ -109,7 +109,7 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     probabilities : float32 array (3, X, Y, Z)
         Of TC, WT and ET.
     image : array (4, X, Y, Z)
-        In the same grid, scanned or prepared. Where all four are 0 there is no brain, and so no tumour.
+        In the same grid, scanned or prepared. Where all four are 0, NaN or infinite there is no brain, and so no tumour.
     spacing : three floats
         Voxel edges in mm.
 
@@ -124,7 +124,8 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     if box is None:
         return classes
     part = (slice(None), *box)  # a tumour fills little of a volume
-    regions = claimed[part] & np.asarray(image)[part].any(0)  # probabilities of a coarser grid reach beyond the brain
+    inside = np.asarray(image)[part]
+    regions = claimed[part] & (np.isfinite(inside) & (inside != 0)).any(0)  # probabilities of a coarser grid reach beyond
     if settings.contrast_enhancement:
         limits = {"likely": settings.enhancing_threshold, "brighter": settings.contrast_enhancement}
         regions[2] = outline_enhancement(probabilities, image, spacing, **limits)[box] & regions[1]

@@ -77,6 +77,16 @@ def test_dataset_json_names_organs_folds_and_the_validation_part(tmp_path):
     assert "none.nii.gz" in faults[0]
 
 
+def test_volumes_of_a_scan_with_a_tilted_gantry(tmp_path):
+    tilted = np.diag([2.0, 2.0, 5.0, 1.0])
+    tilted[1:3, 2] = 5 * np.sin(np.radians(25)), 5 * np.cos(np.radians(25))
+    for path in write_scans(tmp_path, 1).glob("*/*"):
+        write_volume(path, read_volume(path)[0], tilted)
+    facts, faults = check_scans(find_scans(tmp_path)[0], ("liver",))
+    assert not faults
+    assert facts["img0001"].volumes_ml["liver"] == pytest.approx(64 * 0.020 * np.cos(np.radians(25)))
+
+
 @pytest.mark.parametrize("content", ["{", '{"training": [1]}', '{"training": [], "labels": {"1": "liver"}}'])
 def test_a_damaged_dataset_json_is_named(tmp_path, content):
     write_scans(tmp_path, 1)

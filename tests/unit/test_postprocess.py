@@ -187,5 +187,7 @@ def test_nothing_outside_the_brain_is_tumour():
     tumour, image = np.zeros((3, 8, 8, 8), np.float32), np.zeros((4, 8, 8, 8), np.float32)
     tumour[:, 2:, 2:, 2:] = 0.9
     image[1, :6] = -1.0  # one of the four is enough
-    classes = label_map(tumour, image, (1, 1, 1), PostProcessing(0.0, 0.0))
-    assert np.array_equal(classes > 0, (tumour[1] > 0) & (image[1] != 0))
+    for background in (0.0, np.nan, np.inf):
+        shown = np.where(image == 0, np.float32(background), image)
+        classes = label_map(tumour, shown, (1, 1, 1), PostProcessing(0.0, 0.0))
+        assert np.array_equal(classes > 0, (tumour[1] > 0) & (image[1] != 0)), background
