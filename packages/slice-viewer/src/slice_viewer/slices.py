@@ -235,10 +235,10 @@ def _draw_marks(ax: Axes, plane: str) -> None:
 
 
 def _draw_scale(ax: Axes) -> None:
-    """Scale bar at the lower right, the longest of 10, 20 and 50 mm that takes no more than a third of the width."""
+    """Scale bar at the lower right, the longest of 10, 20 and 50 mm that takes no more than a quarter of the width."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     width, height = right - left, bottom - top
-    length = next((mm for mm in (50, 20, 10) if mm <= width / 3), 10)
+    length = next((mm for mm in (50, 20, 10) if mm <= width / 4), 10)
     end, level = right - 0.04 * width, bottom - 0.04 * height
     ax.plot([end - length, end], [level, level], color="white", linewidth=2, solid_capstyle="butt", path_effects=_OUTLINE)
     text = (end - length / 2, level - 0.015 * height)
