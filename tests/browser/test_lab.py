@@ -7,6 +7,9 @@ import sys
 import venv
 from pathlib import Path
 
+import numpy as np
+
+from brats_cohort.regions import CLASS_COLOURS
 from tests.browser.conftest import (
     Lab,
     close_page,
@@ -19,6 +22,8 @@ from tests.browser.conftest import (
     stop_lab,
     write_notebook,
 )
+from tests.browser.scenes import value_at
+from tests.browser.test_interaction import colour_at, grey_of, place_of, rgb
 
 
 def test_python_and_the_browser_share_the_state(lab_surface):
@@ -34,6 +39,17 @@ def test_python_and_the_browser_share_the_state(lab_surface):
     surface.settle(400)
     expected = ["sagittal", surface.slice(), *surface.state("cursor")]
     assert run_cell(surface.page, "print(v.plane, v.index, *v.cursor)").split() == [str(part) for part in expected]
+
+
+def test_other_labels_of_the_same_case_are_drawn(lab_surface):
+    surface, place = lab_surface, place_of((8, 22, 10), "axial")
+    names = "LPS, WINDOW, CLASS_NAMES, Pane, marked_labels, marked_volume"
+    panes = "[Pane(marked_volume(), title='plain', window=WINDOW), Pane(marked_volume(), labels, 'labelled', window=WINDOW)]"
+    show = f"v.show({panes}, LPS, names=CLASS_NAMES)"
+    for change, colour in (("labels[4:12, 20:28, 10] = 0", [grey_of(value_at(10))] * 3), ("", rgb(CLASS_COLOURS[2]))):
+        run_cell(surface.page, f"from tests.browser.scenes import {names}\nlabels = marked_labels()\n{change}\n{show}")
+        surface.reset()
+        np.testing.assert_allclose(colour_at(surface, 1, *place), colour, atol=4)
 
 
 def test_sliders_of_ipywidgets_can_be_linked(lab_surface):
