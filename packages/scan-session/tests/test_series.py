@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from conftest import SLICES, TIMING, save, slices
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -141,6 +142,22 @@ def test_unequal_slices_lie_where_the_headers_say(tmp_path, bits, heights, desce
     for index in range(image.GetSize()[2]):
         height = (np.array(image.TransformIndexToPhysicalPoint((20, 15, index))) - first) @ normal
         assert (image[20, 15, index] - 1000) / 20 == pytest.approx(height, abs=0.15)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.05])
+def test_a_sagittal_3d_acquisition_lies_where_the_headers_say(tmp_path, step):
+    """dcm2niix turns it: its slices are another axis of the image."""
+    headers = slices("t1", number=5, MRAcquisitionType="3D", SpacingBetweenSlices=None)
+    for index, header in enumerate(headers):
+        place = -40 + 4 * index + step * index**2
+        header.ImageOrientationPatient, header.ImagePositionPatient = [0, 1, 0, 0, 0, -1], [place, -75, 60]
+        header.PixelData = np.full((32, 40), round(1000 + 20 * place), np.uint16).tobytes()
+    image = only(save(headers, tmp_path)).read()
+    values = sitk.GetArrayFromImage(image)
+    for index in np.ndindex(*image.GetSize()):
+        if all(0 < at < length - 1 for at, length in zip(index, image.GetSize(), strict=True)):
+            place = image.TransformIndexToPhysicalPoint([int(at) for at in index])[0]
+            assert (values[index[::-1]] - 1000) / 20 == pytest.approx(place, abs=0.15)
 
 
 def test_patients_and_sessions_are_not_mixed(tmp_path):

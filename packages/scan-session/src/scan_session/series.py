@@ -152,7 +152,7 @@ def _convert(series: Series) -> sitk.Image:
         if not written:
             raise SessionError(f"{series.label} cannot be converted by dcm2niix", "export the series again, uncompressed")
         image = read_nifti(written[0])
-    if image.GetSize() != tuple(series.shape):
+    if np.prod(image.GetSize()) != np.prod(series.shape):  # a 3D acquisition may have its axes in another order
         problem = f"{series.label} was read as {image.GetSize()} voxels, and has {series.shape}"
         remedy = "its slices differ in study date, time or image type, at which dcm2niix divides them; export it again"
         raise SessionError(problem, remedy)
@@ -167,11 +167,18 @@ def equal(steps: np.ndarray) -> bool:
 def _evenly_spaced(image: sitk.Image, series: Series) -> sitk.Image:
     """Bring slices to equal distances by linear interpolation: dcm2niix stacks unequal ones as if they were equal."""
     headers = (pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in series.files)
-    normal = np.reshape(image.GetDirection(), (3, 3))[:, 2]
-    heights = np.sort([float(place @ normal) for header in headers for place in positions(header)])
+    places = np.array([place for header in headers for place in positions(header)])
+    if len(places) < 3:
+        return image
+    along = np.ptp(places @ np.reshape(image.GetDirection(), (3, 3)), axis=0)
+    order = np.argsort(along, kind="stable")  # slices last: dcm2niix turns 3D acquisitions
+    turned = image if along.argmax() == 2 else sitk.PermuteAxes(image, order.tolist())
+    normal = np.reshape(turned.GetDirection(), (3, 3))[:, 2]
+    heights = np.sort(places @ normal)
     steps = np.diff(heights)
     if equal(steps):
         return image
+    image = turned
     wanted = np.linspace(heights[0], heights[-1], 1 + int(np.ceil((heights[-1] - heights[0]) / steps.min() - 1e-3)))
     place = np.interp(wanted, heights, np.arange(len(heights)))
     lower = np.minimum(place.astype(int), len(heights) - 2)
