@@ -25,6 +25,12 @@ from tests.browser.conftest import (
 from tests.browser.scenes import value_at
 from tests.browser.test_interaction import colour_at, grey_of, place_of, rgb
 
+SLOWLY_UNPACKED = """() => {
+  const read = Response.prototype.arrayBuffer;
+  const wait = () => new Promise((done) => setTimeout(done, 600));
+  Response.prototype.arrayBuffer = async function () { await wait(); return read.call(this); };
+}"""
+
 
 def test_python_and_the_browser_share_the_state(lab_surface):
     surface = lab_surface
@@ -46,6 +52,7 @@ def test_other_labels_of_the_same_case_are_drawn(lab_surface):
     names = "LPS, WINDOW, CLASS_NAMES, Pane, marked_labels, marked_volume"
     panes = "[Pane(marked_volume(), title='plain', window=WINDOW), Pane(marked_volume(), labels, 'labelled', window=WINDOW)]"
     show = f"v.show({panes}, LPS, names=CLASS_NAMES)"
+    surface.page.evaluate(SLOWLY_UNPACKED)
     for change, colour in (("labels[4:12, 20:28, 10] = 0", [grey_of(value_at(10))] * 3), ("", rgb(CLASS_COLOURS[2]))):
         run_cell(surface.page, f"from tests.browser.scenes import {names}\nlabels = marked_labels()\n{change}\n{show}")
         surface.reset()

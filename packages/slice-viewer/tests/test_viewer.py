@@ -330,6 +330,15 @@ def test_another_case_can_be_shown_in_the_same_place():
     assert viewer.cursor == viewer.scene.cursor
 
 
+def test_what_the_browser_still_says_of_the_scene_before_does_not_undo_its_other_changes():
+    image = case_arrays()[0]
+    viewer = SliceViewer(image, LPS)
+    viewer.show(image[1], LPS)
+    windows = viewer.windows
+    viewer.set_state({"plane": "sagittal", "windows": [[0, 1]] * 4, "active": 3, "opacity": 0.2})
+    assert (viewer.plane, viewer.windows, viewer.active, viewer.opacity) == ("sagittal", windows, 0, 0.2)
+
+
 def test_the_browser_hears_of_other_labels_of_the_same_description():
     image, labels = case_arrays()
     fewer = labels.copy()

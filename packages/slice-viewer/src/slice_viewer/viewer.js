@@ -488,9 +488,12 @@ class Viewer {
     this.legend.forEach((entry) => press(entry, !this.colours.hidden.includes(entry.dataset.name)));
   }
 
+  // Its buttons stay on the page until the next scene is unpacked; what they set would reach that scene.
   close() {
     this.pause();
     this.stop.abort();
+    this.root.inert = true;
+    delete this.root.dataset.ready;
     this.forget();
     cancelAnimationFrame(this.waiting);
     if (this.saving) this.model.save_changes();

@@ -169,6 +169,12 @@ class SliceViewer(anywidget.AnyWidget):
         path.write_text(page, encoding="utf-8")
         return path
 
+    def set_state(self, sync_data: dict[str, object]) -> None:
+        """Take over what the browser tells, but for what it set in the scene before this one and does not fit."""
+        fits = {"windows": len(sync_data.get("windows", self.windows)) == len(self.scene.volumes)}
+        fits["active"] = sync_data.get("active", 0) < len(self.scene.parts.panes)
+        super().set_state({name: value for name, value in sync_data.items() if fits.get(name, True)})
+
     def _state_of_now(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in STATE}
 
