@@ -323,6 +323,13 @@ def test_folders_of_other_phantoms_are_not_the_data_of_extras(tmp_path, monkeypa
     assert seen[numbered]["DATA"] == ("/mine" if words else str(REPOSITORY / "data" / "phantom_seed7"))
 
 
+@pytest.mark.parametrize("name", ["segment_2d_slices", "segment_abdominal_ct", "your_own_scan"])
+def test_seeds_that_no_phantom_takes_are_refused_before_an_extra_runs(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(run, "execute_notebooks", lambda *_, **__: pytest.fail("it runs"))
+    assert main(["run", name, "-p", "SEED=-1", "--out", str(tmp_path / "out")]) == 1
+    assert f"parameter SEED is -1; notebook {name} takes: 0 or more" in capsys.readouterr().err
+
+
 def test_parameters_go_to_the_notebooks_that_have_them(tmp_path):
     first = write_notebook(tmp_path / "01_a.ipynb")
     second = write_notebook(tmp_path / "02_b.ipynb", parameters="STEPS = 10")

@@ -63,7 +63,7 @@ def test_scans_are_files_of_btcv_and_are_kept(tmp_path, phantom):
         write_ct_phantoms(tmp_path, 2, CtPhantomSettings(spacing=(6, 6, 6)), workers=0)
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.2, 1, 1), (1, 1, 20)])
+@pytest.mark.parametrize("spacing", [2.0, (1.0, 1.0), (0.2, 1, 1), (1, 1, 20)])
 def test_impossible_voxels_are_refused(spacing):
     with pytest.raises(ValueError, match="three voxel edges"):
         CtPhantomSettings(spacing=spacing)

@@ -1,6 +1,11 @@
 """The digital glioma phantom: the same case however it is made, and anatomy that a reader of BraTS expects."""
 
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +16,7 @@ from scipy import ndimage
 from glioma_phantom import PhantomSettings, draw_random_phantom, make_phantom, write_cohort, write_phantom
 from glioma_phantom.abdomen import CtPhantomSettings
 from glioma_phantom.contrast import MODALITIES
+from glioma_phantom.files import claim_folder
 from glioma_phantom.measure import measure, reference_statistics
 from glioma_phantom.tumour import ET
 
@@ -157,6 +163,28 @@ def test_a_cohort_that_cannot_be_written_is_one_sentence(tmp_path):
         write_cohort(tmp_path, 1, COARSE)
     with pytest.raises(ValueError, match=r"phantom\.json is a file; give the name of a folder"):
         write_cohort(manifest, 1, COARSE)
+
+
+def test_threads_can_claim_a_folder_together(tmp_path, monkeypatch):
+    both, write = threading.Barrier(2), Path.write_text
+
+    def write_together(path, *arguments, **options):
+        both.wait(10)
+        written = write(path, *arguments, **options)
+        both.wait(10)  # now the one moves what the other wrote, if they share it
+        return written
+
+    monkeypatch.setattr(Path, "write_text", write_together)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(partial(claim_folder, tmp_path / "phantom.json"), [{"seed": 1}] * 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["phantom.json"]
+
+
+def test_the_command_says_in_a_sentence_that_it_cannot_write(tmp_path):
+    (tmp_path / "file").touch()
+    words = [sys.executable, "-m", "glioma_phantom", str(tmp_path / "file" / "cohort"), "--count", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_seed_is_checked_before_a_folder_is_claimed():

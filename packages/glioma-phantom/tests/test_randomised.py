@@ -14,7 +14,7 @@ from glioma_phantom.contrast import MODALITIES, CoreRanges, draw_core, draw_look
 from glioma_phantom.draws import Box, Draws
 from glioma_phantom.generator import ContrastRanges, draw_random_looks
 from glioma_phantom.tumour import ED, ET, NCR, NON_ENHANCING, RING, TumourRanges, draw_foci, draw_tumour, press_out
-from glioma_phantom.variants import NO_VARIANTS, VariantRanges
+from glioma_phantom.variants import NO_VARIANTS, VariantRanges, narrow_ranges
 
 BOX = Box((0, 0, 0), (24, 20, 16), 2.0)
 
@@ -71,6 +71,15 @@ def test_variants_differ_from_the_same_phantom_without_them_in_what_they_are_cal
     kept = missing.image.any(axis=(1, 2, 3))
     assert np.array_equal(missing.image[kept], plain.image[kept]) and np.array_equal(missing.classes, plain.classes)
     assert (of_variant("badly_stripped", 0).image[0] > 0).sum() > (plain.image[0] > 0).sum()
+
+
+def test_what_is_switched_off_stays_off_in_a_variant():
+    names = ("haemorrhagic", "thick_slices", "misregistered")
+    off = Randomisation(scanner=ScannerRanges(thick=0, misplaced=0), core=CoreRanges(bloody=0))
+    kept, plain = narrow_ranges(names, off), narrow_ranges(names, Randomisation())
+    assert (kept.scanner.thick, kept.scanner.misplaced, kept.core.bloody) == (0, 0, 0)
+    assert (plain.scanner.thick, plain.scanner.misplaced, plain.core.bloody) == (0.95, 0.7, 1)
+    assert kept.scanner.thickness == plain.scanner.thickness
 
 
 def test_tumours_that_cannot_all_be_drawn_as_often_as_asked_are_refused():

@@ -15,5 +15,5 @@ if __name__ == "__main__":
     given = parser.parse_args()
     try:
         write_cohort(given.folder, given.count, PhantomSettings(given.spacing, given.seed), workers=given.workers)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -42,7 +42,7 @@ class CtPhantomSettings:
     def __post_init__(self) -> None:
         """Refuse voxels that no organ would be seen with, and seeds below 0."""
         object.__setattr__(self, "seed", check_seed(self.seed))
-        object.__setattr__(self, "spacing", tuple(float(edge) for edge in self.spacing))
+        object.__setattr__(self, "spacing", tuple(float(edge) for edge in np.atleast_1d(self.spacing)))
         if len(self.spacing) != 3 or not all(0.5 <= edge <= 10 for edge in self.spacing):
             raise ValueError(f"spacing is {self.spacing}; give three voxel edges between 0.5 and 10 mm")
 

@@ -23,7 +23,7 @@ class Box:
     Attributes
     ----------
     start : three ints
-        First millimetre, a multiple of 4 so that the box is the same at every spacing.
+        First millimetre, a multiple of 4, where a voxel begins at every spacing.
     shape : three ints
         Size in voxels.
     spacing : float
@@ -121,8 +121,8 @@ class Draws:
         box : Box
             Where to evaluate the field.
         scale : float
-            Length in mm over which it changes; the coarse grid does not depend on the spacing, so a case looks the
-            same on every grid.
+            Length in mm over which it changes. The coarse grid follows from the size of the box in mm, which for most cases
+            differs a little between spacings, and then so does all that is drawn later.
         channels : int
             How many independent fields.
         strength : float

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -112,13 +113,18 @@ def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> Path:
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         # ISA-L compresses many times as fast as zlib.
         temporary.write_bytes(igzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
         return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Name of an unfinished file: two threads that write the same file must not share it."""
+    return path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
 
 
 def _claim(folder: Path, settings: PhantomSettings) -> None:
@@ -145,7 +151,7 @@ def claim_folder(manifest: Path, settings: Mapping[str, Any]) -> None:
 def write_json(path: Path, content: Any) -> Path:
     """Write a JSON file, complete or not at all; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return temporary.replace(path)
 

@@ -52,7 +52,7 @@ class PhantomSettings:
     spacing : float
         Voxel edge in mm: 1 gives the BraTS grid 240x240x155, 2 gives 120x120x78, 4 gives 60x60x39.
     seed : int
-        Seed of the cohort, from 0; a case is named by it and the case's index alone.
+        Seed of the cohort, from 0; a case is named by it, the spacing and the case's index.
     """
 
     spacing: float = 1.0
@@ -238,7 +238,7 @@ def draw_random_phantom(
     Parameters
     ----------
     seed, index : int
-        Together they name the case.
+        With the spacing they name the case.
     spacing : float
         Voxel edge in mm: 1, 2 or 4.
     device : str

@@ -38,7 +38,7 @@ def measure(image: np.ndarray, classes: np.ndarray, spacing: tuple[float, float,
     dict
         ``brain_ml``, ``NCR_ml``, ``ED_ml``, ``ET_ml``; for each modality and each of WM, GM, CSF, NCR, ED, ET
         ``<modality>_<tissue>``, the mean intensity divided by the white matter's, and ``<modality>_<tissue>_sd``, the
-        standard deviation within the tissue divided by the same (NaN where the case has none of it); and
+        standard deviation within the tissue divided by the same (NaN where the case has 20 voxels of it or fewer); and
         ``<modality>_noise``, the standard deviation of noise in white matter divided by its mean.
 
     Raises

@@ -33,7 +33,7 @@ def write_phantom_slices(
     settings : PhantomSettings
         Spacing and seed of the phantoms; 2 mm by default.
     every : float
-        Millimetres between slices; the published ones lie 1 to 7 mm apart.
+        Millimetres between slices, on average if no multiple of the spacing; the published ones lie 1 to 7 mm apart.
 
     Returns
     -------
@@ -57,7 +57,8 @@ def _write_patient(root: Path, index: int, settings: PhantomSettings, every: flo
     image = np.stack([_to_bytes(phantom.image[MODALITIES.index(name)]) for name in CHANNELS], axis=-1)
     for channel in WITHOUT[index % len(WITHOUT)]:
         image[..., CHANNELS.index(channel)] = image[..., CHANNELS.index("flair")]
-    depths = [z for z in range(0, image.shape[2], max(1, round(every / settings.spacing))) if image[:, :, z].any()]
+    places = np.arange(0, image.shape[2], max(1, every / settings.spacing)).astype(int)
+    depths = [z for z in places if image[:, :, z].any()]
     for number, depth in enumerate(depths, start=1):
         picture = Image.fromarray(np.ascontiguousarray(image[:, :, depth].swapaxes(0, 1)))
         mask = Image.fromarray((phantom.classes[:, :, depth] > 0).T.astype(np.uint8) * 255)

@@ -28,14 +28,14 @@ GAIN: Range = (0.12, 0.35)
 class VariantRanges:
     """Probabilities of the variants; 0 switches one off. Those of tumours may add up to 1, because at most one is drawn.
 
-    With these numbers about a quarter of all phantoms have no enhancement at all and a tenth has a faint one. Patients have
+    With these numbers about a third of all phantoms have no enhancement at all and a tenth has a faint one. Patients have
     less: in UCSF-PDGM 20 % of adults with a diffuse glioma have one of grade 2 or 3 (Calabrese et al., Radiology: Artificial
     Intelligence 4, 2022), of which a part enhances. What a network gets wrong is drawn more often than it occurs.
 
     Attributes
     ----------
     low_grade : float
-        Homogeneous tumours without enhancement, bright on T2, with little oedema.
+        Homogeneous tumours, bright on T2, with little oedema and, but for one in fifty, without enhancement.
     mismatch : float
         Probability that such a tumour is dark on FLAIR but for its edge (T2-FLAIR mismatch).
     small_core : float
@@ -43,17 +43,17 @@ class VariantRanges:
     diffuse : float
         Tumours over several lobes with faint borders, most without enhancement.
     cystic : float
-        One large cyst with a thin, interrupted rim.
+        A large cyst, in one case of five with smaller ones, with a thin, interrupted rim.
     haemorrhagic : float
         Large clots that are bright on T1 before contrast agent.
     faint_enhancement : float
         Contrast enhancement that is little brighter than white matter.
     thick_slices : float
-        All modalities scanned in axial slices of about 5 mm and resampled.
+        All modalities, or in one case of five most, scanned in axial slices of about 5 mm and resampled.
     badly_stripped : float
         A rim of skull, scalp and dura left by brain extraction.
     misregistered : float
-        Most modalities shifted by up to 2.5 mm against the others.
+        Most modalities shifted, each by up to 2.5 mm along each axis in its own direction.
     missing : float
         One modality without any signal: 0 everywhere.
     """
@@ -151,10 +151,12 @@ def draw_variants(draws: Draws, ranges: VariantRanges) -> tuple[str, ...]:
 
 
 def narrow_ranges(names: tuple[str, ...], ranges):
-    """Return a `Randomisation` with the ranges of these variants."""
+    """Return a `Randomisation` with the ranges of these variants; what is switched off in it, by 0, stays off."""
     for name in names:
         for field, changes in RANGES.get(name, {}).items():
-            ranges = replace(ranges, **{field: replace(getattr(ranges, field), **changes)})
+            old = getattr(ranges, field)
+            kept = {key: value for key, value in changes.items() if getattr(old, key) not in (0, (0, 0))}
+            ranges = replace(ranges, **{field: replace(old, **kept)})
     return ranges
 
 
