@@ -130,7 +130,7 @@ def show_gallery(cases: Sequence[Comparison], *, region: str = "WT") -> Figure:
         for ax, labels in zip(row, (case.reference, case.prediction, errors), strict=True):
             colours = ERROR_COLOURS if labels is errors else CLASS_COLOURS
             show_slice(volume, case.affine, index=index, classes=labels, colours=colours, ax=ax)
-        row[0].set_ylabel(f"{case.title}\non {MODALITY_NAMES[modality]}", fontsize=9)
+        row[0].set_ylabel(f"{case.title}\non {MODALITY_NAMES[modality]}", fontsize=min(9, 360 / max(len(case.title), 1)))
     for ax, title in zip(axes[0], ("reference", "prediction", f"errors, {REGION_NAMES[region]}"), strict=True):
         ax.set_title(title)
     classes = {CLASS_NAMES[value]: colour for value, colour in CLASS_COLOURS.items()}

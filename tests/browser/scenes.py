@@ -44,8 +44,12 @@ def marked_labels() -> np.ndarray:
     return labels
 
 
-def marked_viewer() -> SliceViewer:
-    """Two panes, one with labels, begun at voxel (20, 24, 10)."""
+def marked_panes() -> list[Pane]:
+    """Two panes, one with labels."""
     volume = marked_volume()
-    panes = [Pane(volume, title="plain", window=WINDOW), Pane(volume, marked_labels(), "labelled", window=WINDOW)]
-    return SliceViewer(panes, LPS, names=CLASS_NAMES, cursor=(20, 24, 10), opacity=1.0, outline=False)
+    return [Pane(volume, title="plain", window=WINDOW), Pane(volume, marked_labels(), "labelled", window=WINDOW)]
+
+
+def marked_viewer() -> SliceViewer:
+    """The two panes, begun at voxel (20, 24, 10)."""
+    return SliceViewer(marked_panes(), LPS, names=CLASS_NAMES, cursor=(20, 24, 10), opacity=1.0, outline=False)

@@ -128,6 +128,17 @@ def test_keys_move_turn_and_fade(surface):
     assert surface.state("windows") == [list(WINDOW)]
 
 
+def test_the_list_of_keys_is_shown_on_demand(surface):
+    keys = surface.viewer.locator(".slice-viewer-help")
+    assert not keys.is_visible()
+    surface.viewer.get_by_role("button", name="keys and mouse").click()
+    assert keys.is_visible()
+    term, meaning = (keys.locator(part).nth(1).bounding_box() for part in ("dt", "dd"))
+    assert abs(term["y"] - meaning["y"]) < 3, "a key and what it does stand on one line"
+    surface.page.keyboard.press("?")
+    assert not keys.is_visible()
+
+
 def test_keys_do_not_leak_into_the_notebook(surface):
     surface.page.mouse.click(*surface.over())
     count = f"{CURRENT}.content.widgets.length" if surface.kind == "lab" else "0"

@@ -11,6 +11,7 @@ import numpy as np
 
 from brats_cohort.regions import CLASS_COLOURS
 from tests.browser.conftest import (
+    CURRENT,
     Lab,
     close_page,
     errors_in,
@@ -59,6 +60,27 @@ def test_other_labels_of_the_same_case_are_drawn(lab_surface):
         np.testing.assert_allclose(colour_at(surface, 1, *place), colour, atol=4)
 
 
+def test_a_hand_on_the_case_before_does_not_reach_the_next(lab_surface):
+    surface = lab_surface
+    surface.reset()
+    surface.settle(400)
+    show = "v.show(marked_panes(), LPS, names=CLASS_NAMES)"
+    cell = f"import time\nfrom tests.browser.scenes import CLASS_NAMES, LPS, marked_panes\n{show}\ntime.sleep(3)\n{show}"
+    run_cell(surface.page, cell, wait=False)
+    surface.settle(1500)  # the first is on the screen, the second on its way
+    surface.viewer.evaluate("(root) => root.scrollIntoView({ block: 'center' })")
+    surface.over(0, 0.3, 0.3)
+    surface.page.mouse.down(button="right")
+    surface.over(0, 0.6, 0.5)
+    surface.page.mouse.up(button="right")
+    surface.page.mouse.wheel(0, -100)
+    assert surface.state("windows") != [[0, 500]]
+    surface.page.wait_for_function("window.ran")
+    surface.settle(1500)
+    assert surface.state("windows") == [[0, 500]]
+    assert run_cell(surface.page, "print(v.windows, v.cursor == v.scene.cursor)").strip() == "[(0.0, 500.0)] True"
+
+
 def test_sliders_of_ipywidgets_can_be_linked(lab_surface):
     surface = lab_surface
     surface.reset()
@@ -93,6 +115,16 @@ def test_a_busy_kernel_does_not_freeze_the_viewer(lab_surface):
     surface.settle(300)
     assert surface.slice() == 15
     assert run_cell(surface.page, "print(v.index)").strip() == "15"
+
+
+def test_the_notebook_is_saved_from_the_viewer(lab_surface):
+    surface = lab_surface
+    run_cell(surface.page, "1")
+    surface.reset()
+    surface.page.mouse.click(*surface.over())
+    assert surface.page.evaluate(f"{CURRENT}.context.model.dirty")
+    surface.page.keyboard.press("Control+s")
+    surface.page.wait_for_function(f"!{CURRENT}.context.model.dirty", timeout=5_000)
 
 
 def test_a_reload_brings_the_viewer_back(lab_surface):

@@ -10,6 +10,7 @@ from brats_cohort.regions import CLASS_NAMES
 from brats_cohort.testing import LPS, case_arrays, write_case
 from slice_viewer import Pane, SliceViewer
 from slice_viewer.slices import PLANES, cut
+from slice_viewer.surface import surface_of, write_surfaces
 from tests.browser.conftest import close_page, open_page
 from tests.browser.scenes import view_case
 
@@ -60,6 +61,35 @@ def volumes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "NaN": (with_missing, LPS),
         "single slice": (noise[:, :, :1].astype(np.float32), LPS),
     }
+
+
+def test_two_fingers_zoom_a_surface_and_do_not_turn_it(page, tmp_path):
+    ball = sum((axis - 10) ** 2 for axis in np.ogrid[:20, :20, :20]) < 50
+    page.goto(write_surfaces(tmp_path / "page.html", [surface_of(ball, LPS, "ball", "red")]).as_uri())
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowLeft")  # stops it
+    look = """() => {
+        const gl = document.querySelector('canvas').getContext('webgl2');
+        const pixels = new Uint8Array(4 * gl.drawingBufferWidth * gl.drawingBufferHeight);
+        gl.readPixels(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+        const left = [...document.querySelectorAll('.letter')].map((letter) => letter.style.left);
+        return [left.join(), pixels.filter((value, index) => index % 4 === 0 && value > 40).length];
+    }"""
+    page.wait_for_timeout(300)
+    place, size = page.evaluate(look)
+    page.locator("canvas").evaluate(
+        """(canvas) => {
+            canvas.setPointerCapture = () => {};
+            const touch = (type, pointerId, clientX) => canvas.dispatchEvent(new PointerEvent(type, {
+                pointerId, pointerType: 'touch', bubbles: true, clientX, clientY: 200 }));
+            touch('pointerdown', 1, 200); touch('pointerdown', 2, 300);
+            touch('pointermove', 1, 150); touch('pointermove', 2, 350);
+            touch('pointerup', 1, 150); touch('pointerup', 2, 350);
+        }"""
+    )
+    page.wait_for_timeout(300)
+    assert page.evaluate(look)[0] == place
+    assert page.evaluate(look)[1] > 2 * size > 0
 
 
 @pytest.mark.parametrize("name", volumes())

@@ -51,6 +51,15 @@ def test_a_gallery_draws_errors_on_the_modality_that_shows_the_region():
         assert axes[2].images[0].get_clim() == pytest.approx(expected)
 
 
+def test_a_long_name_stays_beside_its_row():
+    image, classes = case_arrays()
+    name = "worst: BraTS-GLI-2021_01476_preoperative_session_2_after_motion, Dice 0.61"
+    figure = figures.show_gallery([figures.Comparison(image, LPS, classes, classes, name)] * 2)
+    figure.canvas.draw()
+    above, below = (figure.axes[number].yaxis.label.get_window_extent() for number in (0, 3))
+    assert above.y0 > below.y1
+
+
 def test_a_figure_in_a_palette_is_small_and_keeps_the_colours_of_labels():
     image, classes = case_arrays((60, 70, 50))
     stream = io.BytesIO()

@@ -98,6 +98,11 @@ def test_voxels_keep_their_proportions_and_the_scale_is_in_millimetres():
     assert f"{bar[1] - bar[0]:.0f} mm" in [text.get_text() for text in ax.texts]
 
 
+def test_the_scale_bar_of_a_small_picture_is_short():
+    ax = show_slice(np.ones((60, 60, 10)), np.diag([-0.2, -0.2, 1.0, 1.0]))  # 12 mm, such as a mouse's brain
+    assert np.ptp(ax.lines[-1].get_xdata()) == 2 and ax.texts[-1].get_text() == "2 mm"
+
+
 def test_the_best_slice_has_the_largest_tumour_area_counted_from_below():
     classes = np.zeros((10, 10, 10), np.uint8)
     classes[2:8, 2:8, 3], classes[4, 4, 6] = 2, 3
@@ -118,6 +123,12 @@ def test_the_window_ignores_background_and_single_bright_voxels():
     assert robust_window(missing) == pytest.approx((low, high), abs=1)
 
 
+def test_the_first_label_is_not_as_black_as_the_background():
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[4:16, 4:16, 4:16], labels[6:10, 6:10, 6:10] = 1, 4
+    assert robust_window(labels) == (0, 4)
+
+
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
 def test_a_mask_is_white_where_it_is_set(kind):
     mask = np.zeros((6, 7, 8), kind)
@@ -126,11 +137,26 @@ def test_a_mask_is_white_where_it_is_set(kind):
     assert picture.norm(picture.get_array().max()) == 1
 
 
+def test_without_an_index_the_slice_shows_something():
+    scan, brain = np.full((20, 24, 10), -1000.0), np.full((20, 24, 10), np.nan)
+    scan[5:15, 5:15, 2:8] = np.arange(600).reshape(10, 10, 6) - 60  # one voxel is 0
+    brain[5:15, 5:15, 3:5] = 7
+    for volume in (scan, brain):
+        drawn = show_slice(volume, LPS, window=(-100, 100), marks=False).images[0].get_array()
+        assert np.count_nonzero(np.ma.filled(drawn, np.nan) > -1000) == 100
+
+
 def test_background_is_black_for_normalised_intensities_too():
     volume = np.zeros((20, 20, 20))
     volume[5:15, 5:15, 5:15] = np.random.default_rng(0).normal(0, 1, (10, 10, 10))
     pixels = drawn_pixels(show_slice(volume, LPS, index=10, marks=False, crop=False))
     assert pixels[3, 3].max() == 0
+
+
+def test_water_in_a_ct_slice_is_grey():
+    scan = np.random.default_rng(0).integers(-150, 200, (20, 24, 10)).astype(float)  # as get_fdata returns it
+    drawn = show_slice(scan, LPS, index=4, window=(-175, 250), marks=False).images[0].get_array()
+    np.testing.assert_array_equal(drawn, cut(scan, LPS, plane="axial", index=4)[0])
 
 
 def test_labels_are_drawn_in_the_colours_of_their_numbers():
@@ -166,6 +192,12 @@ def test_a_slice_that_does_not_exist_is_one_sentence(shape, wanted, sentence):
 def test_labels_of_another_grid_are_not_drawn():
     with pytest.raises(ValueError, match=r"classes has shape \(20, 20, 10\), the volume \(20, 20, 20\)"):
         show_slice(np.ones((20, 20, 20)), LPS, classes=np.ones((20, 20, 10), np.uint8))
+
+
+def test_a_window_may_be_an_array():
+    volume = patient(LPS, (0, 0, 0))
+    picture = show_slice(volume, LPS, window=np.percentile(volume, [0, 100])).images[0]
+    assert (picture.norm.vmin, picture.norm.vmax) == (200, 1000)
 
 
 def test_a_focus_sets_the_frame():

@@ -55,6 +55,20 @@ def test_the_page_holds_every_surface_and_asks_no_server(tmp_path):
         assert vertices.size == surface.vertices.size and np.abs(vertices).max() <= 32767
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_in_front_hides_what_is_behind_in_any_order(order):
+    front = (X - 20) ** 2 + (Y - 32) ** 2 + (2 * Z - 20) ** 2 <= 25
+    behind = (X - 20) ** 2 + (Y - 8) ** 2 + (2 * Z - 20) ** 2 <= 49
+    surfaces = [surface_of(front, RIGHT, "front", "red"), surface_of(behind, RIGHT, "behind", "blue")]
+    figure = plt.figure(figsize=(3, 3))
+    draw_surfaces(figure.add_subplot(projection="3d"), surfaces[::order], azimuth=90, elevation=0)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())
+    red, _, blue, _ = pixels[len(pixels) // 2, len(pixels) // 2]
+    assert red > 150 and blue < 50
+    plt.close(figure)
+
+
 def test_the_still_shows_letters_only_at_its_sides():
     ax = plt.figure().add_subplot(projection="3d")
     draw_surfaces(ax, [surface_of(BALL, RIGHT, "ball", "red")], azimuth=90, elevation=0)

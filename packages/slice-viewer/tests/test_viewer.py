@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import traitlets
 from ipywidgets.widgets.widget import _instances
+from matplotlib.figure import Figure
 from PIL import Image
 
 import slice_viewer
@@ -144,6 +145,17 @@ def test_negative_values_background_and_missing_ones():
     assert np.all(codes[np.isfinite(original) & (original != 0)] > BACKGROUND)
     viewer.cursor = (12, 14, 10)
     assert viewer._values == ["12,14,10", "inf"]
+    assert SliceViewer(np.full((3, 4, 5), 23456.7), np.eye(4))._values[1] == "23456.7"
+
+
+def test_the_codes_are_spent_on_the_window_that_the_viewer_begins_with():
+    volume = np.random.default_rng(2).integers(-1000, 1500, (20, 20, 20)).astype(np.int16)
+    wanted = SliceViewer([Pane(volume, window=(0, 80))], np.eye(4))
+    for state in ({"window": (0, 80)}, {"windows": [(0, 80)]}):
+        viewer = SliceViewer(volume, np.eye(4), **state)
+        assert viewer._volumes == wanted._volumes and viewer._scene["start"] == wanted._scene["start"]
+    page = json.loads(re.search(r'id="state">(.*?)</script>', viewer.to_html(megabytes=0.05), re.DOTALL)[1])
+    assert np.count_nonzero(np.abs(np.array(page["_scene"]["volumes"][0]["levels"]) - 40) < 40) > 150
 
 
 def test_water_in_a_ct_scan_is_not_background():
@@ -231,6 +243,16 @@ def test_labels_and_titles_are_not_ignored():
         SliceViewer(image, LPS, titles=["T1", "T2"])
 
 
+def test_labels_on_the_second_grid_tell_where_to_begin():
+    image, _ = case_arrays()
+    coarse = image[1][::2, ::2, ::2]
+    marks = np.zeros(coarse.shape, np.uint8)
+    marks[3:6, 4:9, 7:9] = 1
+    viewer = SliceViewer([Pane(image[0]), Pane(coarse, marks, affine=LPS @ np.diag([2.0, 2, 2, 1]))], LPS)
+    assert marks[tuple(np.array(viewer.cursor) // 2)] and viewer.index == 14
+    assert viewer._scene["last"][2] - viewer._scene["largest"][2] == 14
+
+
 def test_panes_on_different_grids_show_the_same_place():
     image, classes = case_arrays((24, 28, 20))
     coarse = np.diag([-2.0, -2.0, 2.0, 1.0])
@@ -296,6 +318,8 @@ def test_window_is_that_of_the_active_pane():
     assert viewer.window == others[1]
     viewer.window = (10, np.float64(20))
     assert viewer.windows[2] == (10, 20)
+    viewer.window = np.array([10, 20])
+    assert viewer.windows[2] == SliceViewer(image, LPS, active=2, window=np.array([10, 20])).window == (10, 20)
     for wrong in ((5, 5), (7, 2), (0, float("nan"))):
         with pytest.raises(traitlets.TraitError, match="darker to a brighter"):
             viewer.window = wrong
@@ -337,6 +361,11 @@ def test_what_the_browser_still_says_of_the_scene_before_does_not_undo_its_other
     windows = viewer.windows
     viewer.set_state({"plane": "sagittal", "windows": [[0, 1]] * 4, "active": 3, "opacity": 0.2})
     assert (viewer.plane, viewer.windows, viewer.active, viewer.opacity) == ("sagittal", windows, 0, 0.2)
+    viewer.set_state({"windows": [[0, 1]], "cursor": [5, 6, 7]})  # these fit, but are of the scene before too
+    assert (viewer.windows, viewer.cursor) == (windows, viewer.scene.cursor)
+    viewer.set_state({"_seen": viewer._scene["number"], "windows": [[0, 1]]})
+    viewer.set_state({"cursor": [5, 6, 7]})
+    assert (viewer.windows, viewer.cursor) == ([(0, 1)], (5, 6, 7))
 
 
 def test_the_browser_hears_of_other_labels_of_the_same_description():
@@ -415,6 +444,15 @@ def test_a_still_has_room_for_the_names_of_many_labels(recwarn):
     longer = still_size(SliceViewer(np.ones(labels.shape), np.eye(4), labels=labels, names=names))
     assert longer[0] == width and longer[1] > height > 2 * width
     assert not [str(warning.message) for warning in recwarn if "constrained_layout" in str(warning.message)]
+
+
+def test_long_titles_stay_over_their_panes(monkeypatch):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure) or save(figure, *a, **k))
+    names = ["sub-01_ses-preop_acq-mprage_run-01_T1w_brain.nii.gz", "T2"]
+    SliceViewer(np.ones((2, 20, 24, 10)), LPS, titles=names).still()
+    first, second = figures[0].axes
+    assert first._left_title.get_window_extent().x1 < second.get_window_extent().x0
 
 
 def test_a_page_holds_everything_and_escapes_its_texts(tmp_path):
@@ -500,6 +538,9 @@ def test_24_labels_have_colours_of_their_own_and_the_first_are_those_of_the_pale
 
 def test_names_and_colours_may_have_text_keys_as_in_json():
     image, labels = case_arrays()
+    for names in ({"background": 0, "core": 1}, ["background", "core"]):  # the first is nnU-Net's
+        with pytest.raises(ValueError, match="turn them round"):
+            SliceViewer(image[0], LPS, labels=labels, names=names)
     viewer = SliceViewer(image[0], LPS, labels=labels, names={"1": "core"}, colours={"1": "red"})
     assert viewer._scene["labels"][0]["entries"][0] == {"value": 1, "name": "core", "colour": "#FF0000"}
 

@@ -10,16 +10,13 @@ from functools import cached_property
 import nibabel as nib
 import numpy as np
 
-from slice_viewer.slices import robust_window, to_ras
+from slice_viewer.slices import SHARE_OF_BACKGROUND, robust_window, to_ras
 
 MISSING, BACKGROUND, FIRST = 0, 1, 2
 """Code of a voxel without a number, code of a background voxel, and the first code of a value."""
 
 MARGIN = 6.0
 """Millimetres kept around what is not background."""
-
-SHARE_OF_BACKGROUND = 0.1
-"""From this share of voxels on, zero means background; in a CT scan, where it means water, it is rarer."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,7 +140,11 @@ def complete(pane: Pane, affine: np.ndarray | None, names: Mapping[int, str] | N
 
 def _by_number(mapping: Mapping[int, Any] | None) -> dict[int, Any] | None:
     """The mapping with numbers as keys: JSON, such as an MSD dataset.json, has them as text."""
-    return None if mapping is None else {int(label): value for label, value in mapping.items()}
+    try:
+        return None if mapping is None else {int(label): value for label, value in mapping.items()}
+    except (AttributeError, TypeError, ValueError) as error:  # a list, or the dataset.json of nnU-Net
+        problem = f"names and colours are given by the label's number, such as {{1: 'core'}}, and these are {mapping}"
+        raise ValueError(f"{problem}; turn them round") from error
 
 
 def check_panes(panes: Sequence[Pane]) -> None:

@@ -79,6 +79,7 @@ def pack_scene(
     colours: Mapping[int, str] | None = None,
     columns: int | None = None,
     title: str = "",
+    state: Mapping[str, object] | None = None,
 ) -> Scene:
     """Pack panes; arrays that several of them share are packed once.
 
@@ -91,6 +92,8 @@ def pack_scene(
         Panes beside each other where there is room; by default all of them.
     title : str
         What a screen reader calls the viewer.
+    state : mapping, optional
+        Traits that the viewer begins with; a window among them comes before that of a pane.
 
     Raises
     ------
@@ -99,12 +102,14 @@ def pack_scene(
     """
     parts = _parts([complete(pane, affine, names, colours) for pane in panes])
     with ThreadPoolExecutor(2) as pool:  # compression lets go of the interpreter
-        volume_jobs = [pool.submit(pack_volume, p.volume, parts.grids[g], window=p.window) for p, g in parts.volumes]
+        chosen = zip(parts.volumes, _windows(parts, state or {}), strict=True)
+        volume_jobs = [pool.submit(pack_volume, p.volume, parts.grids[g], window=window) for (p, g), window in chosen]
         label_jobs = [pool.submit(pack_labels, label_map(p.labels), parts.grids[g]) for p, g in parts.maps]
         volumes, labels = [job.result() for job in volume_jobs], [job.result() for job in label_jobs]
-    here = [packed for packed, (_, grid) in zip(labels, parts.maps, strict=True) if grid == 0]
-    largest = _largest(here)
-    cursor, windows = _start(parts, largest), tuple(tuple(map(float, volume.window)) for volume in volumes)
+    marked = min((grid for packed, (_, grid) in zip(labels, parts.maps, strict=True) if packed.values.any()), default=0)
+    largest = _largest([packed for packed, (_, grid) in zip(labels, parts.maps, strict=True) if grid == marked])
+    cursor, largest = _on_first(parts, marked, _start(parts, marked, largest), largest)
+    windows = tuple(tuple(map(float, volume.window)) for volume in volumes)
     start = {"cursor": list(cursor), "windows": windows, "hidden": [], "opacity": 0.45, "overlay": True, "outline": True}
     frame = {"largest": largest, "columns": columns or len(panes), "title": title, "start": start}
     return Scene(
@@ -138,6 +143,16 @@ def _parts(panes: list[Pane]) -> Parts:
     return Parts(tuple(panes), tuple(grids), *distinct, tuple(shown))
 
 
+def _windows(parts: Parts, state: Mapping[str, object]) -> list[tuple[float, float] | None]:
+    """Window of each volume: of the state, if it fits (the traits say what does not), or of the pane; else None."""
+    windows, active = [pane.window for pane, _ in parts.volumes], state.get("active", 0)
+    if np.shape(state.get("windows")) == (len(windows), 2):
+        windows = [tuple(map(float, window)) for window in state["windows"]]
+    if np.shape(state.get("window")) == (2,) and active in range(len(parts.shown)):
+        windows[parts.shown[active][1]] = tuple(map(float, state["window"]))
+    return windows
+
+
 def _number(table: dict[Hashable, tuple], key: Hashable, item: object) -> int:
     """Index of `key` in `table`, where it is entered with `item` if it is new."""
     return table.setdefault(key, (item, len(table)))[1]
@@ -155,19 +170,30 @@ def _largest(labels: list[PackedLabels]) -> list[int] | None:
     return [len(total) - 1 - int(total[::-1].argmax()) for total in totals]  # of equal ones that which the figures take
 
 
-def _start(parts: Parts, largest: list[int] | None) -> tuple[int, int, int]:
-    """Voxel to begin with: in the axial slice with the largest labelled area, the labelled one nearest to its middle."""
-    grid = parts.grids[0]
+def _start(parts: Parts, marked: int, largest: list[int] | None) -> tuple[int, int, int]:
+    """Voxel of the grid `marked`: in the axial slice with the largest labelled area, the labelled one nearest to its middle."""
+    grid = parts.grids[marked]
     if largest is None:
         return grid.voxel_at((np.array(grid.stop) - np.array(grid.start)) // 2)
     places = []
     for pane, number in parts.maps:
-        if number == 0:
+        if number == marked:
             rows, columns = np.nonzero(grid.cut(label_map(pane.labels))[largest[2]])
             places.append(np.stack([columns, rows], axis=1))
-    marked = np.concatenate(places)
-    nearest = np.square(marked - marked.mean(axis=0)).sum(axis=1).argmin()
-    return grid.voxel_at((*marked[nearest], largest[2]))
+    labelled = np.concatenate(places)
+    nearest = np.square(labelled - labelled.mean(axis=0)).sum(axis=1).argmin()
+    return grid.voxel_at((*labelled[nearest], largest[2]))
+
+
+def _on_first(parts: Parts, number: int, voxel: Sequence[int], slices: list[int] | None) -> tuple[tuple, list[int] | None]:
+    """A voxel and slices (of the box, along each axis of the screen) of a grid, on the first grid."""
+    if number == 0:
+        return voxel, slices
+    first, grid = parts.grids[0], parts.grids[number]
+    to_first = np.linalg.inv(first.affine) @ grid.affine
+    moved = (np.linalg.inv(first.to_voxel) @ to_first @ grid.to_voxel @ [*slices, 1])[:3]
+    last = np.array(first.stop) - np.array(first.start) - 1
+    return first.clip((to_first @ [*voxel, 1])[:3]), np.clip(np.rint(moved), 0, last).astype(int).tolist()
 
 
 def _describe(parts: Parts, volumes: list[PackedVolume], labels: list[PackedLabels]) -> dict:

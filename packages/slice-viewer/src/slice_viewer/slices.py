@@ -25,6 +25,9 @@ PALETTE = ("#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E
 MARGIN = 6.0
 """Background in mm that a cropped slice keeps around what it shows."""
 
+SHARE_OF_BACKGROUND = 0.1
+"""From this share of voxels on, zero means background; in a CT scan, where it means water, it is rarer."""
+
 
 def label_colour(value: int) -> str:
     """Colour of a label that was given none: of `PALETTE`, then its tints, then its shades, so that 24 labels differ."""
@@ -97,8 +100,8 @@ def robust_window(volume: np.ndarray) -> tuple[float, float]:
     if values.size == 0 or values.dtype == bool:
         return 0.0, 1.0
     low, high = np.percentile(values[:: max(1, values.size // 200_000)], [1, 99.5])
-    if high > low:
-        return float(low), float(high)
+    if high > low:  # what many voxels have, such as label 1, must not be as black as the background
+        return 0.0 if low > 0 and low == values.min() else float(low), float(high)
     return (0.0, float(low)) if low > 0 else (2 * float(low), float(low))  # of a mask: what is in it is white
 
 
@@ -122,12 +125,13 @@ def show_slice(
     Parameters
     ----------
     volume : array (X, Y, Z)
-        One modality, in any units; zero is background.
+        One modality, in any units; zero is background, but where it is rare among whole numbers (water in CT).
     affine : array (4, 4)
         From voxel indices to millimetres in RAS+.
     plane : {"axial", "coronal", "sagittal"}
     index : int, optional
-        Slice, counted in RAS from the left, back or bottom; by default the one with the largest tumour area.
+        Slice, counted in RAS from the left, back or bottom; by default the one with the largest tumour area. Without
+        `classes` it is the one with the least background (0, NaN), or the middle one where there is hardly any.
     classes : integer array (X, Y, Z), optional
         Label map to draw over it: translucent fill and contour.
     colours : mapping from value to colour, optional
@@ -163,10 +167,12 @@ def show_slice(
     if ax is None:
         ax = plt.subplots(figsize=(4.2, 4.6), layout="constrained")[1]
     if index is None:
-        index = best_slice(classes if classes is not None else volume != 0, affine, plane=plane)
-    low, high = window or robust_window(volume)
+        content = (volume != 0) & ~np.isnan(volume)
+        index = best_slice(content & (content.mean() < 0.9) if classes is None else classes, affine, plane=plane)
+    low, high = robust_window(volume) if window is None else window
     pixels, size = cut(volume, affine, plane=plane, index=index)
-    pixels = np.where(pixels == 0, low, pixels)  # background stays black where normalised intensities are negative
+    if (volume == 0).mean() > SHARE_OF_BACKGROUND or not np.array_equal(pixels, np.rint(pixels)):
+        pixels = np.where(pixels == 0, low, pixels)  # background stays black where normalised intensities are negative
     extent = (0, pixels.shape[1] * size[1], pixels.shape[0] * size[0], 0)
     ax.imshow(pixels, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
     if classes is not None:
@@ -235,10 +241,10 @@ def _draw_marks(ax: Axes, plane: str) -> None:
 
 
 def _draw_scale(ax: Axes) -> None:
-    """Scale bar at the lower right, the longest of 10, 20 and 50 mm that takes no more than a quarter of the width."""
+    """Scale bar at the lower right, the longest of 1 to 50 mm that takes no more than a quarter of the width."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     width, height = right - left, bottom - top
-    length = next((mm for mm in (50, 20, 10) if mm <= width / 4), 10)
+    length = next((mm for mm in (50, 20, 10, 5, 2, 1) if mm <= width / 4), 1)
     end, level = right - 0.04 * width, bottom - 0.04 * height
     ax.plot([end - length, end], [level, level], color="white", linewidth=2, solid_capstyle="butt", path_effects=_OUTLINE)
     text = (end - length / 2, level - 0.015 * height)

@@ -61,11 +61,13 @@ def _draw_pane(ax: Axes, viewer: SliceViewer, number: int, index: int | None) ->
     affine = np.diag([*grid.spacing, 1.0])
     window = viewer.windows[volume_number]
     volume = _one_slice(pane.volume, grid, viewer.plane, index).astype(np.float64)
-    if not description["volumes"][volume_number]["background"]:
-        volume[volume == 0] = np.nextafter(0, 1)  # show_slice takes zero for background
+    # What zero means is known of the whole volume; show_slice would judge by this slice.
+    volume[volume == 0] = window[0] if description["volumes"][volume_number]["background"] else np.nextafter(0, 1)
     marks = _side_lengths(grid, viewer.plane)[0] >= SHORTEST_WITH_MARKS
     show_slice(volume, affine, plane=viewer.plane, index=0, window=window, crop=False, marks=marks, ax=ax)
-    ax.set_title(pane.title, fontsize=11, fontweight="bold", loc="left", color="#222222")
+    room = ax.figure.get_figwidth() / ax.get_gridspec().ncols  # inches; at 11 points a letter takes a ninth at most
+    fontsize = min(11, 100 * room / max(len(other.title) or 1 for other in parts.panes))
+    ax.set_title(pane.title, fontsize=fontsize, fontweight="bold", loc="left", color="#222222")
     if map_number is None or not viewer.overlay:
         return
     entries = description["labels"][map_number]["entries"]

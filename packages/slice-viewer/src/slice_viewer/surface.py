@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +113,16 @@ def draw_surfaces(ax: Axes, surfaces: Sequence[Surface], *, azimuth: float = 130
     """Draw surfaces into 3-D axes, seen from `azimuth` (90 is the front, 0 the patient's right) and `elevation` in degrees."""
     ax.set_axis_off()
     ax.computed_zorder = False
-    for order, surface in enumerate(sorted(surfaces, key=lambda one: -one.opacity)):
-        shade = 0.8 + 0.2 * np.clip(surface.normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
-        colours = np.c_[np.outer(shade, to_rgb(surface.colour)), np.full(len(shade), surface.opacity)]
-        triangles = Poly3DCollection(surface.vertices[surface.faces], facecolors=colours, linewidths=0, zorder=order)
-        ax.add_collection3d(triangles)
-        ax.plot([], [], [], "s", color=surface.colour, alpha=max(0.4, surface.opacity), label=surface.name)
+    # matplotlib sorts triangles by depth within a collection only, so opaque surfaces, which hide each other, share one.
+    for order, (_, group) in enumerate(groupby(sorted(surfaces, key=lambda one: -one.opacity), key=lambda one: one.opacity)):
+        triangles, colours = [], []
+        for surface in group:
+            shade = 0.8 + 0.2 * np.clip(surface.normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
+            colours.append(np.c_[np.outer(shade, to_rgb(surface.colour)), np.full(len(shade), surface.opacity)])
+            triangles.append(surface.vertices[surface.faces])
+            ax.plot([], [], [], "s", color=surface.colour, alpha=max(0.4, surface.opacity), label=surface.name)
+        drawn = {"facecolors": np.concatenate(colours), "linewidths": 0, "zorder": order}
+        ax.add_collection3d(Poly3DCollection(np.concatenate(triangles), **drawn))
     points = np.concatenate([surface.vertices for surface in surfaces])
     middle, reach = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0).max() / 2
     around, up = np.deg2rad([azimuth, elevation])

@@ -258,6 +258,7 @@ class Pane {
 class Viewer {
   constructor(model, element, { scene, volumes, labels }) {
     Object.assign(this, { model, scene, frames: 0, stop: new AbortController() });
+    model.set("_seen", scene.number); // goes to the kernel with the next change, which is then one of this scene
     const grids = scene.grids;
     this.volumes = scene.volumes.map((entry, index) => new Volume(volumes[index], grids[entry.grid], entry));
     this.maps = scene.labels.map((entry, index) => new LabelMap(labels[index], grids[entry.grid], entry));
@@ -315,9 +316,12 @@ class Viewer {
     const parts = [this.bar, this.help, this.grid, ...(this.legend.length ? [legend] : []), this.readout, this.spoken];
     this.root = make("div", { className: "slice-viewer", tabIndex: 0, label: this.scene.title || "slice viewer" }, ...parts);
     this.root.setAttribute("role", "group");
-    this.root.dataset.lmSuppressShortcuts = "true"; // JupyterLab looks for this attribute before it takes a key
     this.root.viewer = this;
-    this.root.addEventListener("keydown", (event) => event.stopPropagation(), { signal });
+    // JupyterLab looks for the attribute before it takes a key. Those with Ctrl or Cmd, such as to save, are left to it.
+    const others = (event) => (event.ctrlKey || event.metaKey) && !event.altKey;
+    const suppress = (event) => this.root.toggleAttribute("data-lm-suppress-shortcuts", !others(event));
+    window.addEventListener("keydown", suppress, { capture: true, signal });
+    this.root.addEventListener("keydown", (event) => others(event) || event.stopPropagation(), { signal });
     element.replaceChildren(this.root);
   }
 

@@ -33,7 +33,7 @@ _shown = itertools.count(1)
 _sent = itertools.count()
 
 
-class Triple(traitlets.Tuple):
+class ArrayTuple(traitlets.Tuple):
     """A tuple that may be given as an array."""
 
     _cast_types = (list, np.ndarray)
@@ -98,17 +98,18 @@ class SliceViewer(anywidget.AnyWidget):
     _volumes = traitlets.List(traitlets.Bytes()).tag(sync=True)
     _labels = traitlets.List(traitlets.Bytes()).tag(sync=True)
     _values = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _seen = traitlets.CInt().tag(sync=True)  # number of the scene that the browser shows, set there
 
     plane = traitlets.Enum(list(PLANES), "axial").tag(sync=True)
-    cursor = Triple(traitlets.CInt(), traitlets.CInt(), traitlets.CInt()).tag(sync=True)
+    cursor = ArrayTuple(traitlets.CInt(), traitlets.CInt(), traitlets.CInt()).tag(sync=True)
     opacity = traitlets.CFloat(0.45, min=0, max=1).tag(sync=True)
     outline = traitlets.Bool(True).tag(sync=True)
     overlay = traitlets.Bool(True).tag(sync=True)
     hidden = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    windows = traitlets.List(traitlets.Tuple(traitlets.CFloat(), traitlets.CFloat())).tag(sync=True)
+    windows = traitlets.List(ArrayTuple(traitlets.CFloat(), traitlets.CFloat())).tag(sync=True)
     active = traitlets.CInt(0, min=0).tag(sync=True)
     index = traitlets.CInt()
-    window = traitlets.Tuple(traitlets.CFloat(), traitlets.CFloat())
+    window = ArrayTuple(traitlets.CFloat(), traitlets.CFloat())
 
     def __init__(
         self,
@@ -124,8 +125,9 @@ class SliceViewer(anywidget.AnyWidget):
         **state,
     ) -> None:
         options = {"names": names, "colours": colours, "columns": columns, "title": title}
-        self.scene = _scene_of(source, affine, labels=labels, titles=titles, **options)
-        super().__init__(**_contents(self.scene))
+        self.scene = _scene_of(source, affine, labels=labels, titles=titles, state=state, **options)
+        contents = _contents(self.scene)
+        super().__init__(**contents, _seen=contents["_scene"]["number"])
         self.observe(self._derive, ["cursor", "plane", "windows", "active"])
         self._derive()
         for name, value in sorted(state.items(), key=lambda item: item[0] in ("index", "window")):  # of that plane and pane
@@ -170,10 +172,12 @@ class SliceViewer(anywidget.AnyWidget):
         return path
 
     def set_state(self, sync_data: dict[str, object]) -> None:
-        """Take over what the browser tells, but for what it set in the scene before this one and does not fit."""
-        fits = {"windows": len(sync_data.get("windows", self.windows)) == len(self.scene.volumes)}
-        fits["active"] = sync_data.get("active", 0) < len(self.scene.parts.panes)
-        super().set_state({name: value for name, value in sync_data.items() if fits.get(name, True)})
+        """Take over what the browser tells, but for places and windows that it set in the scene before this one."""
+        before = sync_data.get("_seen", self._seen) != self._scene["number"]
+        gone = {"cursor", "windows", "active"} & set(sync_data) if before else set()
+        super().set_state({name: value for name, value in sync_data.items() if name not in gone})
+        if gone:
+            self.send_state(gone)  # the browser keeps its own where the two scenes have the same
 
     def _state_of_now(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in STATE}
@@ -190,7 +194,8 @@ class SliceViewer(anywidget.AnyWidget):
             )
             for pane in self.scene.parts.panes
         ]
-        return pack_scene(panes, None, columns=self.scene.description["columns"], title=self.scene.description["title"])
+        options = {name: self.scene.description[name] for name in ("columns", "title")}
+        return pack_scene(panes, None, state={"windows": self.scene.windows}, **options)
 
     def still(self) -> bytes:
         """The viewer's state of now as a PNG, which is what a saved notebook shows."""
@@ -201,7 +206,7 @@ class SliceViewer(anywidget.AnyWidget):
         return f"SliceViewer({titles}; {self.plane} slice {self.index})"
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        """The widget, and beside it the still picture for every reader that has no kernel."""
+        """The widget, and beside it the still picture for readers that know no widgets, such as GitHub."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         data = {**data, "text/plain": repr(self), "image/png": base64.b64encode(self.still()).decode()}
@@ -295,4 +300,4 @@ def _contents(scene: Scene) -> dict[str, object]:
 def _as_text(value: float | None) -> str:
     if value is None:
         return "outside"
-    return str(value) if isinstance(value, (bool, int)) else f"{value:.4g}".replace("nan", "NaN")
+    return str(value) if isinstance(value, (bool, int)) else f"{value:.6g}".replace("nan", "NaN")
