@@ -195,6 +195,8 @@ def measure(arguments: argparse.Namespace, variants: Mapping[str, Variant], fold
         phantoms = PhantomSettings(spacing=min(arguments.spacing, 2.0), seed=arguments.seed)
         write_cohort(cohort, arguments.cases, phantoms, workers=arguments.workers)
     report = check_cohort(discover(cohort), workers=arguments.workers)
+    for fault in report.faults:
+        print(f"{fault.severity}: {fault}")
     manifest = make_splits(report.usable, report.facts, seed=arguments.seed)
     outside = [case for case in report.usable if case.identifier not in manifest.test]
     prepared = {
@@ -214,7 +216,7 @@ def measure(arguments: argparse.Namespace, variants: Mapping[str, Variant], fold
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
     )
-    print(f"{len(outside)} patients, {len(manifest.folds)} folds, {torch.get_num_threads()} threads")
+    print(f"{len({case.patient for case in outside})} patients, {len(manifest.folds)} folds, {torch.get_num_threads()} threads")
     tables, start = [], time.perf_counter()
     for repeat in range(arguments.repeats):
         again = replace(settings, seed=arguments.seed + 1000 * repeat)

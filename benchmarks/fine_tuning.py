@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ from torch.utils.data import Dataset
 from benchmarks.train_released import RECIPES
 from brats_cohort.cases import discover
 from brats_cohort.checks import check_cohort
+from brats_cohort.files import DataError, require_writable, write_atomically
 from brats_cohort.regions import REGIONS, classes_to_regions
 from helpers.data.patches import training_transforms
 from helpers.data.phantoms import PhantomStream, StreamSettings
@@ -45,6 +48,14 @@ RATE, SEED, DECAY = 2e-4, 2021, 0.98
 """Learning rate: what has been learnt is to be moved, not to be overwritten; seed of the patches; decay of the EMA."""
 
 
+def phantoms_for(card: ModelCard, **options: Any) -> PhantomStream:
+    """Return the phantoms to mix in; raises `DataError` if they are not prepared as the model's images are."""
+    stream = PhantomStream(StreamSettings(math.ceil(card.spacing[0]), SEED), **options)
+    if PreprocessSettings(**stream.preprocessing) != PreprocessSettings(**card.preprocessing):
+        raise DataError("phantoms are prepared otherwise than this model's images", "give --alone")
+    return stream
+
+
 class Batches(Dataset):
     """Image and regions of every step: two patches and one whole brain in turn, as in `benchmarks.train_released`.
 
@@ -53,11 +64,11 @@ class Batches(Dataset):
 
     def __init__(self, card: ModelCard, training: Sequence[Path], *, steps: int, mixed: bool) -> None:
         changes = training_transforms(card.patch, flip_axes=card.tta_axes)
-        settings, self.steps, self.mixed = StreamSettings(int(card.spacing[0]), SEED), steps, mixed
+        self.steps, self.mixed = steps, mixed
         self.pairs = [
             (
                 PatchDataset(training, patch=patch, count=2 * steps, seed=SEED, transforms=changes),
-                PhantomStream(settings, patch=patch, count=2 * steps, batch=1, transforms=changes),
+                phantoms_for(card, patch=patch, count=2 * steps, batch=1, transforms=changes) if mixed else None,
             )
             for patch in (card.patch, WHOLE)
         ]
@@ -139,8 +150,14 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="leave out the trainings with phantoms beside the patients")
     parser.add_argument("--pseudo-labels", action="store_true", help="learn from predictions in place of references")
     arguments = parser.parse_args()
+    require_writable(arguments.out.parent)  # before the first training, not after it
     network, card = load_checkpoint(arguments.checkpoint) if arguments.checkpoint else load_released()
-    cases = check_cohort(discover(arguments.cases), progress=False).usable
+    if not arguments.alone:
+        phantoms_for(card, patch=card.patch, count=1)  # before anything is trained
+    report = check_cohort(discover(arguments.cases), progress=False)
+    for fault in report.faults:
+        print(f"{fault.severity}: {fault}")
+    cases = report.usable
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare_cohort(cases, Path(folder), PreprocessSettings(**card.preprocessing)).paths
@@ -159,7 +176,8 @@ def main() -> None:
                 for step, learner in fine_tune(network, card, training[:size], marks=arguments.marks, mixed=mixed):
                     found = score(learner, card, prepared[test])
                     rows.append({"cases": size, "mixed": mixed, "step": step, "case": test, **found})
-                pd.DataFrame(rows).to_csv(arguments.out, index=False)
+                with write_atomically(arguments.out) as temporary:
+                    pd.DataFrame(rows).to_csv(temporary, index=False)
     table = pd.DataFrame(rows)
     before = table[table["step"] == 0].set_index("case")[list(REGIONS)].groupby(patients).mean()
     print(before.mean().round(3).to_dict(), "before; gain in Dice after:")

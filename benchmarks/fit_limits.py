@@ -85,7 +85,7 @@ def fit_rules(cases: Sequence[Predicted], choices: Mapping[str, Sequence[float]]
 def fit_limits(checkpoints: Sequence[Path], folder: Path) -> PostProcessing:
     """Fit the rules of a model, or of several as an ensemble, on phantoms, which are written to `folder` once."""
     network, card = load_ensemble(checkpoints, device=pick_device("auto"))
-    phantoms = validation_phantoms(folder, EACH, first=FITTED, spacing=int(card.spacing[0]))
+    phantoms = validation_phantoms(folder, card.preprocessing, EACH, first=FITTED)
     cases = predict_phantoms(network, card, [path for paths in phantoms.values() for path in paths])
     limits = fit_rules(cases, CHOICES, RATERS)
     print(f"Dice of {', '.join(REGIONS)}: {scores(cases, limits).round(3)}")

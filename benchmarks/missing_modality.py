@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from benchmarks.released_model import validation_phantoms
-from brats_cohort.cases import discover, read_classes
+from benchmarks.released_model import complete_cases, validation_phantoms
+from brats_cohort.case import Case
+from brats_cohort.cases import read_classes
 from brats_cohort.grid import spacing_of
 from brats_cohort.regions import MODALITIES, REGION_CLASSES, REGIONS
 from brats_cohort.session import read_session
@@ -63,12 +64,12 @@ def phantom_rows(network: nn.Module, card: ModelCard, paths: list[Path]) -> Iter
         for missing, by in ways():
             image = replaced(whole, missing, by) if by else whole
             classes = label_map(predict_prepared(network, card, image), image, card.spacing, settings_without(card, missing))
-            yield {"case": path.stem, "missing": missing, "by": by, **dices(classes, np.asarray(case.classes))}
+            yield {"patient": path.stem, "missing": missing, "by": by, **dices(classes, np.asarray(case.classes))}
 
 
-def patient_rows(network: nn.Module, card: ModelCard, folder: Path) -> Iterator[dict[str, object]]:
+def patient_rows(network: nn.Module, card: ModelCard, cases: list[Case]) -> Iterator[dict[str, object]]:
     """Dice of patients in their own grid, for every way."""
-    for case in discover(folder):
+    for case in cases:
         session, reference = read_session(case), read_classes(case)[0]
         prepared = preprocess_image(session.image, session.affine, PreprocessSettings(**card.preprocessing))
         for missing, by in ways():
@@ -77,7 +78,7 @@ def patient_rows(network: nn.Module, card: ModelCard, folder: Path) -> Iterator[
             classes = label_map(
                 probabilities, np.stack(session.image), spacing_of(session.affine), settings_without(card, missing)
             )
-            yield {"case": case.identifier, "missing": missing, "by": by, **dices(classes, reference)}
+            yield {"patient": case.patient, "missing": missing, "by": by, **dices(classes, reference)}
 
 
 def dices(classes: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -87,8 +88,9 @@ def dices(classes: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Mean Dice by what is missing, and the difference to all four."""
-    scores = pd.DataFrame(rows).groupby(["missing", "by"], sort=False)[list(REGIONS)].mean()
+    """Mean Dice by what is missing, and the difference to all four; sessions of a patient count as one."""
+    patients = pd.DataFrame(rows).groupby(["missing", "by", "patient"], sort=False)[list(REGIONS)].mean()
+    scores = patients.groupby(["missing", "by"], sort=False).mean()
     lines = ["| Missing | Replaced by | " + " | ".join(REGIONS) + " |", "| --- | --- |" + " --- |" * len(REGIONS)]
     for (missing, by), row in scores.iterrows():
         cells = [f"{row[region]:.3f} ({row[region] - scores.iloc[0][region]:+.3f})" if by else f"{row[region]:.3f}"
@@ -105,16 +107,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.phantoms or arguments.cases):
         parser.error("give --phantoms, --cases or both")
+    cases = complete_cases(arguments.cases) if arguments.cases else []  # a wrong folder costs no work on phantoms
     network, card = load_released()
     if arguments.phantoms:
-        kinds = validation_phantoms(arguments.phantoms, each=1, spacing=int(card.spacing[0]))
+        kinds = validation_phantoms(arguments.phantoms, card.preprocessing, each=1)
         paths = [path for kind, files in kinds.items() for path in files if kind != "missing"]
         print(
             f"\n{len(paths)} phantoms never seen in training\n\n{table(list(phantom_rows(network, card, paths)))}", flush=True
         )
     if arguments.cases:
-        rows = list(patient_rows(network, card, arguments.cases))
-        print(f"\n{len(rows) // len(list(ways()))} patients of {arguments.cases.name}\n\n{table(rows)}")
+        rows = list(patient_rows(network, card, cases))
+        print(f"\n{len({row['patient'] for row in rows})} patients of {arguments.cases.name}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

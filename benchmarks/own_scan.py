@@ -22,6 +22,7 @@ import SimpleITK as sitk
 from torch import nn
 
 from brats_cohort.cases import case_of_files
+from brats_cohort.files import write_atomically
 from glioma_phantom import PhantomSettings
 from glioma_phantom.contrast import MODALITIES
 from glioma_phantom.files import write_nifti
@@ -133,7 +134,7 @@ def main() -> None:
     for index in range(len(rows), arguments.count):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(run | measure(index, arguments.count, Path(folder), network, card, arguments.spacing))
-        with arguments.out.open("w", newline="") as file:
+        with write_atomically(arguments.out) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(rows)

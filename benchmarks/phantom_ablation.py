@@ -19,6 +19,7 @@ import pandas as pd
 
 from benchmarks.released_model import KINDS, phantom_scores, validation_phantoms
 from benchmarks.train_released import RECIPES, train
+from brats_cohort.files import write_atomically
 from glioma_phantom.generator import WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, SOME_VARIANTS, TUMOURS
 from helpers.models.checkpoints import load_checkpoint
@@ -39,9 +40,10 @@ def main() -> None:
     variants = {"none": NO_VARIANTS}
     variants |= {name: replace(NO_VARIANTS, **{name: SHARE}) for name in (*TUMOURS, *EXAMINATIONS)}
     variants["all"] = SOME_VARIANTS
-    phantoms, recipe = validation_phantoms(arguments.phantoms, arguments.each), replace(RECIPES["unet"], steps=arguments.steps)
+    recipe = replace(RECIPES["unet"], steps=arguments.steps)
     before = train(recipe, arguments.out / "before", name="unet", ranges=replace(WIDE, variants=NO_VARIANTS))
-    start = load_checkpoint(before)[0].state_dict()
+    network, card = load_checkpoint(before)
+    start, phantoms = network.state_dict(), validation_phantoms(arguments.phantoms, card.preprocessing, arguments.each)
     recipe, dice = replace(recipe, steps=arguments.more, seed=recipe.seed + 2), {}
     for name, chosen in variants.items():
         path = train(recipe, arguments.out / name, name="unet", ranges=replace(WIDE, variants=chosen), start=start)
@@ -54,7 +56,8 @@ def main() -> None:
         ]
         table = pd.DataFrame(rows).round(3)
         print(table.to_string(index=False), flush=True)
-        table.to_csv(arguments.out / "table.csv", index=False)
+        with write_atomically(arguments.out / "table.csv") as temporary:
+            table.to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":

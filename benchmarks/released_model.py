@@ -8,26 +8,34 @@ By the rule of BraTS a case without enhancing tumour scores ET 1 or 0, so ET is 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
+from brats_cohort.case import Case
 from brats_cohort.cases import discover
 from brats_cohort.regions import REGIONS
-from glioma_phantom import Randomisation
+from glioma_phantom import Randomisation, draw_random_phantom
 from glioma_phantom.generator import RANDOMISED_VERSION, WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
-from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
-from helpers.data.prepared import PreparedFile, save_prepared
+from helpers.data.phantoms import HELD_OUT_SEED
+from helpers.data.prepared import VERSION, PreparedFile, PreprocessSettings, save_prepared
+from helpers.data.preprocess import one_thread, preprocess_image
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
-from helpers.evaluation.predict import segment_prepared
-from helpers.evaluation.statistics import bootstrap_interval
+from helpers.evaluation.postprocess import PostProcessing, label_map
+from helpers.evaluation.predict import predict_prepared
+from helpers.evaluation.statistics import average_sessions, bootstrap_interval
 from helpers.models.checkpoints import load_ensemble, released_files
 from helpers.workspace import pick_device
 
@@ -45,33 +53,54 @@ PRESENT_ML = 1.0
 """Enhancing tumour from this volume on must be noticed; below it, some scanners and raters do not."""
 
 
-def validation_phantoms(folder: Path, each: int = EACH, *, first: int = FIRST, spacing: int = 2) -> dict[str, list[Path]]:
-    """Write prepared phantoms of every kind, keep those that are there, and return their files by kind."""
+def complete_cases(folder: Path) -> list[Case]:
+    """Find the cases of a folder that can be predicted and scored, and name the others."""
+    found = discover(folder)
+    cases = [case for case in found if not case.missing and case.label]
+    if left_out := [case.identifier for case in found if case.missing or not case.label]:
+        print(f"left out, for want of an image or the reference: {', '.join(left_out)}", file=sys.stderr)
+    if not cases:
+        raise SystemExit(f"{folder} has no case with four images and a reference; give a folder that has some")
+    return cases
+
+
+def validation_phantoms(
+    folder: Path, preprocessing: Mapping[str, Any], each: int = EACH, *, first: int = FIRST
+) -> dict[str, list[Path]]:
+    """Write phantoms of every kind, prepared as a model card says, keep those that are there; return their files by kind."""
+    settings = PreprocessSettings(**preprocessing)
+    recipe = json.dumps([VERSION, asdict(settings)])
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]  # models that want other images share no file
     found: dict[str, list[Path]] = {}
     missing = []
     for number, (kind, variants) in enumerate(KINDS.items()):
         for index in range(first + number, first + number + each * len(KINDS), len(KINDS)):
-            path = folder / f"{kind}-{index}-{spacing}mm-v{RANDOMISED_VERSION}.safetensors"
+            path = folder / f"{kind}-{index}-{digest}-v{RANDOMISED_VERSION}.safetensors"
             found.setdefault(kind, []).append(path)
             if not path.exists():
-                missing.append(joblib.delayed(_write_phantom)(path, index, spacing, replace(WIDE, variants=variants)))
+                missing.append(joblib.delayed(_write_phantom)(path, index, settings, replace(WIDE, variants=variants)))
     joblib.Parallel(-1)(missing)
     return found
 
 
-def _write_phantom(path: Path, index: int, spacing: int, ranges: Randomisation) -> None:
-    """Draw, prepare and write one held-out phantom."""
-    phantom = prepare_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=ranges)
-    save_prepared(path, replace(phantom, identifier=path.stem))
+def _write_phantom(path: Path, index: int, settings: PreprocessSettings, ranges: Randomisation) -> None:
+    """Draw one held-out phantom on the coarsest grid that is as fine as that of the settings, prepare and write it."""
+    spacing = max((each for each in (1, 2, 4) if each <= min(settings.spacing)), default=1)
+    with one_thread():
+        phantom = draw_random_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=ranges)
+    save_prepared(
+        path, preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=path.stem)
+    )
 
 
-def phantom_scores(network, card, phantoms: dict[str, list[Path]]) -> pd.DataFrame:
+def phantom_scores(network, card, phantoms: dict[str, list[Path]], *, tta: bool = False) -> pd.DataFrame:
     """Score prepared phantoms on the grid of the network: the columns of `score_case`, ``case`` and ``kind``."""
-    tables = []
+    tables, rules = [], PostProcessing.of(card.postprocessing)
     for kind, paths in phantoms.items():
         for path in paths:
             case = PreparedFile(path).load()
-            table = score_case(segment_prepared(network, card, np.asarray(case.image)), case.classes, card.spacing)
+            classes = label_map(predict_prepared(network, card, case.image, tta=tta), case.image, card.spacing, rules)
+            table = score_case(classes, case.classes, card.spacing)
             tables.append(table.assign(case=path.stem, kind=kind))
     return pd.concat(tables, ignore_index=True)
 
@@ -89,18 +118,21 @@ def by_kind(scores: pd.DataFrame) -> str:
 
 
 def by_case(scores: pd.DataFrame) -> str:
-    """Dice and HD95 by case and region, and their means with intervals."""
+    """Dice and HD95 by case and region, and their means over patients with intervals; sessions of a patient count as one."""
     heads = [f"Dice {region}" for region in REGIONS] + [f"HD95 {region}, mm" for region in REGIONS]
     lines = ["| Case | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
     wide = scores.pivot(index="case", columns="region", values=["dice", "hd95"])
     for case, row in wide.iterrows():
         cells = [f"{row['dice', region]:.3f}" for region in REGIONS] + [f"{row['hd95', region]:.1f}" for region in REGIONS]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
-    present = scores[(scores["region"] == "ET") & (scores["reference_ml"] > 0)]["dice"]
-    means, medians = zip(*(_cells(each, interval=True) for each in (*(wide["dice", r] for r in REGIONS), present)), strict=True)
-    lines += [f"| mean of {len(wide)} | {' | '.join(means[:-1])} | | | |"]
-    lines += [f"| median of {len(wide)} | {' | '.join(medians[:-1])} | | | |"]
-    lines += [f"| mean of {len(present)} with enhancing tumour | | | {means[-1]} | | | |"]
+    patients = average_sessions(scores, ["dice", "hd95"]).pivot(index="patient", columns="region")
+    enhancing = scores[(scores["region"] == "ET") & (scores["reference_ml"] > 0)]
+    present = average_sessions(enhancing, ["dice"])["dice"]
+    columns = [(patients[metric, region], digits) for metric, digits in (("dice", 3), ("hd95", 1)) for region in REGIONS]
+    means, medians = zip(*(_cells(each, interval=True, digits=digits) for each, digits in columns), strict=True)
+    lines += [f"| mean of {len(patients)} [95 %] | {' | '.join(means)} |"]
+    lines += [f"| median of {len(patients)} | {' | '.join(medians)} |"]
+    lines += [f"| mean of {len(present)} with enhancing tumour | | | {_cells(present, interval=True)[0]} | | | |"]
     return "\n".join(lines)
 
 
@@ -119,12 +151,14 @@ def presence(scores: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _cells(values: pd.Series, *, interval: bool) -> list[str]:
-    """Mean, with its interval if wanted, and median."""
+def _cells(values: pd.Series, *, interval: bool, digits: int = 3) -> list[str]:
+    """Mean, with its interval if wanted and there are enough values, and median."""
     if values.empty:
         return ["", ""]
-    bounds = bootstrap_interval(list(values)) if interval else None
-    return [f"{values.mean():.3f}" + (f" [{bounds.low:.3f}, {bounds.high:.3f}]" if bounds else ""), f"{values.median():.3f}"]
+    mean, median = (f"{value:.{digits}f}" for value in (values.mean(), values.median()))
+    bounds = bootstrap_interval(list(values))
+    known = interval and np.isfinite(bounds.low)
+    return [mean + (f" [{bounds.low:.{digits}f}, {bounds.high:.{digits}f}]" if known else ""), median]
 
 
 def main() -> None:
@@ -137,13 +171,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.phantoms or arguments.cases):
         parser.error("give --phantoms, --cases or both")
+    cases = complete_cases(arguments.cases) if arguments.cases else []
     network, card = load_ensemble(arguments.checkpoint or released_files(), device=pick_device("auto"))
     print(f"weights {card.weights_sha256[:12]}, {card.network} at {card.spacing[0]:g} mm")
     if arguments.phantoms:
-        scores = phantom_scores(network, card, validation_phantoms(arguments.phantoms, spacing=int(card.spacing[0])))
+        phantoms = validation_phantoms(arguments.phantoms, card.preprocessing)
+        scores = phantom_scores(network, card, phantoms, tta=arguments.tta)
         print(f"\nPhantoms never seen in training, Dice\n\n{by_kind(scores)}\n\n{presence(scores)}")
     if arguments.cases:
-        cases = [case for case in discover(arguments.cases) if not case.missing and case.label]
         with tempfile.TemporaryDirectory() as folder:
             scores = score_cohort(network, card, cases, folder=Path(folder), tta=arguments.tta).scores
         print(f"\n{len(cases)} cases of {arguments.cases.name}\n\n{by_case(scores)}\n\n{presence(scores)}")

@@ -27,6 +27,7 @@ from monai.networks.utils import one_hot
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
+from brats_cohort.files import require_writable
 from glioma_phantom.abdomen import ORGANS, CtPhantomSettings, make_ct_phantom
 from helpers.models.checkpoints import dequantise, quantise
 
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--phantoms", type=int, default=24, help="drawn one by one in the course of the training")
     parser.add_argument("--seed", type=int, default=99)
     arguments = parser.parse_args()
+    require_writable(arguments.out.parent)  # before the training, not after it
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     CROP.set_random_state(arguments.seed)
