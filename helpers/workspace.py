@@ -64,15 +64,16 @@ def open_workspace(cohort: str, *, data: str | Path = "", out: str | Path = "") 
     Raises
     ------
     DataError
-        If the cohort's folder does not exist (only that of the phantoms is made), or results cannot be written.
+        If the cohort's folder does not exist (only that of the phantoms is made) or holds `out`, or results cannot be written.
     """
     cohort = cohort.lower()
     folder = Path(data).expanduser().absolute() if data else REPOSITORY / "data" / cohort
     if cohort != "phantom" and not folder.is_dir():
-        given = "does not exist" if data else "was not given"
-        problem = f"the folder of cohort {cohort} {given} (looked at {folder})"
+        problem = f"the folder of cohort {cohort} {'does not exist' if data else 'was not given'} (looked at {folder})"
         raise DataError(problem, "set DATA to the folder that holds the cases")
     root = Path(out).expanduser().absolute() if out else REPOSITORY / "outputs" / cohort
+    if root.resolve().is_relative_to(folder.resolve()):  # the phantoms of notebook 03, for example
+        raise DataError(f"results in {root} would be read as cases of {folder}", "set OUT to a folder outside DATA")
     try:
         return Workspace(require_writable(root), cohort, folder)
     except DataError as error:
@@ -94,8 +95,7 @@ def save_metrics(
         "checkpoint_sha256": checkpoint,
         "versions": versions(),
     }
-    path = metrics_path(workspace, notebook)
-    with write_atomically(path) as temporary:
+    with write_atomically(path := metrics_path(workspace, notebook)) as temporary:
         temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
 

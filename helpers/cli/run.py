@@ -61,10 +61,10 @@ def run(
         Also run those in notebooks/extras.
     """
     paths = find_notebooks(notebooks, REPOSITORY / "notebooks", extras=extras)
-    given = parse_assignments(parameter) | {
-        name: text for name, text in (("COHORT", cohort), ("DATA", data), ("OUT", out)) if text
-    }
-    given |= {name: str(Path(given[name]).expanduser().absolute()) for name in ("DATA", "OUT") if given.get(name)}
+    own = {"COHORT": cohort, "DATA": data, "OUT": out}
+    given = parse_assignments(parameter) | {name: text for name, text in own.items() if text}
+    folders = (name for name, text in given.items() if text and name in ("DATA", "OUT", "REAL_CASES", "REAL_SESSION"))
+    given |= {name: str(Path(given[name]).expanduser().absolute()) for name in folders}  # a kernel has a folder of its own
     own_data = "DATA" in given
     given = phantom_folders(paths, given)
     cohort = given.get("COHORT", "phantom")

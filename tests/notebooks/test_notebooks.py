@@ -2,14 +2,21 @@
 
 import json
 import os
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+from brats_cohort import check_cohort, convert_cohort
 from brats_cohort.cases import discover
+from brats_cohort.files import DataError
 from glioma_phantom import PhantomSettings, write_cohort
-from helpers.running import assign, execute_notebooks, find_notebooks, key_figure, read_parameters, write_pages
+from helpers.running import assign, execute_notebooks, key_figure, read_parameters, write_pages
 from helpers.workspace import (
     REPOSITORY,
     VERSIONED,
@@ -46,6 +53,12 @@ OWN: dict[str, dict[str, str]] = {
 }
 """Further parameters by notebook name; each must exist in that notebook."""
 
+AGAIN = {
+    "01_explore_data": ("fb66242e",),
+    "02_preprocess": ("5e63aef1", "78dda7e1", "0dc5a88f", "5abd24a7"),
+}
+"""Cells that are executed twice in a row, as by a reader who changes something or measures once more."""
+
 CALLS = "calls.jsonl"
 ONLY_REHEARSED = {"iam:CreateRole", "iam:GetRole", "iam:PutRolePolicy"}
 """A rehearsal makes its own role; in a real account somebody else does."""
@@ -62,6 +75,21 @@ def tiny_parameters(folder: Path) -> dict[Path, dict[str, object]]:
         shared = {name: text for name, text in given.items() if name in names}
         parameters |= assign([path], shared | OWN.get(path.stem, {}))
     return parameters
+
+
+def repeat_cells(path: Path, folder: Path) -> Path:
+    """A copy of a notebook in which each cell of `AGAIN` stands twice."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in [each for each in notebook.cells if each.id in AGAIN.get(path.stem, ())]:
+        notebook.cells.insert(notebook.cells.index(cell) + 1, nbformat.v4.new_code_cell(cell.source))
+    folder.mkdir(exist_ok=True)
+    nbformat.write(notebook, folder / path.name)
+    return folder / path.name
+
+
+def cells_of(path: Path) -> dict[str, nbformat.NotebookNode]:
+    """The cells of a notebook by their names."""
+    return {cell.id: cell for cell in nbformat.read(path, as_version=4).cells}
 
 
 def record_in_kernels(path: Path) -> None:
@@ -92,8 +120,8 @@ def series(tmp_path_factory):
     workspace = open_workspace("phantom", data=folder / "data", out=folder / "out")
     write_cohort_with_bad_cases(workspace.data)
     record_in_kernels(workspace.root / CALLS)
-    paths = find_notebooks([], REPOSITORY / "notebooks")
-    runs = list(execute_notebooks(paths, workspace.root / "run", parameters=tiny_parameters(folder)))
+    parameters = {repeat_cells(path, folder / "copies"): own for path, own in tiny_parameters(folder).items()}
+    runs = list(execute_notebooks(list(parameters), workspace.root / "run", parameters=parameters))
     write_pages(runs[:1], workspace, workspace.root / "run")
     return workspace, {run.name: run for run in runs}
 
@@ -140,6 +168,68 @@ def test_exploring_leaves_cohort_split_and_page(series):
     assert "mean" in (workspace.root / "run" / "pages" / "01_explore_data.html").read_text()
     split = json.loads(workspace.splits.read_text())
     assert len(split["patients"]) == USABLE and split["test"]
+
+
+def test_exploring_shows_what_a_file_that_is_cut_short_looks_like(series):
+    workspace, _ = series
+    cell = cells_of(workspace.root / "run" / "01_explore_data.ipynb")["fb66242e"]
+    assert "is truncated or damaged" in cell.outputs[0].text
+
+
+def test_a_split_needs_three_patients_not_three_sessions(tmp_path):
+    write_cohort(tmp_path, 3, PhantomSettings(spacing=4.0), workers=0, progress=False)
+    cases = [replace(case, patient="A") for case in discover(tmp_path)]
+    known = {"discover": lambda *_: cases, "check_cohort": check_cohort, "COHORT": "phantom", "WORKERS": 1}
+    with pytest.raises(AssertionError, match="3 patients, found 1"):
+        exec(cells_of(NOTEBOOKS[0])["11faa4c5"].source, known | {"workspace": open_workspace("phantom", out=tmp_path / "out")})
+
+
+@pytest.mark.parametrize(("patch", "levels", "bf16"), [(32, 4, True), (32, 5, False), (64, 5, True)])
+def test_a_network_with_a_small_grid_at_its_bottom_is_trained_in_32_bit(monkeypatch, patch, levels, bf16):
+    """There PyTorch's gradients in bfloat16 hold numbers that nobody wrote (`helpers.models.networks.mend_layers`)."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    known = {"torch": torch, "device": "cpu", "PATCH": patch, "CHANNELS": (8,) * levels}
+    exec(cells_of(REPOSITORY / "notebooks" / "03_train_unet.ipynb")["ce719bd4"].source, known)
+    assert bool(known["fast"]) == bf16
+
+
+def test_patches_of_notebook_06_leave_a_grid_that_is_large_enough_for_bfloat16():
+    with pytest.raises(DataError, match="32 or more"):
+        assign([REPOSITORY / "notebooks" / "06_profile_gpu.ipynb"], {"PATCH": "16"})
+
+
+@pytest.mark.parametrize("empty", [np.zeros((3, 2, 2, 2), bool), torch.zeros((3, 2, 2, 2), dtype=bool)])
+def test_a_region_that_is_rightly_empty_scores_1_in_notebook_06(empty):
+    known = {}
+    exec(cells_of(REPOSITORY / "notebooks" / "06_profile_gpu.ipynb")["agreement"].source, known)
+    assert (known["dice_score"](empty, empty) == 1).all()
+
+
+def test_no_p_value_is_said_to_lie_above_one(capsys):
+    cell = cells_of(REPOSITORY / "notebooks" / "04_train_swin_unetr.ipynb")["9e87ea81"]
+    exec(cell.source, {"display": str, "table": pd.DataFrame(), "patients": 2})
+    assert capsys.readouterr().out == "2 patients: no p below 0.500, no corrected one below 1.000\n"
+
+
+def test_the_request_of_a_case_whose_files_share_a_name_is_a_case(tmp_path):
+    """T1/Case_1.nii.gz, T2/Case_1.nii.gz and so on."""
+    write_cohort(tmp_path / "phantoms", 3, PhantomSettings(spacing=4.0), workers=0, progress=False)
+    for case in discover(tmp_path / "phantoms"):
+        for folder, path in {**{name: source.path for name, source in case.images.items()}, "seg": case.label}.items():
+            (tmp_path / "cohort" / folder).mkdir(parents=True, exist_ok=True)
+            path.rename(tmp_path / "cohort" / folder / f"{case.identifier}.nii.gz")
+    workspace = open_workspace("named", data=tmp_path / "cohort", out=tmp_path / "out")
+    names = [case.identifier for case in discover(workspace.data)]
+    workspace.splits.write_text(json.dumps({"test": names[:1], "folds": [names[1:2], names[2:]]}))
+    known = {"workspace": workspace, "COHORT": "named", "DEMO_CASES": 2, "results": workspace.root, "run": "run"}
+    known |= {"json": json, "tarfile": tarfile, "discover": discover, "convert_cohort": convert_cohort}
+    cells = cells_of(REPOSITORY / "notebooks" / "05_deploy_sagemaker.ipynb")
+    for name in ("cell12", "15b97354"):
+        exec(cells[name].source, known)
+    with tarfile.open(workspace.root / "case.tar") as archive:
+        archive.extractall(tmp_path / "received", filter="data")
+    (case,) = discover(tmp_path / "received")
+    assert (case.identifier, case.missing) == (names[0], ())
 
 
 def test_preprocessing_leaves_one_file_a_case(series):

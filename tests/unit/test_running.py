@@ -330,6 +330,20 @@ def test_seeds_that_no_phantom_takes_are_refused_before_an_extra_runs(tmp_path, 
     assert f"parameter SEED is -1; notebook {name} takes: 0 or more" in capsys.readouterr().err
 
 
+def test_folders_are_relative_to_the_shell_not_to_the_notebook(tmp_path, monkeypatch):
+    seen = {}
+
+    def stop(paths, folder, *, parameters):
+        seen.update(parameters)
+        raise DataError("enough is seen", "stop here")
+
+    monkeypatch.setattr(run, "execute_notebooks", stop)
+    monkeypatch.chdir(tmp_path)
+    path = write_notebook(tmp_path / "01_a.ipynb", parameters='OUT = ""  # results\nREAL_CASES = ""  # folder')
+    main(["run", str(path), "--out", "out", "-p", "REAL_CASES=real"])
+    assert seen[path] == {"OUT": str(tmp_path / "out"), "REAL_CASES": str(tmp_path / "real")}
+
+
 def test_parameters_go_to_the_notebooks_that_have_them(tmp_path):
     first = write_notebook(tmp_path / "01_a.ipynb")
     second = write_notebook(tmp_path / "02_b.ipynb", parameters="STEPS = 10")

@@ -27,7 +27,15 @@ def test_relative_folders_become_absolute(tmp_path, monkeypatch):
 
 
 def test_cohorts_of_the_extra_notebooks_have_workspaces(tmp_path):
-    assert open_workspace("LGG", data=tmp_path, out=tmp_path / "out").cohort == "lgg"
+    (tmp_path / "slices").mkdir()
+    assert open_workspace("LGG", data=tmp_path / "slices", out=tmp_path / "out").cohort == "lgg"
+
+
+@pytest.mark.parametrize("out", [".", "results"])
+def test_results_among_the_cases_are_refused(tmp_path, out):
+    """Notebook 03 writes phantoms, which the next run would divide among the patients, and 01 a copy of a case's file."""
+    with pytest.raises(DataError, match=r"would be read as cases of .*; set OUT to a folder outside DATA"):
+        open_workspace("brats2021", data=tmp_path, out=tmp_path / out)
 
 
 @pytest.mark.parametrize(
