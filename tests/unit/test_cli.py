@@ -1,7 +1,6 @@
 """The command line: options from signatures, and one sentence in place of a traceback."""
 
 import errno
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -199,17 +198,3 @@ def test_a_target_is_tried_before_the_work(free, path, tmp_path, monkeypatch):
     with pytest.raises(OptionError, match=r"cannot be (written|made), for"):
         call(run, ["--out", str(tmp_path / path)], prog="x")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
-
-
-def test_a_profile_counts_times_and_traces(tmp_path, capsys):
-    words = ["--patch", "16,16,32", "--batch", "1", "--steps", "2", "--arguments", '{"filters": [4, 8, 16]}']
-    words += ["--network", "dynunet"]  # in training it returns several outputs
-    assert cli.main(["profile", "--out", str(tmp_path / "new"), *words]) == 0
-    summary = json.loads((tmp_path / "new" / "summary.json").read_text())
-    assert summary["GFLOP a step"] > 0
-    assert summary["seconds a step, lowest"] <= summary["seconds a step, median"] <= summary["seconds a step, highest"]
-    assert "convolution" in (tmp_path / "new" / "operations.csv").read_text()
-    assert json.loads((tmp_path / "new" / "trace.json").read_text())["traceEvents"]
-    assert "USDT" not in "".join(capsys.readouterr())
-    assert cli.main(["profile", "--out", str(tmp_path), "--steps", "0"]) == 1
-    assert "give at least 1" in capsys.readouterr().err
