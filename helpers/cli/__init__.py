@@ -7,6 +7,7 @@ A command is a module of this folder with a function ``run``, whose signature an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
 import errno
 import gc
@@ -52,6 +53,20 @@ CAUSES: dict[int, str] = {
     errno.ENAMETOOLONG: "the name is too long",
 }
 """What an error of the operating system means for the user."""
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of freed arrays for new ones, up to 2 GB, if its C library is glibc.
+
+    By default glibc returns large arrays to the system at once and has each new one mapped page by page, which takes a tenth
+    of the time of a prediction on a CPU.
+    """
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # of malloc.h
+    with contextlib.suppress(OSError):
+        glibc = ctypes.CDLL("libc.so.6")
+        glibc.mallopt(trim_threshold, 2**31 - 1)
+        glibc.mallopt(mmap_threshold, 2**30)
+        glibc.mallopt(arena_max, 1)  # the arena of a thread holds no large arrays
 
 
 @contextlib.contextmanager

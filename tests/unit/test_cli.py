@@ -1,6 +1,7 @@
 """The command line: options from signatures, and one sentence in place of a traceback."""
 
 import errno
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -198,3 +199,29 @@ def test_a_target_is_tried_before_the_work(free, path, tmp_path, monkeypatch):
     with pytest.raises(OptionError, match=r"cannot be (written|made), for"):
         call(run, ["--out", str(tmp_path / path)], prog="x")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize("where", ["allocate()", "ThreadPoolExecutor(1).submit(allocate).result()"])
+@pytest.mark.parametrize(("first", "kept"), [("", "False"), ("keep_freed_memory()", "True")])
+def test_freed_memory_is_kept_for_the_next_array(where, first, kept):
+    """Of the main thread, and of another one, as `helpers.serve.app` runs its model in."""
+    program = f"""
+import os
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from helpers.cli import keep_freed_memory
+
+def allocate():
+    np.ones(100_000_000, np.uint8)
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+{first}
+before = resident()
+{where}
+print(resident() - before > 90_000_000)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kept
