@@ -65,19 +65,11 @@ KINDS = {
     for kind in (
         _job("TrainingJob", "training-job", "TrainingEndTime", "SecondaryStatus"),
         _job("ProcessingJob", "processing-job", "ProcessingEndTime", "FailureReason"),
-        Kind(
+        _job(
             "HyperParameterTuningJob",
             "hyper-parameter-tuning-job",
-            "HyperParameterTuningJobSummaries",
-            (
-                "HyperParameterTuningJobStatus",
-                "Strategy",
-                "HyperParameterTuningEndTime",
-                "LastModifiedTime",
-                "TrainingJobStatusCounters",
-                "ObjectiveStatusCounters",
-                "ResourceLimits",
-            ),
+            *("Strategy", "HyperParameterTuningEndTime", "ResourceLimits"),
+            *("TrainingJobStatusCounters", "ObjectiveStatusCounters"),
         ),
         Kind("Model", "model", "Models", missing="ValidationException"),
         Kind("EndpointConfig", "endpoint-config", "EndpointConfigs", missing="ValidationException"),

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from wsgiref.headers import Headers
 
 import requests
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -24,7 +23,7 @@ from sagemaker_rehearsal.containers import INSIDE, PRIVATE, Machine, namespaces_
 from sagemaker_rehearsal.control import ControlPlane
 from sagemaker_rehearsal.limits import AwsError
 from sagemaker_rehearsal.proxy import Authority, serve_proxy
-from sagemaker_rehearsal.records import ACCOUNT, KEY, Records
+from sagemaker_rehearsal.records import KEY, Records
 from sagemaker_rehearsal.world import World
 
 TARGET = "SageMaker."
@@ -76,12 +75,11 @@ class Application:
             body = json.dumps({"InferenceId": identifier})
             return Response(body, status=202, headers=places, content_type="application/json")
         answer, variant = self.control.endpoints.invoke(name, request.get_data(), request.headers)
-        headers = Headers([("X-Amzn-Invoked-Production-Variant", variant)])
-        for name in ("X-Amzn-SageMaker-Custom-Attributes",):
-            if value := answer.headers.get(name):
-                headers[name] = value
+        headers = {"X-Amzn-Invoked-Production-Variant": variant}
+        if attributes := answer.headers.get("X-Amzn-SageMaker-Custom-Attributes"):
+            headers["X-Amzn-SageMaker-Custom-Attributes"] = attributes
         kind = answer.headers.get("Content-Type", "application/octet-stream")
-        return Response(answer.content, headers=list(headers.items()), content_type=kind)
+        return Response(answer.content, headers=headers, content_type=kind)
 
     def _answer(self, work: Callable[[], Response]) -> Response:
         """The result, or the error as AWS words it."""
@@ -124,8 +122,7 @@ def main(folder: Path, settings: dict) -> None:
     environment |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     threading.Thread(target=http.serve_forever, daemon=True).start()
     requests.get(f"{world.address}/moto-api/data.json", timeout=60, proxies={"http": ""}).raise_for_status()
-    ready = {"address": world.address, "proxy": proxy, "authority": str(authority.path)}
-    ready |= {"private": private, "account": ACCOUNT}
+    ready = {"address": world.address, "private": private, "environment": environment}
     (folder / "ready.part").write_text(json.dumps(ready), encoding="utf-8")
     (folder / "ready.part").rename(folder / "ready.json")
     threading.Event().wait()

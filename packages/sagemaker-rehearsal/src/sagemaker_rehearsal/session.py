@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sagemaker_rehearsal.containers import PRIVATE, namespaces_work
-from sagemaker_rehearsal.records import KEY
 
 PREFIX = "sagemaker-rehearsal-"
 PATIENCE = 60.0
@@ -56,7 +55,7 @@ class Rehearsal:
         One sentence: how far the containers of jobs are apart from this machine.
     """
 
-    def __init__(self, folder: Path, janitor: subprocess.Popen, ready: dict, region: str) -> None:
+    def __init__(self, folder: Path, janitor: subprocess.Popen, ready: dict) -> None:
         self._folder, self._janitor = folder, janitor
         self._before: dict[str, str] | None = None
         self.address: str = ready["address"]
@@ -70,17 +69,7 @@ class Rehearsal:
         config.write_text("SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n")
         self.environment = {
             **_aws_files(folder),
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": KEY,
-            "AWS_REGION": region,
-            "AWS_DEFAULT_REGION": region,
-            "AWS_ENDPOINT_URL": self.address,
-            "AWS_CA_BUNDLE": ready["authority"],
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "HTTPS_PROXY": ready["proxy"],
-            "https_proxy": ready["proxy"],
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
+            **ready["environment"],
             "SAGEMAKER_VALIDATE_ROLE": "false",  # there is nothing to ask: moto does not simulate policies
             "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
             "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config),
@@ -194,7 +183,7 @@ def start_rehearsal(region: str = "us-east-1", *, serve: str = "", grace: float 
         janitor.wait()
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Rehearsal(folder, janitor, json.loads((folder / "ready.json").read_text(encoding="utf-8")), region)
+    return Rehearsal(folder, janitor, json.loads((folder / "ready.json").read_text(encoding="utf-8")))
 
 
 def without_aws(environment: Mapping[str, str]) -> dict[str, str]:

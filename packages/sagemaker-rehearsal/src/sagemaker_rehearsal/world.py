@@ -48,10 +48,8 @@ class World:
     records : Records
     grace : float
         Seconds between SIGTERM and SIGKILL; AWS gives 120.
-    session : boto3 Session
-        With keys of the rehearsal.
-    address : str
-        Of the rehearsal, ``http://127.0.0.1:port``.
+    region, address : str
+        Of the rehearsal: the region that it plays, and ``http://127.0.0.1:port``.
     """
 
     machine: Machine
