@@ -23,7 +23,6 @@ COMMANDS: dict[str, str] = {
     "convert": "write a cohort in the dataset format of another tool",
     "prepare-session": "turn raw series of one session, DICOM or NIfTI, into a case",
     "preprocess": "turn a cohort into prepared cases",
-    "networks": "print how large each network is",
     "train": "train a network",
     "crossvalidate": "train a network on every fold, choose the post-processing out of fold, score the ensemble",
     "tune": "search the settings of a training, in several workers and across interruptions",

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 from monai.networks.nets import DynUNet
+from torch.utils.flop_counter import FlopCounterMode
 
 from brats_cohort.files import DataError
-from helpers.cli.networks import describe_network
 from helpers.models.checkpoints import ModelCard, load_checkpoint, save_checkpoint
 from helpers.models.networks import (
     NETWORKS,
@@ -140,18 +140,18 @@ def test_dynunet_supervises_every_level_and_is_monais_in_full_size():
         torch.testing.assert_close(torch.nn.functional.interpolate(level, 16), enlarged)
 
 
-def test_description_counts_what_can_be_counted_by_hand():
-    class Pointwise(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.mix = torch.nn.Conv3d(4, 3, 1)
-
-        def forward(self, image):
-            return self.mix(image)
-
-    network = Pointwise()
-    assert describe_network(network, size=(10, 20, 30)) == (4 * 3 + 3, pytest.approx(2 * 4 * 3 * 10 * 20 * 30 / 1e9))
-    assert network.mix.weight.device.type == "cpu"
+@pytest.mark.parametrize(
+    ("name", "arguments", "gflop"),
+    [
+        ("unet", {"channels": (32, 64, 128, 256, 512)}, 97),
+        ("dynunet", {"filters": (32, 64, 128, 256, 320, 320)}, 966),
+    ],
+)
+def test_operations_of_a_published_network_agree_with_an_independent_count(name, arguments, gflop):
+    network = build_network(name, **arguments).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 4, 128, 128, 128, device="meta"))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=0.005)
 
 
 @pytest.mark.parametrize("members", [(), [{"network": "unet"}], ["unet"], [{"network": "nothing", "arguments": {}}]])
