@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,16 +18,8 @@ VERTEBRA, DISC = 34.0, 8.0
 RIB_PITCH = 27.0
 
 
-@dataclass(frozen=True, eq=False)
-class Torso:
-    """Levels that the organs are fitted into: the `cavity` of the abdomen, below the diaphragm, and the `lungs`."""
-
-    cavity: np.ndarray
-    lungs: np.ndarray
-
-
-def draw_torso(canvas: Canvas) -> Torso:
-    """Paint trunk, spine and chest, and return where there is room for organs."""
+def draw_torso(canvas: Canvas) -> np.ndarray:
+    """Paint trunk, spine and chest; return the level of the abdomen's cavity, below the diaphragm, which holds the organs."""
     space = canvas.space
     radius = (np.abs(space.x / WIDE) ** ROUND + np.abs(space.y / DEEP) ** ROUND) ** (1 / ROUND)
     body = (1 - radius) * (WIDE * DEEP / np.hypot(DEEP * space.x, WIDE * space.y).clip(1) * np.hypot(space.x, space.y)).clip(
@@ -57,7 +48,7 @@ def draw_torso(canvas: Canvas) -> Torso:
     _draw_muscles(canvas, muscle)
     _draw_ribs(canvas, trunk)
     _draw_spine(canvas)
-    return Torso(cavity, lungs)
+    return cavity
 
 
 def _dome(canvas: Canvas) -> np.ndarray:
@@ -143,21 +134,21 @@ def _draw_spine(canvas: Canvas) -> None:
     canvas.paint(canal - 1.8, 38.0)
 
 
-def draw_viscera(canvas: Canvas, torso: Torso) -> None:
+def draw_viscera(canvas: Canvas, cavity: np.ndarray) -> None:
     """Paint every organ; what comes later lies in front of or within what came before."""
-    _draw_liver(canvas, torso)
-    _draw_spleen(canvas, torso)
-    _draw_stomach(canvas, torso)
+    _draw_liver(canvas, cavity)
+    _draw_spleen(canvas, cavity)
+    _draw_stomach(canvas, cavity)
     for side in (1, -1):
         _draw_kidney(canvas, side)
     _draw_great_vessels(canvas)
-    _draw_gallbladder(canvas, torso)
+    _draw_gallbladder(canvas, cavity)
     _draw_pancreas(canvas)
     for side in (1, -1):
         _draw_adrenal(canvas, side)
 
 
-def _draw_liver(canvas: Canvas, torso: Torso) -> None:
+def _draw_liver(canvas: Canvas, cavity: np.ndarray) -> None:
     space, size = canvas.space, canvas.vary(1, 0.05)
     right = ellipsoid(space, canvas.shift((84, 6, 30)), (68 * size, 84 * size, 78 * size))
     left = ellipsoid(space, canvas.shift((4, 50, 52)), (84 * size, 36 * size, 36 * size), turn=-8)
@@ -166,7 +157,7 @@ def _draw_liver(canvas: Canvas, torso: Torso) -> None:
         level = np.minimum(level, -ellipsoid(space, hollow, depth))
     fissure = np.abs(space.x + 4 - 0.25 * (space.y - 50)) - 2.5 + np.clip(space.z - 44, 0, None)
     level = np.minimum(level, np.maximum(fissure, 44 - space.y))
-    level = np.minimum(level + 1.2 * space.ripple, torso.cavity - 1.0).astype(np.float32)
+    level = np.minimum(level + 1.2 * space.ripple, cavity - 1.0).astype(np.float32)
     value = canvas.vary(108, 8)
     canvas.paint(level, value + waves(space.axes, canvas.generator, length=(7, 15), size=2.5), organ="liver", halo=1.5)
     inside = level - 5
@@ -193,23 +184,23 @@ def _liver_vessels(canvas: Canvas) -> list[np.ndarray]:
     return trees
 
 
-def _draw_spleen(canvas: Canvas, torso: Torso) -> None:
+def _draw_spleen(canvas: Canvas, cavity: np.ndarray) -> None:
     space, centre, size = canvas.space, canvas.shift((-98, -34, 40)), canvas.vary(1, 0.08)
     level = ellipsoid(space, centre, (38 * size, 60 * size, 57 * size), turn=-20)
     level = np.minimum(level, -ellipsoid(space, (centre[0] + 58, centre[1] + 30, 36), (44, 60, 64)))
-    level = np.minimum(level + space.ripple, torso.cavity - 1.0)
+    level = np.minimum(level + space.ripple, cavity - 1.0)
     texture = waves(space.axes, canvas.generator, length=(7, 14), size=2.5)
     canvas.paint(level, canvas.vary(122, 8) + texture, organ="spleen", halo=1.5)
 
 
-def _draw_stomach(canvas: Canvas, torso: Torso) -> None:
+def _draw_stomach(canvas: Canvas, cavity: np.ndarray) -> None:
     space, fill = canvas.space, canvas.vary(1, 0.1)
     gullet = [(-4, -14, 130), (-7, -10, 100), (-13, -4, 82), (-24, 2, 72)]
     path = [
         canvas.shift(p, 3) for p in ((-58, -14, 72), (-70, 12, 56), (-66, 40, 28), (-42, 58, 2), (-8, 58, -4), (22, 46, 10))
     ]
     level = tube(space, [gullet[-1], *path], np.array((12, 31, 33, 30, 24, 17, 12)) * fill) + 1.5 * space.ripple
-    level = np.minimum(level, torso.cavity - 2)
+    level = np.minimum(level, cavity - 2)
     folds = 2.2 * np.abs(waves(space.axes, canvas.generator, length=(9, 16), size=1.0))
     canvas.paint(level, canvas.vary(82, 6), organ="stomach", halo=2.0)
     lumen = level - 3.5 - folds
@@ -266,11 +257,11 @@ def _draw_great_vessels(canvas: Canvas) -> None:
     canvas.paint(tube(space, coeliac, 2.8), arterial)
 
 
-def _draw_gallbladder(canvas: Canvas, torso: Torso) -> None:
+def _draw_gallbladder(canvas: Canvas, cavity: np.ndarray) -> None:
     size = canvas.vary(1, 0.12)
     points = [canvas.shift(point, 3) for point in ((52, 30, 20), (60, 44, 4), (66, 54, -16))]
     level = tube(canvas.space, points, np.array((6, 11, 15)) * size) + 0.4 * canvas.space.ripple
-    level = np.minimum(level, torso.cavity - 3)
+    level = np.minimum(level, cavity - 3)
     canvas.paint(level, 55.0, organ="gallbladder", halo=1.0)
     canvas.paint(level - 1.6, canvas.vary(9, 4), organ="gallbladder")
 
@@ -331,14 +322,14 @@ def _dense(points: list[tuple[float, float, float]]) -> np.ndarray:
 LOOPS, VESSELS = 34, 60
 
 
-def draw_bowel(canvas: Canvas, torso: Torso) -> None:
+def draw_bowel(canvas: Canvas, cavity: np.ndarray) -> None:
     """Paint vessels, loops of small bowel and the colon, in this order."""
     generator = canvas.generator
     for _ in range(VESSELS):
         root = generator.uniform((-25, -5, -80), (35, 25, 10))
         tip = root + generator.normal(size=3) * (45, 25, 25)
         bent = (root + tip) / 2 + generator.normal(size=3) * 8
-        canvas.paint(np.minimum(tube(canvas.space, [root, bent, tip], [2.4, 1.8, 1.3]), torso.cavity), canvas.vary(125, 20))
+        canvas.paint(np.minimum(tube(canvas.space, [root, bent, tip], [2.4, 1.8, 1.3]), cavity), canvas.vary(125, 20))
     for _ in range(LOOPS):
         start = (
             generator.uniform((-85, -5, -110), (60, 62, -15))
@@ -346,14 +337,14 @@ def draw_bowel(canvas: Canvas, torso: Torso) -> None:
             else generator.uniform((-85, 0, -60), (-45, 50, 15))
         )
         points = start + np.cumsum(np.vstack([np.zeros(3), generator.normal(size=(4, 3)) * (22, 14, 14)]), axis=0)
-        _draw_gut(canvas, torso, points, generator.uniform(9, 13), wall=2.6, content=_content(generator), air=9.0)
-    _draw_colon(canvas, torso)
+        _draw_gut(canvas, cavity, points, generator.uniform(9, 13), wall=2.6, content=_content(generator), air=9.0)
+    _draw_colon(canvas, cavity)
 
 
-def draw_duodenum(canvas: Canvas, torso: Torso) -> None:
+def draw_duodenum(canvas: Canvas, cavity: np.ndarray) -> None:
     """The loop around the head of the pancreas."""
     points = [(30, 36, 14), (48, 22, 0), (47, 4, -24), (30, -4, -40), (4, -4, -42), (-20, 4, -30)]
-    _draw_gut(canvas, torso, [canvas.shift(point, 2) for point in points], 11, wall=2.8, content=35.0, air=9.5)
+    _draw_gut(canvas, cavity, [canvas.shift(point, 2) for point in points], 11, wall=2.8, content=35.0, air=9.5)
 
 
 def _content(generator: np.random.Generator) -> float:
@@ -361,7 +352,7 @@ def _content(generator: np.random.Generator) -> float:
     return float(generator.uniform(180, 320)) if generator.random() < 0.18 else float(generator.uniform(15, 50))
 
 
-def _draw_colon(canvas: Canvas, torso: Torso) -> None:
+def _draw_colon(canvas: Canvas, cavity: np.ndarray) -> None:
     low = -30 + canvas.vary(0, 8)
     up = [(94, 4, -120), (98, 4, -70), (98, 14, -38)]
     across = [(104, 36, -34), (60, 66, low - 8), (0, 74, low - 14), (-55, 68, low), (-92, 40, 4), (-100, 10, 20)]
@@ -369,12 +360,12 @@ def _draw_colon(canvas: Canvas, torso: Torso) -> None:
     for part, radius, air in ((up, 23.0, 14.0), (across, 20.0, -2.0), (down, 15.0, 10.0)):
         points = [canvas.shift(point, 3) for point in part]
         stool = 25 + waves(canvas.space.axes, canvas.generator, length=(6, 12), size=60.0, count=14)
-        _draw_gut(canvas, torso, points, radius, wall=3.0, content=np.minimum(stool, 75), air=air, folds=0.16)
+        _draw_gut(canvas, cavity, points, radius, wall=3.0, content=np.minimum(stool, 75), air=air, folds=0.16)
 
 
 def _draw_gut(
     canvas: Canvas,
-    torso: Torso,
+    cavity: np.ndarray,
     points: Sequence[Sequence[float]],
     radius: float,
     *,
@@ -389,7 +380,7 @@ def _draw_gut(
     places = np.linspace(0, len(points) - 1, count)
     middle = np.stack([np.interp(places, range(len(points)), points[:, axis]) for axis in range(3)], axis=1)
     radii = radius * (1 + folds * np.sin(np.arange(count) * 2.1 + canvas.generator.uniform(0, 6)))
-    level = np.minimum(tube(canvas.space, middle, radii) + 0.6 * canvas.space.ripple, torso.cavity - 1.5)
+    level = np.minimum(tube(canvas.space, middle, radii) + 0.6 * canvas.space.ripple, cavity - 1.5)
     canvas.paint(level, canvas.vary(85, 12), halo=2.0)
     canvas.paint(level - wall, content)
     surface = canvas.space.axes[1][None, :, None] - (middle[:, 1].max() + air)
