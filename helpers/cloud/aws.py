@@ -158,15 +158,25 @@ def _logs(session: boto3.Session, run: str) -> Iterator[Found]:
 
 
 def _objects(session: boto3.Session, run: str, bucket: str) -> Iterator[Found]:
-    """Objects of the run, with all versions if the bucket keeps them, one entry for each folder of the bucket."""
+    """Objects of the run, with all versions if the bucket keeps them, one entry for each folder of the bucket.
+
+    A bucket that can't be listed is an entry, too, whose deletion says why: its name must not keep the endpoints running.
+    """
     s3, folders = session.client("s3"), {}
-    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=run):
-        for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-            if belongs(item["Key"], run):
-                version = {name: item[name] for name in ("Key", "VersionId")}
-                folders.setdefault(item["Key"].partition("/")[0], []).append(version)
+    try:
+        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=run):
+            for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                if belongs(item["Key"], run):
+                    version = {name: item[name] for name in ("Key", "VersionId")}
+                    folders.setdefault(item["Key"].partition("/")[0], []).append(version)
+    except ClientError as error:
+        yield Found("files in bucket", bucket, partial(_refuse, error))
     for folder, versions in folders.items():
         yield Found(f"{len(versions)} objects in S3", folder, partial(_delete_objects, s3, bucket, versions))
+
+
+def _refuse(error: ClientError) -> None:
+    raise error
 
 
 def _delete_objects(s3, bucket: str, versions: list[dict[str, str]]) -> None:
