@@ -105,6 +105,13 @@ def test_the_sdk_reports_none_of_the_calls_of_notebook_05(monkeypatch):
     assert resolve_value_from_config(**place, sagemaker_session=names["sdk"]) is True
 
 
+def test_the_script_of_notebook_05_gets_its_folders_as_arguments():
+    """Without namespaces (in a container, or as a user of Ubuntu 24.04) a rehearsal translates arguments, not scripts."""
+    cells = {cell["id"]: cell["source"] for cell in nbformat.read(REPOSITORY / "notebooks/05_deploy_sagemaker.ipynb", 4).cells}
+    assert "helpers preprocess" in cells["1ac05ed4"] and "/opt/ml" not in cells["1ac05ed4"]
+    assert "/opt/ml/processing/cohort" in cells["a1fc7d3b"] and "/opt/ml/processing/prepared" in cells["a1fc7d3b"]
+
+
 def test_jobs_that_share_a_place_for_checkpoints_resume_only_their_own(tmp_path):
     """As the trials of a search do; the program is that of notebook 05."""
     program = cell_of_notebook_05("%%writefile {results}/code/train.py").partition("\n")[2]
@@ -220,6 +227,18 @@ def test_a_bucket_that_keeps_versions_keeps_none_of_a_run(status):
             found.delete()
         listed = s3.list_object_versions(Bucket="my-bucket")
         assert [item["Key"] for item in listed["Versions"]] == ["run-10/a"] and "DeleteMarkers" not in listed
+
+
+def test_a_bucket_that_is_gone_or_mistyped_keeps_no_endpoint_running(monkeypatch):
+    there = ["run-1-a"]
+    monkeypatch.setattr(aws.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(aws, "stop_jobs", lambda session, run: None)
+    monkeypatch.setattr(aws, "_running", lambda session, run: [])
+    monkeypatch.setattr(aws, "_endpoints", lambda session, run: [aws.Found("endpoint", name, there.clear) for name in there])
+    with mock_aws(), pytest.raises(DataError, match=r"files in bucket no-bucket \(The specified bucket does not exist\)"):
+        session = boto3.Session("none", "none", region_name="us-east-1")
+        aws.delete_run(session, "run-1", "no-bucket")
+    assert not there, "the endpoint is deleted all the same"
 
 
 def test_the_clean_up_waits_until_aws_lists_nothing_any_more(monkeypatch):

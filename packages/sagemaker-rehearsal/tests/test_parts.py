@@ -22,6 +22,7 @@ from sagemaker_rehearsal.hosting import reserve_port
 from sagemaker_rehearsal.limits import AwsError
 from sagemaker_rehearsal.logs import Tail
 from sagemaker_rehearsal.objects import extract
+from sagemaker_rehearsal.pip_stand_in import main as pip
 from sagemaker_rehearsal.proxy import Authority, is_aws, serve_proxy
 from sagemaker_rehearsal.records import Records
 from sagemaker_rehearsal.session import without_aws
@@ -181,6 +182,12 @@ def tuning_job(ranges, *, strategy="Random", **definition):
     }
 
 
+def unranged(ranges):
+    """A tuning job with other ranges, or none."""
+    good = tuning_job({"MinValue": "0", "MaxValue": "1"})
+    return good | {"HyperParameterTuningJobConfig": good["HyperParameterTuningJobConfig"] | {"ParameterRanges": ranges}}
+
+
 def test_tuning_jobs_are_refused_before_their_first_training():
     good = {"MinValue": "1e-4", "MaxValue": "1e-2", "ScalingType": "Logarithmic"}
     limits.check("HyperParameterTuningJob", tuning_job(good))
@@ -191,6 +198,9 @@ def test_tuning_jobs_are_refused_before_their_first_training():
         (tuning_job(good, strategy="Grid"), "categorical ranges only"),
         (tuning_job(good, EnableManagedSpotTraining=True), "MaxWaitTimeInSeconds is required"),
         (tuning_job(good, AlgorithmSpecification=IMAGE), "A metric is required"),
+        (tuning_job(good, HyperParameterTuningResourceConfig=MACHINE), "not HyperParameterTuningResourceConfig"),
+        (unranged({"AutoParameters": [{"Name": "rate", "ValueHint": "0.1"}]}), "does not know AutoParameters"),
+        (unranged({}), "at least one range"),
         ({**tuning_job(good), "HyperParameterTuningJobName": "x" * 33}, "less than or equal to 32"),
     ):
         with pytest.raises(AwsError, match=words):
@@ -208,7 +218,8 @@ def test_records_answer_as_aws_does():
     for work, code in (
         (lambda: records.create("TrainingJob", request), "ResourceInUse"),
         (lambda: records.create("Model", {"ModelName": "taken"}), "ValidationException"),
-        (lambda: records.get("TrainingJob", "other"), "ResourceNotFound"),
+        (lambda: records.get("TrainingJob", "other"), "ValidationException"),
+        (lambda: records.get("ProcessingJob", "other"), "ResourceNotFound"),
         (lambda: records.get("Endpoint", "other"), "ValidationException"),
         (lambda: records.delete("TrainingJob", "job"), "ValidationException"),
     ):
@@ -291,6 +302,8 @@ def test_hyperparameters_keep_to_their_ranges_and_repeat_with_their_seed():
         (["-rFOLDER/nested.txt"], 1, "not installed here: no-such-package"),
         (["--requirement=FOLDER/outer.txt"], 1, "not installed here: no-such-package"),
         (["--timeout", "100", "pytest"], 0, ""),
+        (["--root-user-action", "ignore", "--no-binary", ":all:", "pytest"], 0, ""),
+        (["-r", "FOLDER/powershell.txt"], 0, ""),
         (["-r", "FOLDER/hashed.txt"], 0, ""),
     ],
 )
@@ -300,10 +313,18 @@ def test_pip_compares_what_it_is_asked_for(tmp_path, words, status, said):
     files = {"outer": "-r nested.txt", "nested": "no-such-package", "hashed": "pytest --hash=sha256:00", "edit": "-e ./mine"}
     for name, text in files.items():
         (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "powershell.txt").write_text("pytest\n", encoding="utf-16")
     words = [word.replace("FOLDER", str(tmp_path)) for word in words]
     asked = [str(programs / "pip"), "install", "-q", "-r", str(tmp_path / "requirements.txt"), *words]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == status and said in done.stdout and not done.stderr, done
+
+
+@pytest.mark.parametrize("first", ["-q", "--no-cache-dir", "--proxy=http://localhost"])
+def test_options_of_pip_itself_hide_no_missing_package(first, capsys):
+    assert pip([first, "install", "no-such-package"]) == 1
+    assert "not installed here: no-such-package" in capsys.readouterr().out
+    assert pip([first, "list"]) == 0
 
 
 def test_the_proxy_plays_aws_and_refuses_every_other_host(tmp_path):
@@ -364,6 +385,18 @@ def test_what_a_container_left_behind_keeps_nobody_waiting(tmp_path, monkeypatch
     os.kill(int(tail.last), signal.SIGKILL)
     assert time.monotonic() - begun < 15
     assert client.put_log_events.call_args.kwargs["logEvents"][0]["message"] == tail.last
+
+
+@pytest.mark.parametrize("folder", ["input/data/sagemaker_remote_function_bootstrap", "processing/input/entrypoint"])
+def test_scripts_of_the_sdk_find_their_folders_without_namespaces(tmp_path, folder):
+    (tmp_path / "groups").mkdir()
+    root = tmp_path / "ml"
+    (root / folder).mkdir(parents=True)
+    (root / folder / "run.sh").write_text(f"ls -d /opt/ml/{folder}")
+    machine = Machine(tmp_path, tmp_path / "programs", {}, private=False)
+    container = Container(machine, root, ["sh", f"/opt/ml/{folder}/run.sh"], environment={})
+    assert container.process.stdout.read().decode() == f"{root / folder}\n"
+    container.kill()
 
 
 def test_a_program_that_does_not_exist_is_one_sentence(capsys):

@@ -329,8 +329,14 @@ def test_a_job_that_the_rehearsal_cannot_finish_leaves_nothing_and_can_be_made_a
 def test_requests_that_cannot_be_are_refused_as_aws_refuses_them(rehearsal, sagemaker, bucket):
     with pytest.raises(ClientError, match="MaxWaitTimeInSeconds is required"):
         train(sagemaker, bucket, "no-wait", "", EnableManagedSpotTraining=True)
-    with pytest.raises(ClientError, match="ResourceNotFound"):
+    with pytest.raises(ClientError, match=r"\(ValidationException\).*Requested resource not found"):
         sagemaker.describe_training_job(TrainingJobName="nowhere")
+    with pytest.raises(sagemaker.exceptions.ResourceNotFound):
+        sagemaker.describe_processing_job(ProcessingJobName="nowhere")
+    with pytest.raises(ClientError, match="does not know ListMonitoringSchedules"):  # moto would answer with HTML
+        sagemaker.list_monitoring_schedules()
+    with pytest.raises(ClientError, match="does not know Search"):  # moto would find none of the jobs
+        sagemaker.search(Resource="TrainingJob")
     with pytest.raises(ClientError, match="Could not find endpoint-config"):
         sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="nowhere")
     with pytest.raises(ClientError, match="does not know CreateTransformJob"):  # moto would say that it is completed
@@ -443,6 +449,40 @@ def test_a_trial_whose_package_is_missing_fails(sagemaker, s3, bucket):
     assert job["TrainingJobStatus"] == "Failed" and "not installed here: no-such-package" in job["FailureReason"]
 
 
+def test_the_log_of_one_job_holds_no_lines_of_another(sagemaker, bucket):
+    logs = boto3.client("logs")
+
+    def lines(group, prefix):
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group, logStreamNamePrefix=prefix)
+        return [event["message"] for page in pages for event in page["events"]]
+
+    group = "/aws/sagemaker/TrainingJobs"
+    for name in ("spoken-1", "spoken-2"):
+        train(sagemaker, bucket, name, f"print('this is {name}')")
+    assert lines(group, "spoken-2") == ["this is spoken-2"] and lines(group, "unspoken") == []
+    assert sorted(lines(group, "spoken-")) == ["this is spoken-1", "this is spoken-2"]
+    with pytest.raises(logs.exceptions.ResourceNotFoundException):
+        lines("/aws/sagemaker/Nothing", "spoken")
+
+
+def test_a_trial_finds_the_variables_and_options_of_awss_toolkit(rehearsal, sagemaker, s3, bucket):
+    code = b"import os, sys; print(sys.argv[1:], *(os.environ[f'SM_{name}'] for name in ('HPS', 'HP_W', 'HOSTS', 'NUM_GPUS')))"
+    s3.put_object(Bucket=bucket, Key="told.tar.gz", Body=pack({"told.py": code}))
+    sagemaker.create_training_job(
+        TrainingJobName="told",
+        RoleArn=ROLE,
+        HyperParameters={"sagemaker_program": "told.py", "sagemaker_submit_directory": f"s3://{bucket}/told.tar.gz", "w": "4"},
+        AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File"},
+        OutputDataConfig={"S3OutputPath": f"s3://{bucket}/told"},
+        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
+    job = wait(lambda: sagemaker.describe_training_job(TrainingJobName="told"))
+    assert job["TrainingJobStatus"] == "Completed", job["FailureReason"]
+    (line,) = lines_of(rehearsal, "/aws/sagemaker/TrainingJobs", "told")
+    assert line.startswith("""['-w', '4'] {"w": 4} 4 ["algo-1"] """), "a name of one letter has one dash"
+
+
 LIFE = """
 import sys, time, boto3
 from sagemaker_rehearsal import start_rehearsal
@@ -547,6 +587,26 @@ def test_the_command_runs_a_program_inside(rehearsal):
     assert subprocess.run(command, env=environment, check=False).returncode == 5
 
 
+def test_a_program_that_is_interrupted_cleans_up_in_the_rehearsal():
+    """Ctrl-C reaches the command and its program at once."""
+    code = """if True:
+        import boto3, time
+        try:
+            print("runs", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(1)
+            print(boto3.client("s3").list_buckets()["Buckets"], flush=True)
+            raise SystemExit(3) from None
+    """
+    command = [sys.executable, "-m", "sagemaker_rehearsal", "--", sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=without_aws(os.environ), start_new_session=True, **pipes) as done:
+        assert done.stdout.readline() == "runs\n"
+        os.killpg(done.pid, signal.SIGINT)
+        assert done.communicate() == ("[]\n", "") and done.returncode == 3
+
+
 SERVE = """
 import http.server, os, pathlib, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the first process of a container does by itself
@@ -612,6 +672,16 @@ def test_endpoints_serve_a_model_with_the_program_of_the_image(tmp_path):
         key = answer["FailureLocation"].removeprefix("s3://own-bucket/")
         s3.get_waiter("object_exists").wait(Bucket="own-bucket", Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
         assert b"client error (400)" in s3.get_object(Bucket="own-bucket", Key=key)["Body"].read()
+        named = {"S3OutputPathExtension": "ward", "Filename": "one.txt"}
+        answer = runtime.invoke_endpoint_async(EndpointName="later", Body=b"inline", **named)
+        assert answer["OutputLocation"] == "s3://own-bucket/out/ward/one.txt"
+        s3.get_waiter("object_exists").wait(Bucket="own-bucket", Key="out/ward/one.txt", WaiterConfig={"Delay": 1})
+        assert s3.get_object(Bucket="own-bucket", Key="out/ward/one.txt")["Body"].read() == b"hello inline"
+        for given in ({}, {"Body": b"inline", "InputLocation": "s3://own-bucket/bad"}):
+            with pytest.raises(ClientError, match="exactly one of them"):
+                runtime.invoke_endpoint_async(EndpointName="later", **given)
+        with pytest.raises(ClientError, match="exceeds the limit of 128000"):
+            runtime.invoke_endpoint_async(EndpointName="later", Body=bytes(128_001))
         answer = runtime.invoke_endpoint_async(EndpointName="silent", InputLocation="s3://own-bucket/bad")
         assert "OutputLocation" in answer and "FailureLocation" not in answer
         began = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -21,7 +22,10 @@ def rehearse(command: Sequence[str], *, region: str, serve: str, grace: float, p
             raise RehearsalError(f"there is no program {command[0]} that can be run; check its name, path and permissions")
         with start_rehearsal(region, serve=serve, grace=grace, private=private) as rehearsal:
             if command:
-                return subprocess.run(command, env=rehearsal.within(os.environ), check=False).returncode
+                program = subprocess.Popen(command, env=rehearsal.within(os.environ))
+                while True:
+                    with contextlib.suppress(KeyboardInterrupt):  # the program has it, too, and ends when it has cleaned up
+                        return code if (code := program.wait()) >= 0 else 128 - code
             return _stay(rehearsal)
     except (RehearsalError, OSError) as error:
         print(error, file=sys.stderr)

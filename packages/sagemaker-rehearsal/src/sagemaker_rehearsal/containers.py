@@ -24,6 +24,8 @@ from pathlib import Path
 INSIDE = "/opt/ml"
 PRIVATE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
 MOUNTS = 'mount --bind "$1" /opt/ml && { mount --bind "$2" /etc/hosts || true; } && shift 2 && exec "$@"'
+OF_THE_SDK = ("input/data/sm_drivers", "input/data/sagemaker_remote_function_bootstrap", "processing/input/entrypoint")
+"""Where ModelTrainer, @remote and FrameworkProcessor bring their scripts."""
 KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED")
 """Variables of the machine that a container sees; all others, and secrets in them, stay out."""
 
@@ -98,7 +100,8 @@ class Container:
         else:
             variables = {name: self.translate(value) for name, value in variables.items()}
             command = [self.translate(word) for word in command]
-            _rewrite_scripts(root / "input/data/sm_drivers", self.translate)
+            for folder in OF_THE_SDK:
+                _rewrite_scripts(root / folder, self.translate)
         self.process = subprocess.Popen(
             command,
             env=variables,

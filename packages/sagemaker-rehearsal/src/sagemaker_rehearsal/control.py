@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+
+from botocore import xform_name
+from moto.sagemaker.responses import SageMakerResponse
 
 from sagemaker_rehearsal import limits
 from sagemaker_rehearsal.endpoints import Endpoints
@@ -28,11 +31,12 @@ NOT_REHEARSED = (
     "CreateCompilationJob",
     "CreateInferenceComponent",
     "CreateTransformJob",
+    "Search",
     "StartPipelineExecution",
     "UpdateEndpoint",
     "UpdateEndpointWeightsAndCapacities",
 )
-"""What moto would answer as if it had been done."""
+"""What moto would answer as if it had been done, or, as Search, without the jobs of the rehearsal."""
 
 
 class ControlPlane:
@@ -48,11 +52,11 @@ class ControlPlane:
         self.endpoints = Endpoints(world)
         self.trials = Trials(self.start)
         self.operations: dict[str, Callable[[dict], dict]] = {
+            **{name: partial(_refuse, name) for name in (*NOT_REHEARSED, *_unknown_to_moto())},
             "ListTrainingJobsForHyperParameterTuningJob": self._list_trials,
             "AddTags": self._add_tags,
             "DeleteTags": self._delete_tags,
             "ListTags": self._list_tags,
-            **{name: partial(_refuse, name) for name in NOT_REHEARSED},
         }
         for kind in KINDS.values():
             self.operations |= self._operations(kind)
@@ -183,6 +187,13 @@ def _page(key: str, found: list[dict], request: Mapping) -> dict:
     first = int(request.get("NextToken") or 0)
     end = first + request.get("MaxResults", PAGE)
     return {key: found[first:end], **({"NextToken": str(end)} if end < len(found) else {})}
+
+
+def _unknown_to_moto() -> Iterator[str]:
+    """The calls at which moto breaks down with a page of HTML."""
+    for name in limits.service_model().operation_names:
+        if not hasattr(SageMakerResponse, xform_name(name)):
+            yield name
 
 
 def _refuse(operation: str, request: Mapping) -> dict:

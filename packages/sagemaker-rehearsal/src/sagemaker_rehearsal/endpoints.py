@@ -145,18 +145,27 @@ class Endpoints:
             raise _model_error(name, 0, f"The response of {len(answer.content)} bytes exceeds the limit of {limit} bytes.")
         return answer, variant.config["VariantName"]
 
-    def invoke_later(self, name: str, headers: Mapping[str, str]) -> tuple[str, str, str]:
+    def invoke_later(self, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[str, str, str]:
         """Queue an asynchronous request; inference id, and where the answer or else the failure will be.
 
-        Without an ``S3FailurePath`` the failure is nowhere, and its place is empty.
+        The input is the body of the request or an object in S3. Without an ``S3FailurePath`` the failure is nowhere, and its
+        place is empty.
         """
         live = self._find(name)
         if live.queue is None:
             raise AwsError("ValidationError", f"Endpoint {name} is not asynchronous; use InvokeEndpoint.")
-        source, identifier = headers["X-Amzn-SageMaker-InputLocation"], str(uuid.uuid4())
+        source, identifier = headers.get("X-Amzn-SageMaker-InputLocation", ""), str(uuid.uuid4())
+        if bool(source) == bool(body):
+            raise AwsError("ValidationError", "Body and InputLocation are mutually exclusive; provide exactly one of them.")
+        if len(body) > limits.INLINE_BYTES:
+            raise AwsError("ValidationError", f"Body of {len(body)} bytes exceeds the limit of {limits.INLINE_BYTES} bytes.")
         config = live.config["AsyncInferenceConfig"]["OutputConfig"]
         base = config.get("S3OutputPath") or source.rpartition("/")[0]
-        output = f"{base.rstrip('/')}/{identifier}.out"
+        if not base:
+            raise AwsError("ValidationError", "The endpoint has no S3OutputPath, and the request no InputLocation to go by.")
+        inside = headers.get("X-Amzn-SageMaker-S3OutputPathExtension", "").strip("/")
+        named = headers.get("X-Amzn-SageMaker-Filename") or f"{identifier}.out"
+        output = "/".join(filter(None, (base.rstrip("/"), inside, named)))
         failures = config.get("S3FailurePath")
         failure = f"{failures.rstrip('/')}/{identifier}-error.out" if failures else ""
         seconds = float(headers.get("X-Amzn-SageMaker-InvocationTimeoutSeconds") or 15 * 60)
@@ -167,13 +176,13 @@ class Endpoints:
             "Accept": headers.get(ACCEPT, ""),
             "X-Amzn-SageMaker-Custom-Attributes": headers.get("X-Amzn-SageMaker-Custom-Attributes", ""),
         }
-        live.queue.submit(self._answer, live, source, sent, output, failure, seconds)
+        live.queue.submit(self._answer, live, body or source, sent, output, failure, seconds)
         return headers.get("X-Amzn-SageMaker-Inference-Id") or identifier, output, failure
 
-    def _answer(self, live: Live, source: str, headers: Mapping, output: str, failure: str, seconds: float) -> None:
-        """One asynchronous request from its object in S3 to the object with the answer, or with the reason of its failure."""
+    def _answer(self, live: Live, source: str | bytes, headers: Mapping, output: str, failure: str, seconds: float) -> None:
+        """One asynchronous request from its body or object in S3 to the object with the answer or the reason of its failure."""
         try:
-            body = self.world.objects.read(source)
+            body = source if isinstance(source, bytes) else self.world.objects.read(source)
             if len(body) > limits.ASYNC_BYTES:
                 raise invalid(f"Input of {len(body)} bytes exceeds the limit of {limits.ASYNC_BYTES} bytes.")
             answer = live.variants[0].next().invoke(body, headers, seconds=seconds)

@@ -16,6 +16,8 @@ from botocore.model import ServiceModel, Shape
 MIB = 2**20
 REALTIME_BYTES, REALTIME_SECONDS = 25 * MIB, 60.0
 ASYNC_BYTES, ASYNC_SECONDS = 1024 * MIB, 3600.0
+INLINE_BYTES = 128_000
+"""Of the body of an asynchronous request that names no object in S3."""
 FAILURE_CHARACTERS = 1024
 DAY = 86_400
 LONGEST_SECONDS = {"training": 28 * DAY, "processing": 5 * DAY}
@@ -38,7 +40,7 @@ def invalid(message: str) -> AwsError:
 
 def check(kind: str, request: Mapping) -> None:
     """Raise `AwsError` for a ``Create<kind>`` that AWS would not take, or that the rehearsal does not know."""
-    faults = list(_faults(_service_model().operation_model(f"Create{kind}").input_shape, request, ""))
+    faults = list(_faults(service_model().operation_model(f"Create{kind}").input_shape, request, ""))
     if faults:
         raise invalid(f"{len(faults)} validation error{'s' * (len(faults) > 1)} detected: {'; '.join(faults)}")
     if kind in CHECKS:
@@ -46,7 +48,8 @@ def check(kind: str, request: Mapping) -> None:
 
 
 @cache
-def _service_model() -> ServiceModel:
+def service_model() -> ServiceModel:
+    """What the installed botocore knows of SageMaker."""
     return botocore.session.get_session().get_service_model("sagemaker")
 
 
@@ -167,6 +170,8 @@ def _check_tuning(request: Mapping) -> None:
     if not definition:
         raise invalid("The rehearsal runs tuning jobs with one TrainingJobDefinition.")
     _check_training(definition)
+    if definition.get("HyperParameterTuningResourceConfig"):
+        raise invalid("The rehearsal knows ResourceConfig, not HyperParameterTuningResourceConfig; try it in AWS.")
     known = {metric["Name"] for metric in definition["AlgorithmSpecification"].get("MetricDefinitions") or []}
     objective = config.get("HyperParameterTuningJobObjective")
     if objective and objective["MetricName"] not in known:
@@ -174,6 +179,10 @@ def _check_tuning(request: Mapping) -> None:
         raise invalid(words)
     ranges = config.get("ParameterRanges") or {}
     numbers = [*(ranges.get("ContinuousParameterRanges") or []), *(ranges.get("IntegerParameterRanges") or [])]
+    if ranges.get("AutoParameters"):
+        raise invalid("The rehearsal does not know AutoParameters; give ranges, or try it in AWS.")
+    if not any(ranges.values()):
+        raise invalid("A tuning job needs at least one range in its ParameterRanges.")
     if config["Strategy"] == "Grid" and numbers:
         raise invalid("Grid search takes categorical ranges only.")
     for item in numbers:

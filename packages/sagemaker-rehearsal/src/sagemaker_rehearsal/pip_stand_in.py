@@ -16,6 +16,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 WITH_VALUE = {"-c", "--constraint", "-f", "--find-links", "-i", "--index-url", "--extra-index-url", "-t", "--target"}
 WITH_VALUE |= {"--timeout", "--retries", "--trusted-host", "--proxy", "--cache-dir", "--progress-bar", "--upgrade-strategy"}
+WITH_VALUE |= {"--root-user-action", "--no-binary", "--only-binary", "--prefix", "--root", "--src", "--report", "--log"}
+WITH_VALUE |= {"--cert", "--platform", "--python-version", "--implementation", "--abi", "--use-feature", "--exists-action"}
 """Options whose next word is no requirement."""
 FILE, EDITABLE = (re.compile(rf"(?:{names})[= ]?\s*(.*)") for names in ("-r|--requirement", "-e|--editable"))
 
@@ -33,7 +35,7 @@ def wanted(words: Iterable[str], folder: Path = Path()) -> Iterator[Requirement]
     for word in words:
         if named := FILE.fullmatch(word):
             path = folder / (named[1] or next(words))
-            yield from wanted(map(_plain, path.read_text(encoding="utf-8").splitlines()), path.parent)
+            yield from wanted(map(_plain, _text(path).splitlines()), path.parent)
         elif named := EDITABLE.fullmatch(word):
             raise Unclear(named[1] or next(words))
         elif word in WITH_VALUE:
@@ -49,6 +51,12 @@ def wanted(words: Iterable[str], folder: Path = Path()) -> Iterator[Requirement]
                 yield requirement
 
 
+def _text(path: Path) -> str:
+    """A requirements file in the encoding that its first bytes tell, as pip reads it: PowerShell writes UTF-16."""
+    raw = path.read_bytes()
+    return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+
+
 def _plain(line: str) -> str:
     """A line of a requirements file without comment, hashes and the sign that it goes on."""
     return re.sub(r"(^|\s)#.*|\s--.*", "", line).strip(" \t\\")
@@ -56,9 +64,10 @@ def _plain(line: str) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Compare; returns 1 if something is missing."""
-    missing = []
+    missing, words = [], list(words)
+    asked = words[words.index("install") + 1 :] if "install" in words else []  # options of pip itself may come before
     try:
-        requirements = list(wanted(words[1:] if words[:1] == ["install"] else []))
+        requirements = list(wanted(asked))
     except Unclear as error:
         print(f"rehearsal: pip only compares versions here, and can't tell what this installs: {error}")
         return 1

@@ -56,14 +56,15 @@ class Kind:
         return f"{self.name}Status"
 
 
-def _job(name: str, path: str, *shown: str) -> Kind:
-    return Kind(name, path, f"{name}Summaries", (f"{name}Status", "LastModifiedTime", *shown))
+def _job(name: str, path: str, *shown: str, **more: str) -> Kind:
+    return Kind(name, path, f"{name}Summaries", (f"{name}Status", "LastModifiedTime", *shown), **more)
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        _job("TrainingJob", "training-job", "TrainingEndTime", "SecondaryStatus"),
+        # Not ResourceNotFound, whatever the service model says: https://github.com/aws/aws-sdk/issues/165
+        _job("TrainingJob", "training-job", "TrainingEndTime", "SecondaryStatus", missing="ValidationException"),
         _job("ProcessingJob", "processing-job", "ProcessingEndTime", "FailureReason"),
         _job(
             "HyperParameterTuningJob",
@@ -145,7 +146,7 @@ class Records:
         record.update(**facts)
         with self._lock:
             if (kind, name) in self._all:
-                code = "ResourceInUse" if what.missing == "ResourceNotFound" else what.missing  # the SDK tells them apart
+                code = "ResourceInUse" if what.name.endswith("Job") else what.missing  # the SDK tells them apart
                 raise AwsError(code, f'Cannot create already existing {what.path} "{arn}".')
             self._all[kind, name] = record
         return record
@@ -155,11 +156,7 @@ class Records:
         record = self._all.get((kind, name))
         if record is None:
             what = KINDS[kind]
-            words = (
-                "Requested resource not found."
-                if what.missing == "ResourceNotFound"
-                else f'Could not find {what.path} "{name}".'
-            )
+            words = "Requested resource not found." if what.name.endswith("Job") else f'Could not find {what.path} "{name}".'
             raise AwsError(what.missing, words)
         return record
 

@@ -6,6 +6,8 @@ it writes ``ready.json`` into the folder.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -29,6 +31,7 @@ from sagemaker_rehearsal.world import World
 TARGET = "SageMaker."
 SCOPE = "/sagemaker/aws4_request"
 INTERRUPT = "/rehearsal/interrupt"
+FILTER = "Logs_20140328.FilterLogEvents"
 
 
 class Application:
@@ -56,8 +59,22 @@ class Application:
             self.world.interrupt(Request(environ).get_json())
             answer = Response(status=204)
         else:
-            return self.moto(environ, start_response)
+            asked = self._name_streams(environ) if environ.get("HTTP_X_AMZ_TARGET") == FILTER else environ
+            return self.moto(asked, start_response)
         return answer(environ, start_response)
+
+    def _name_streams(self, environ: dict) -> dict:
+        """The same request with the names of the log streams that it asks for by prefix: moto would take those of all jobs."""
+        asked = Request(environ).get_json(force=True)
+        group, prefix = asked.get("logGroupName"), asked.pop("logStreamNamePrefix", None)
+        if group and prefix:
+            asked["logStreamNames"] = [prefix]  # no names would mean all streams
+            with contextlib.suppress(self.world.logs.exceptions.ResourceNotFoundException):  # moto says so, too
+                pages = self.world.logs.get_paginator("describe_log_streams")
+                pages = pages.paginate(logGroupName=group, logStreamNamePrefix=prefix)
+                asked["logStreamNames"] += [one["logStreamName"] for page in pages for one in page["logStreams"]]
+        body = json.dumps(asked).encode()
+        return environ | {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
     def _operate(self, operation: str, request: Request) -> Response:
         result = self.control.operations[operation](request.get_json(force=True) or {})
@@ -68,7 +85,7 @@ class Application:
         if kind not in {"invocations", "async-invocations"}:
             raise AwsError("ValidationError", f"The rehearsal does not know {kind}; use InvokeEndpoint, or try it in AWS.")
         if kind == "async-invocations":
-            identifier, output, failure = self.control.endpoints.invoke_later(name, request.headers)
+            identifier, output, failure = self.control.endpoints.invoke_later(name, request.get_data(), request.headers)
             places = {"X-Amzn-SageMaker-OutputLocation": output}
             if failure:
                 places["X-Amzn-SageMaker-FailureLocation"] = failure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,17 +27,40 @@ def main() -> int:
     content = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
     code = root / "code"
     extract(content, code)
-    words = [word for name, text in values.items() if name not in own for word in (f"--{name}", str(_plain(text)))]
+    given = {name: _plain(text) for name, text in values.items() if name not in own}
+    options = {name: f"--{name}" if len(name) > 1 else f"-{name}" for name in given}  # so the toolkit writes them
+    words = [word for name, value in given.items() for word in (options[name], str(value))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    channels = [path for path in (root / "input/data").iterdir() if path.is_dir()]
-    environment |= {f"SM_CHANNEL_{path.name.upper()}": str(path) for path in channels}
-    environment["SM_OUTPUT_DATA_DIR"] = str(root / "output/data")
+    environment |= _variables(root, given)
     if (code / "requirements.txt").is_file():
         install = subprocess.run(["pip", "install", "-r", "requirements.txt"], cwd=code, check=False)
         if install.returncode:
             return install.returncode
     done = subprocess.run([sys.executable, own["sagemaker_program"], *words], cwd=code, env=environment, check=False)
     return done.returncode
+
+
+def _variables(root: Path, hyperparameters: dict[str, object]) -> dict[str, str]:
+    """What the toolkit tells a program through its environment, besides ``SM_MODEL_DIR``."""
+    machines = json.loads((root / "input/config/resourceconfig.json").read_text(encoding="utf-8"))
+    channels = {path.name: str(path) for path in sorted((root / "input/data").iterdir()) if path.is_dir()}
+    told: dict[str, object] = {f"SM_CHANNEL_{name.upper()}": path for name, path in channels.items()}
+    told |= {f"SM_HP_{name.upper()}": value for name, value in hyperparameters.items()}
+    told |= {"SM_CHANNELS": sorted(channels), "SM_HPS": hyperparameters, "SM_RESOURCE_CONFIG": machines}
+    told |= {"SM_HOSTS": machines["hosts"], "SM_CURRENT_HOST": machines["current_host"]}
+    told |= {"SM_NETWORK_INTERFACE_NAME": machines["network_interface_name"]}
+    told |= {"SM_CURRENT_INSTANCE_TYPE": machines["current_instance_type"]}
+    told |= {"SM_NUM_CPUS": os.cpu_count(), "SM_NUM_GPUS": _gpus()}
+    told |= {"SM_INPUT_DIR": f"{root}/input", "SM_INPUT_CONFIG_DIR": f"{root}/input/config"}
+    told |= {"SM_OUTPUT_DIR": f"{root}/output", "SM_OUTPUT_DATA_DIR": f"{root}/output/data"}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
+
+
+def _gpus() -> int:
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
 
 
 def _plain(text: str) -> object:
