@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
 
 from brats_cohort.command import Target
 from scan_session import prepare_session
@@ -20,7 +19,6 @@ def run(
     t2: str | None = None,
     flair: str | None = None,
     mask: Path | None = None,
-    brain: Literal["deepbet", "hd-bet"] = "deepbet",
     study: int | None = None,
 ) -> int:
     """Recognise, register and skull-strip the series of one session; CASE/session.html shows what was done.
@@ -41,11 +39,9 @@ def run(
         The same for FLAIR.
     mask
         Brain mask of your own, drawn on T1ce or T1, whichever has the smaller voxels.
-    brain
-        What finds the brain without a mask: deepbet, or hd-bet if that is installed.
     study
         Which of several sessions in the folder, counted from the oldest: 1, 2, ...
     """
-    session = prepare_session(folder, out, t1=t1, t1ce=t1ce, t2=t2, flair=flair, mask=mask, brain_method=brain, study=study)
+    session = prepare_session(folder, out, t1=t1, t1ce=t1ce, t2=t2, flair=flair, mask=mask, study=study)
     print(f"{session.page} shows what was done; segment it with: python -m helpers predict {shlex.quote(str(out))} --out OUT")
     return 0

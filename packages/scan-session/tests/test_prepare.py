@@ -3,7 +3,6 @@
 import json
 import re
 import resource
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +11,7 @@ import SimpleITK as sitk
 from conftest import TIMING, save, slices
 
 from scan_session import SessionError, brain, find_series, load_session, prepare_session, to_native, write_native
-from scan_session.grid import affine_of, array_of, image_of, write_nifti
+from scan_session.grid import array_of, image_of, write_nifti
 from scan_session.recognise import choose, one_session
 
 SHIFT = np.array([12.0, -9.0, 7.0])
@@ -257,35 +256,6 @@ def test_a_mask_of_ones_own_must_lie_on_the_reference(tmp_path):
         brain.read_mask(path, image)
 
 
-HD_BET = """#!{python}
-import sys
-import nibabel as nib
-source, target = (sys.argv[sys.argv.index(option) + 1] for option in ("-i", "-o"))
-head = nib.load(source)
-if head.get_fdata().max() > 5000:
-    sys.exit("out of memory")
-nib.save(nib.Nifti1Image((head.get_fdata() > 100).astype("uint8"), head.affine), target.replace(".nii.gz", "_bet.nii.gz"))
-"""
-"""A stand-in with HD-BET's command line: what is brighter than 100 is brain."""
-
-
-def test_hd_bet_is_asked_where_it_is_installed(tmp_path, monkeypatch):
-    x, y, z = np.indices((40, 40, 40)) - 19.5
-    radius = np.sqrt(x**2 + y**2 + z**2)
-    affine = np.diag([-4.0, 4, 4, 1])
-    head = image_of(np.where(radius < 16, 300 + x, 20).astype(np.float32), affine)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SessionError, match="hd-bet is not installed here"):
-        brain.extract_brain(head, "hd-bet")
-    program = tmp_path / "hd-bet"
-    program.write_text(HD_BET.format(python=sys.executable))
-    program.chmod(0o755)
-    mask = brain.extract_brain(head, "hd-bet")
-    assert np.array_equal(array_of(mask) > 0, radius < 16) and np.allclose(affine_of(mask), affine)
-    with pytest.raises(SessionError, match=r"hd-bet failed \(out of memory\)"):
-        brain.extract_brain(head * 100, "hd-bet")
-
-
 def heads(folder, names):
     """Stripped heads on one grid, as registered images are."""
     x, y, z = np.indices((40, 40, 36)) * 4.0 - np.reshape([78, 78, 70], (3, 1, 1, 1))
@@ -373,8 +343,6 @@ def test_wrong_arguments_are_said_before_the_work(tmp_path):
     for require in (("T1CE",), "T1CE"):
         with pytest.raises(SessionError, match="there is no modality T1CE to require; choose from t1, t1ce, t2, flair"):
             prepare_session(folder, tmp_path / "case", require=require)
-    with pytest.raises(SessionError, match="there is no method 'hdbet' to find the brain; choose deepbet or hd-bet"):
-        brain.extract_brain(image_of(np.ones((20, 20, 20), np.float32), np.diag([4.0, 4, 4, 1])), "hdbet")
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "case"):
         with pytest.raises(SessionError, match="cannot be made or written; give --out another folder"):

@@ -1,4 +1,4 @@
-"""Find the brain: deepbet's networks, HD-BET where it is installed, or what a stripped image leaves.
+"""Find the brain: deepbet's networks, a mask of one's own, or what a stripped image leaves.
 
 deepbet (MIT) ships its weights inside its PyPI package: nothing is downloaded, and `torch.jit.load` reads them as TorchScript
 from that package's own folder, never from a path that a user gives.
@@ -7,9 +7,6 @@ from that package's own folder, never from a path that a user gives.
 from __future__ import annotations
 
 import functools
-import shutil
-import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,20 +17,15 @@ import torch
 from scipy import ndimage
 
 from scan_session.errors import SessionError
-from scan_session.grid import affine_of, array_of, image_of, read_nifti, write_nifti
+from scan_session.grid import affine_of, array_of, image_of, read_nifti
 
 LITRES = (0.5, 2.3)
 """Volumes that a brain, with its ventricles, may have."""
 
 
-def extract_brain(image: sitk.Image, method: str = "deepbet") -> sitk.Image:
-    """Find the brain in a T1 or T1ce image, skull on: a mask on the image's grid.
-
-    `method` is "deepbet", or "hd-bet" where that program is installed. Raises `SessionError` if what is found is no brain.
-    """
-    if method not in ("deepbet", "hd-bet"):
-        raise SessionError(f"there is no method {method!r} to find the brain", "choose deepbet or hd-bet")
-    mask = _hd_bet(image) if method == "hd-bet" else _deepbet(image)
+def extract_brain(image: sitk.Image) -> sitk.Image:
+    """Find the brain in a T1 or T1ce image, skull on: a mask on its grid; `SessionError` if what is found is no brain."""
+    mask = _deepbet(image)
     litres = float(mask.sum()) * np.prod(image.GetSpacing()) * 1e-6
     if not LITRES[0] <= litres <= LITRES[1]:
         problem = f"what looks like the brain has {litres:.2f} litres, which no whole brain has"
@@ -110,18 +102,3 @@ def _deepbet(image: sitk.Image) -> np.ndarray:
     except (AssertionError, ValueError):  # deepbet found no voxel of a brain
         return np.zeros(image.GetSize(), bool)
     return np.asarray(mask.dataobj) > 0
-
-
-def _hd_bet(image: sitk.Image) -> np.ndarray:
-    if not shutil.which("hd-bet"):
-        raise SessionError("hd-bet is not installed here", "install HD-BET, or leave the default deepbet")
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "head.nii.gz", Path(folder) / "brain.nii.gz"
-        write_nifti(source, image)
-        words = ["hd-bet", "-i", str(source), "-o", str(target), "-device", "cpu", "--disable_tta", "--save_bet_mask"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        masks = sorted(Path(folder).glob("brain*_bet.nii.gz")) or sorted(Path(folder).glob("brain*mask.nii.gz"))
-        if done.returncode or not masks:
-            reason = " ".join(done.stderr.strip().splitlines()[-1:]) or f"status {done.returncode}"
-            raise SessionError(f"hd-bet failed ({reason})", "leave the default deepbet")
-        return array_of(read_nifti(masks[0])) > 0.5

@@ -43,7 +43,6 @@ def prepare_session(
     t2: str | None = None,
     flair: str | None = None,
     mask: Path | None = None,
-    brain_method: str = "deepbet",
     study: int | None = None,
     require: Sequence[str] = MODALITIES,
     say: Callable[[str], None] = print,
@@ -59,7 +58,7 @@ def prepare_session(
     t1, t1ce, t2, flair : str, optional
         Number of a series, or name of a NIfTI file, to take in place of what is recognised.
     mask : Path, optional
-        Brain mask of one's own, drawn on the reference series. Else `brain_method`: "deepbet" or "hd-bet".
+        Brain mask of one's own, drawn on the reference series.
     study : int, optional
         Which of several sessions, from the oldest, 1.
     require : str or sequence of str
@@ -96,7 +95,7 @@ def prepare_session(
     images = {modality: series.read() for modality, series in taken.items()}
     reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: max(images[key].GetSpacing()))
     fixed = images[reference]
-    inside, how = _brain(fixed, taken[reference].label, mask, brain_method)
+    inside, how = _brain(fixed, taken[reference].label, mask)
     notes.append(f"brain: {how}")
     transforms, measures = {reference: sitk.Euler3DTransform()}, {reference: {"role": "reference"}}
     for modality, image in images.items():
@@ -169,14 +168,14 @@ def _require(taken: Mapping[str, Series], left: Sequence[Series], require: Seque
         )
 
 
-def _brain(fixed: sitk.Image, label: str, mask: Path | None, method: str) -> tuple[sitk.Image, str]:
+def _brain(fixed: sitk.Image, label: str, mask: Path | None) -> tuple[sitk.Image, str]:
     if mask:
         return brain.read_mask(Path(mask), fixed), "the mask that you gave"
     stripped = brain.stripped_mask(fixed, brain.rough_brain(fixed))
     if stripped is not None:
         return stripped, "the reference is skull-stripped already and was left so"
     try:
-        return brain.extract_brain(fixed, method), f"found by {method}"
+        return brain.extract_brain(fixed), "found by deepbet"
     except SessionError as error:
         raise SessionError(f"{label}: {error.problem}", error.remedy) from error
 
