@@ -5,8 +5,8 @@ goes on several times: without variants as before, with one of them at a time in
 are released. Each network is scored on the same phantoms, which no training has seen: those of the variant's own kind, the
 usual ones, and every kind. Trainings in DIR are resumed, and the table is written to DIR as well.
 
-`phantom_variants.csv` beside this file is such a table. `phantom_ablation.csv` is something else: what was measured on the five
-development patients while the first released model was made, on a busy machine and with unequal numbers of updates.
+docs/benchmarks.md has such a table. `phantom_ablation.csv` is something else: what was measured on the five development
+patients while the first released model was made, on a busy machine and with unequal numbers of updates.
 """
 
 from __future__ import annotations

@@ -19,16 +19,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from brats_cohort.cases import case_of_files
+from helpers.evaluation.metrics import dice
 from helpers.evaluation.predict import predict_case, write_prediction
 from helpers.models.checkpoints import load_released
 from scan_session import Session, prepare_session, register, write_native
 from scan_session.grid import array_of, read_nifti
 from scan_session.native import REGIONS
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    """Dice of two masks."""
-    return float(2 * (one & other).sum() / max(1, one.sum() + other.sum()))
 
 
 def brain_dice(session: Session, folder: Path) -> float:

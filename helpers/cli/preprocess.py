@@ -7,7 +7,6 @@ import importlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import joblib
 
@@ -26,8 +25,6 @@ def run(
     format: str = "auto",
     labels: str = "auto",
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    normalise: Literal["zscore", "minmax"] = "zscore",
-    margin: int = 1,
     correct_bias: bool = False,
     workers: int | None = None,
     dask: str = "",
@@ -46,10 +43,6 @@ def run(
         Numbers of the references, such as brats2024, brats-peds or nnunet; auto as the cohort's names say.
     spacing
         Voxel edge in mm, or three of them.
-    normalise
-        Scale of intensities.
-    margin
-        Voxels kept around the brain.
     correct_bias
         Take the bias field out first.
     workers
@@ -58,7 +51,7 @@ def run(
         Scheduler of a Dask cluster, such as tcp://head:8786, whose workers prepare the cases.
     """
     start = time.perf_counter()
-    settings = PreprocessSettings(spacing, normalise=normalise, margin=margin, correct_bias=correct_bias)
+    settings = PreprocessSettings(spacing, correct_bias=correct_bias)
     cases = discover(cohort.absolute() if dask else cohort, format, labels=labels)
     for key in dict.fromkeys(case.labels for case in cases if case.label):
         print(f"references are read with the numbers of {CONVENTIONS[key]}")

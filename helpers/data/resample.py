@@ -71,7 +71,7 @@ def regrid(
     larger voxels, so that fine detail does not come back as false coarse detail (aliasing). MONAI's `Spacing` takes one sample
     instead. Mode "overlap", for masks, averages over a larger voxel alone: the share of it that is filled.
 
-    The result (..., *to_shape) is 0 where the array does not cover it. It has the array's number type for "nearest" and
+    The result (..., *to_shape) is 0 where the array does not cover it. It has the array's data type for "nearest" and
     wherever positions coincide, else float32, and may share memory with it. Raises `ValueError` if the axes are not
     parallel or the mode is unknown.
     """

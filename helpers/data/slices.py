@@ -19,12 +19,7 @@ from scipy.ndimage import binary_fill_holes, binary_opening
 
 from brats_cohort.case import fault_of
 from brats_cohort.files import DataError
-
-CHANNELS: tuple[str, ...] = ("t1", "flair", "t1ce")
-"""Order of the channels of a slice."""
-
-EDGE = 256
-"""Pixels along either edge of a slice."""
+from glioma_phantom.slices import CHANNELS, EDGE
 
 _SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)\.tiff?", re.IGNORECASE)
 
@@ -72,7 +67,7 @@ def find_slices(folder: Path | str) -> dict[str, list[SliceFile]]:
 def read_patient(slices: Sequence[SliceFile]) -> tuple[np.ndarray, np.ndarray]:
     """Read all slices of a patient: images uint8 (N, 3, 256, 256), channels as in `CHANNELS`, and masks bool (N, 256, 256).
 
-    Raises `DataError` if a file is missing or damaged, or has another size, number type or number of channels.
+    Raises `DataError` if a file is missing or damaged, or has another size, data type or number of channels.
     """
     images = np.stack([_read(file.image, file.patient, (EDGE, EDGE, len(CHANNELS))) for file in slices])
     masks = np.stack([_read(file.mask, file.patient, (EDGE, EDGE)) for file in slices]) > 0

@@ -169,7 +169,7 @@ def refuse_to_overwrite(target: Path, reading: Iterable[Path]) -> Path:
 def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Read the four modalities of a case: array (4, X, Y, Z) in the order of `MODALITIES`, and affine (4, 4) to mm in RAS+.
 
-    The image has the grid, units and, if all four agree, number type of the files. A file whose voxels are those of the
+    The image has the grid, units and, if all four agree, data type of the files. A file whose voxels are those of the
     first one in another order of axes, or off by a small share of a voxel, is taken to the first one's grid. Raises
     `DataError` if a modality is missing, a file cannot be read, or shapes or affines differ.
     """

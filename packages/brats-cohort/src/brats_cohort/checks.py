@@ -188,7 +188,7 @@ def _label(
 def _fingerprint(volume: np.ndarray) -> str:
     """Hash of how the values inside the brain are distributed, empty if there is one only.
 
-    It stays the same if the image is cropped, padded, turned or mirrored, written as another number type, or scaled.
+    It stays the same if the image is cropped, padded, turned or mirrored, written as another data type, or scaled.
     """
     values = volume[volume != 0]
     if len(values) < 2:

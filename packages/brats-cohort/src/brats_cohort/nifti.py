@@ -73,7 +73,7 @@ def read_volume(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, 
     """Read one 3-D volume (X, Y, Z) and its affine from a ``.nii`` or ``.nii.gz`` file.
 
     `channel` says which volume to take from a 4-D file, counted from 0; without it the file must be 3-D. The volume has the
-    file's own axes and number type, float32 if the header carries a scale factor. The affine, float64 (4, 4), leads from
+    file's own axes and data type, float32 if the header carries a scale factor. The affine, float64 (4, 4), leads from
     voxel indices to millimetres in RAS+, also if the header counts in metres or micrometres.
 
     Raises `DataError` if the file is missing, a Git LFS pointer, not NIfTI, truncated or of the wrong dimension, or if its
@@ -123,11 +123,11 @@ def read_label_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray, *, like: nib.Nifti1Image | None = None) -> Path:
-    """Write a volume (X, Y, Z) as NIfTI in its own number type, so that the file is either complete or absent.
+    """Write a volume (X, Y, Z) as NIfTI in its own data type, so that the file is either complete or absent.
 
     The affine leads to millimetres in RAS+. From `like`, an image in the same grid, sform, qform and unit are taken over
     instead, so that every viewer aligns the two files; nothing else of its header is, since descriptions and extensions may
-    hold the patient's name. Raises `DataError` if NIfTI has no such number type, as for bool.
+    hold the patient's name. Raises `DataError` if NIfTI has no such data type, as for bool.
     """
     path = Path(path)
     try:

@@ -40,12 +40,7 @@ NOT_REHEARSED = (
 
 
 class ControlPlane:
-    """Answers the calls of ``X-Amz-Target: SageMaker.*`` that it has an operation for.
-
-    Parameters
-    ----------
-    world : World
-    """
+    """Answers the calls of ``X-Amz-Target: SageMaker.*`` that it has an operation for."""
 
     def __init__(self, world: World) -> None:
         self.world, self.records = world, world.records

@@ -53,12 +53,7 @@ class Live:
 
 
 class Endpoints:
-    """All endpoints that serve.
-
-    Parameters
-    ----------
-    world : World
-    """
+    """All endpoints that serve."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -35,12 +35,7 @@ FILTER = "Logs_20140328.FilterLogEvents"
 
 
 class Application:
-    """Everything that comes over HTTP: the calls of the data plane here, all others to moto.
-
-    Parameters
-    ----------
-    world : World
-    """
+    """Everything that comes over HTTP: the calls of the data plane here, all others to moto."""
 
     def __init__(self, world: World) -> None:
         self.world, self.control = world, ControlPlane(world)

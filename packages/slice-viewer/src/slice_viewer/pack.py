@@ -89,17 +89,14 @@ class Grid:
 
     def slice_of(self, voxel: Iterable[float], axis: int) -> int:
         """Slice through the caller's voxel, counted along `axis` from the patient's left, back or feet."""
-        return self.count_from_ras((np.linalg.inv(self.to_voxel) @ [*voxel, 1])[:3], axis)
+        screen = np.linalg.inv(self.to_voxel) @ [*voxel, 1]
+        return self.full_shape[axis] - 1 - self.start[axis] - round(float(screen[axis]))
 
     def with_slice(self, voxel: Iterable[float], axis: int, index: int) -> tuple[int, int, int]:
         """The caller's voxel moved along `axis` to a slice counted as by `slice_of`, and into the box."""
         screen = (np.linalg.inv(self.to_voxel) @ [*voxel, 1])[:3]
         screen[axis] = self.full_shape[axis] - 1 - self.start[axis] - index
         return self.clip((self.to_voxel @ [*screen, 1])[:3])
-
-    def count_from_ras(self, screen: Iterable[float], axis: int) -> int:
-        """Slice at screen indices within the box, counted from the patient's left, back or feet."""
-        return self.full_shape[axis] - 1 - self.start[axis] - round(float(list(screen)[axis]))
 
 
 @dataclass(frozen=True, eq=False)

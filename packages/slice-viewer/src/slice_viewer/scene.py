@@ -47,8 +47,6 @@ class Scene:
     parts : Parts
     cursor : (int, int, int)
         Voxel to begin with: in the slice with the largest labelled area, else in the middle.
-    largest : list of three ints, or None
-        For each axis of the screen the slice of the box with the largest labelled area.
     windows : tuple of (float, float)
         Values shown black and white, for each of the volumes.
     description : dict
@@ -59,7 +57,6 @@ class Scene:
 
     parts: Parts
     cursor: tuple[int, int, int]
-    largest: list[int] | None
     windows: tuple[tuple[float, float], ...]
     description: dict
     volumes: tuple[bytes, ...]
@@ -115,7 +112,6 @@ def pack_scene(
     return Scene(
         parts=parts,
         cursor=cursor,
-        largest=largest,
         windows=windows,
         description=_describe(parts, volumes, labels) | frame,
         volumes=tuple(volume.data for volume in volumes),
