@@ -49,7 +49,8 @@ def test_its_cells_take_a_series_of_which_one_file_holds_all_slices(tmp_path, mo
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
     for files in ("enhanced", "raw"):
         dicom = [path for path in (tmp_path / files).rglob("*") if path.is_file()]
-        known = {"np": np, "pydicom": pydicom, "dicom": dicom, "raw": None, "found": find_series(tmp_path / files)}
+        known = {"np": np, "pydicom": pydicom, "dicom": dicom, "raw": None}
+        known["chosen"] = {series.modality: series for series in find_series(tmp_path / files) if series.modality}
         for name in ("ae3f28e9", "b2e40700", "eb828ee1", "a1bf172a", "check-affine"):
             exec(cells[name], known)
     assert "to_mm" in known

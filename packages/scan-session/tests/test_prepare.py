@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import TIMING, save, slices
 
-from scan_session import SessionError, brain, find_series, load_session, prepare_session, to_native, write_native
+from scan_session import SessionError, brain, choose_series, find_series, load_session, prepare_session, to_native, write_native
 from scan_session.grid import array_of, image_of, write_nifti
 from scan_session.recognise import choose, one_session
 
@@ -338,6 +339,30 @@ def test_a_name_that_two_files_have_is_not_taken_and_a_longer_path_is(tmp_path):
     assert taken["t1"].files == (folder / "second" / "t1.nii.gz",)
 
 
+def test_a_file_may_be_named_by_another_path_than_the_folder(tmp_path, monkeypatch):
+    folder = niftis(tmp_path / "raw", TIMING)
+    monkeypatch.chdir(folder)
+    for path in (str(folder / "t2.nii.gz"), "../raw/t2.nii.gz"):
+        taken, _, _ = choose(find_series(Path()), {"t1": path})
+        assert taken["t1"].files == (Path("t2.nii.gz"),)
+
+
+@pytest.mark.parametrize(
+    ("slices_of", "sentence"),
+    [
+        ({"t1ce": 25}, "the T1 with contrast agent shows only .* of the brain of the reference"),
+        ({"t1": 27, "t1ce": 27}, "the T2 shows more of the brain than the reference.*take another --t1ce or --t1"),
+    ],
+)
+def test_no_part_of_the_brain_is_lost_because_the_reference_does_not_show_it(tmp_path, slices_of, sentence):
+    folder = heads(tmp_path / "raw", TIMING)
+    for name, count in slices_of.items():
+        image = nib.load(folder / f"{name}.nii.gz").slicer[:, :count]
+        nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine).to_filename(folder / f"{name}.nii.gz")
+    with pytest.raises(SessionError, match=sentence):
+        prepare_session(folder, tmp_path / "case", say=lambda text: None)
+
+
 def test_wrong_arguments_are_said_before_the_work(tmp_path):
     folder = niftis(tmp_path / "raw", TIMING)
     for require in (("T1CE",), "T1CE"):
@@ -347,6 +372,19 @@ def test_wrong_arguments_are_said_before_the_work(tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "case"):
         with pytest.raises(SessionError, match="cannot be made or written; give --out another folder"):
             prepare_session(folder, out)
+
+
+def test_the_series_that_will_be_taken_can_be_asked_for(tmp_path, monkeypatch):
+    folder = heads(tmp_path / "raw", ["t1", "t1ce", "t2", "flair", "flair_cor"])
+    taken = choose_series(find_series(folder))
+    assert {name: one.files[0].name for name, one in taken.items()} == {name: f"{name}.nii.gz" for name in TIMING}
+    (folder / "t1ce.nii.gz").rename(folder / "t1_tra.nii.gz")
+    monkeypatch.setattr("scan_session.prepare.which_enhances", lambda *voxels: 1)
+    said = []
+    assert choose_series(find_series(folder), say=said.append)["t1ce"].files[0].name == "t1_tra.nii.gz" and said
+    (folder / "t2.nii.gz").unlink()
+    with pytest.raises(SessionError, match="T2 is missing"):
+        choose_series(find_series(folder))
 
 
 def test_a_disk_that_is_full_leaves_the_earlier_file_and_no_half_one(tmp_path):

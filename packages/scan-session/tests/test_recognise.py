@@ -63,11 +63,17 @@ def header(number="1", spacing=(1.0, 1.0, 1.0), **facts) -> Series:
         ("3D T1 +C PRE-OP NAVI", "t1ce"),
         ("T1 STEALTH PRE SURGERY POST GD", "t1ce"),
         ("T1 KM vor OP", "t1ce"),
+        ("AX T1 POST OP", "t1"),
+        ("t1_mprage_sag_postop", "t1"),
+        ("T1 nach OP", "t1"),
+        ("T1 post RT", "t1"),
+        ("T1 POST-OP POST GD", "t1ce"),
         ("3D T1 post perfusion", "t1ce"),
         ("T1 KM nach DSC", "t1ce"),
         ("AX T1 +C ASSET", "t1ce"),
         ("T1 vibe GD sub mm", "t1ce"),
         ("AXT2FLAIR", "flair"),
+        ("t2_spc_da-fl_irprep_sag_p2_iso", "flair"),
     ],
 )
 def test_words_say_what_the_timing_does_not(description, modality):
@@ -116,6 +122,7 @@ def test_an_agent_that_was_not_given_is_none(agent, modality):
     [
         ("t2_flair", {"RepetitionTime": 9000, "EchoTime": 120}, "flair"),
         ("t1_mprage", {"RepetitionTime": 2300, "EchoTime": 3, "ScanningSequence": ("GR", "IR")}, "t1"),
+        ("t1_mprage", {"RepetitionTime": 2300, "EchoTime": 3}, "t1"),
     ],
 )
 def test_a_header_without_its_inversion_time_leaves_it_to_the_words(description, facts, modality):
@@ -140,8 +147,18 @@ def test_a_header_without_its_inversion_time_leaves_it_to_the_words(description,
         ("sub-T2", "t2"),
         ("t2_christof", "t2"),
         ("t1ce_native", "t1ce"),
+        ("POST_SAG_T1_MPRAGE_9", "t1ce"),
+        ("12_+C_AX_T1", "t1ce"),
+        ("Post_T1", "t1"),
         ("T1post_in_native_space", "t1ce"),
+        ("T1_to_T1ce", "t1"),
+        ("T2_in_FLAIR_space", "t2"),
+        ("T1ce_reg_to_FLAIR", "t1ce"),
+        ("reg_T1", "t1"),
+        ("sub-01_space-T1w_FLAIR", "flair"),
         ("T1_native", "t1"),
+        ("t1_tirm_tra_dark-fluid_320_4", "t1"),
+        ("t2_tirm_tra_dark-fluid_320_6", "flair"),
     ],
 )
 def test_a_file_is_what_its_name_says(name, modality):
@@ -159,6 +176,8 @@ def test_a_file_is_what_its_name_says(name, modality):
         ("SUB_T1", "a subtraction"),
         ("T1_SUB", "a subtraction"),
         ("T1_map", "a parameter map"),
+        ("t1_mp2rage_sag_p3_iso_T1_Images", "a parameter map"),
+        ("t1_mp2rage_sag_p3_iso_INV1", "an inversion image of an MP2RAGE"),
         ("sub-01_T2map", "a parameter map"),
         ("DIR", "double inversion recovery"),
     ],
@@ -178,7 +197,7 @@ def test_timing_counts_more_than_a_wrong_description():
 
 
 def test_the_finest_of_several_is_taken_and_said():
-    thick = header(2, (0.5, 0.5, 6), Description="T2")
+    thick = header(2, (0.7, 0.7, 6), Description="T2")
     fine, again = header(3, (0.9, 0.9, 1), Description="T2 SPACE"), header(9, (0.9, 0.9, 1), Description="T2 SPACE")
     derived = header(4, (0.5, 0.5, 0.5), Description="T2", ImageType=("DERIVED", "SECONDARY"))
     taken, left, notes = choose(recognise([thick, derived, again, fine]), {})
@@ -192,6 +211,14 @@ def test_the_finest_of_several_is_taken_and_said():
     assert taken["t2"].number == "2" and taken["t2"].reason == "T2: as you said"
     with pytest.raises(SessionError, match="there is no series 8 for --t2"):
         choose(recognise([thick, fine]), {"t2": "8"})
+
+
+def test_a_coarser_series_of_the_whole_head_is_taken_before_a_finer_one_of_the_orbits():
+    whole = header(2, (0.9, 0.9, 5.5), Description="T1 KM")
+    orbits = Series("3", "series 3", FILE, (384, 384, 32), (0.5, 0.5, 3.0), {"Description": "T1 FS cor KM"})
+    taken, left, notes = choose(recognise([orbits, whole]), {})
+    assert taken["t1ce"].number == "2" and left[0].reason.endswith("series 2 shows more of the head")
+    assert notes == ["2 series are T1 with contrast agent; took series 2, the finest of those that show the whole head"]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,16 @@ from scan_session import brain, page
 from scan_session.errors import SessionError
 from scan_session.find import find_series
 from scan_session.grid import affine_of, array_of, matrix_of, write_nifti
-from scan_session.recognise import NAMES, aligned, assign_by_contrast, choose, one_session, says_without, which_enhances
+from scan_session.recognise import (
+    NAMES,
+    aligned,
+    assign_by_contrast,
+    choose,
+    is_partial,
+    one_session,
+    says_without,
+    which_enhances,
+)
 from scan_session.registration import Registration, information, register
 from scan_session.series import MODALITIES, Series
 from scan_session.session import Session
@@ -29,9 +38,9 @@ MARGIN_MM = 8.0
 """Room around the brain."""
 DERIVED = ("registration_of_*.png", "label_map.nii.gz", "label_map_on_*_grid.nii.gz", "segmentation_on_*_grid.dcm")
 """Files that are wrong beside the images of another session."""
-LEAST_OVERLAP, LEAST_COVERAGE, STILL_MM = 0.85, 0.93, 1.0
-"""A registration has failed if the two brains overlap (Dice) less; a series is too short if it shows less of the brain; images
-on one grid that would move less are registered already."""
+LEAST_OVERLAP, LEAST_COVERAGE, LEAST_SHOWN, STILL_MM = 0.85, 0.93, 0.85, 1.0
+"""A registration has failed if the two brains overlap (Dice) less; a series is too short if it shows less of the brain, and the
+reference if it shows less of another's; images on one grid that would move less are registered already."""
 
 
 def prepare_session(
@@ -93,7 +102,7 @@ def prepare_session(
         say(f"{series.title} is {series.reason}")
         notes += [f"{series.label}: {warning}" for warning in series.warnings]
     images = {modality: series.read() for modality, series in taken.items()}
-    reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: max(images[key].GetSpacing()))
+    reference = min((key for key in ("t1ce", "t1") if key in images), key=lambda key: _coarseness(images[key]))
     fixed = images[reference]
     inside, how = _brain(fixed, taken[reference].label, mask)
     notes.append(f"brain: {how}")
@@ -116,9 +125,24 @@ def prepare_session(
     return session
 
 
+def _coarseness(image: sitk.Image) -> tuple[bool, float]:
+    """By which the reference is chosen: one that shows the whole head, then the one with the smaller voxels."""
+    return is_partial(image.GetSize(), image.GetSpacing()), max(image.GetSpacing())
+
+
 def _affine(series: Series, image: sitk.Image) -> np.ndarray:
     """A series' own affine: that of its image has perpendicular axes, and a NIfTI file's may not."""
     return affine_of(image) if series.is_dicom else nib.load(series.files[0]).affine
+
+
+def choose_series(found: Sequence[Series], *, say: Callable[[str], None] = print) -> dict[str, Series]:
+    """Take, of what `find_series` found, the series that `prepare_session` takes, by modality.
+
+    Raises `SessionError` if one of the four is missing.
+    """
+    taken, left, _ = choose(_resolve(list(found), {}, say), {})
+    _require(taken, left, MODALITIES)
+    return taken
 
 
 def _can_be_made(folder: Path) -> bool:
@@ -193,6 +217,7 @@ def _judge(
         result, role = Registration(still, same_again, same_again, 0.0, 0.0), "registered already"
     whole = sitk.Resample(moving * 0 + 1, fixed, result.transform, sitk.sitkNearestNeighbor, 0.0)
     where = array_of(inside) > 0
+    seen = array_of(sitk.Resample(fixed * 0 + 1, other, result.transform.GetInverse(), sitk.sitkNearestNeighbor, 0.0))
     measures: dict[str, float | str] = {
         "role": role,
         "information_before": round(result.information_before, 4),
@@ -203,18 +228,19 @@ def _judge(
         "shift_mm": round(result.shift_mm, 2),
         "rotation_degrees": round(result.rotation_degrees, 2),
     }
-    wrong = ""
+    wrong, remedy = "", f"check that it is the same head, or take another --{modality}"
     if measures["brain_covered"] < LEAST_COVERAGE:
         wrong = f"shows only {measures['brain_covered']:.0%} of the brain of the reference"
     elif measures["brain_overlap_after"] < LEAST_OVERLAP:
         wrong = f"could not be registered: the brains overlap by {measures['brain_overlap_after']:.2f} (Dice)"
+    elif (shown := seen[array_of(other) > 0].mean() if array_of(other).any() else 1) < LEAST_SHOWN:
+        wrong = f"shows more of the brain than the reference, a series of T1, which has only {shown:.0%} of it"
+        remedy = "take another --t1ce or --t1"
     elif result.information_after < result.information_before - 0.01:
         wrong = "could not be registered: the images fit each other worse than before"
     if wrong:
         picture = page.failure(out / f"registration_of_{modality}.png", fixed, moving, result.transform, inside)
-        raise SessionError(
-            f"the {NAMES[modality]} {wrong}", f"check that it is the same head, or take another --{modality}", picture
-        )
+        raise SessionError(f"the {NAMES[modality]} {wrong}", remedy, picture)
     return result, measures
 
 

@@ -21,6 +21,8 @@ from scan_session.series import MODALITIES, Series
 
 NAMES = {"t1": "T1", "t1ce": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
 
+WHOLE_MM = 115.0
+"""A series that covers less along an axis does not show a whole brain; one that does is preferred, even if it is coarser."""
 JOINED = r"(?:s|3d|ax|cor|sag|tra)?"
 """What some write before the weighting without a space, as in "3DT1" and Philips' "sT1W"."""
 LEFT_OUT = {
@@ -35,7 +37,8 @@ LEFT_OUT = {
     "double inversion recovery": r"dir|double inversion",
     "a balanced gradient echo": r"ciss|fiesta\w*|trufi\w*|b ?ffe|fisp",
     "a calibration": r"calibration|asset cal\w*|shim\w*|b[01] ?map\w*|field ?map\w*",
-    "a parameter map": r"(?:t[12]|r[12]|pd)?map(?:s|ping)?",
+    "a parameter map": r"(?:t[12]|r[12]|pd)?map(?:s|ping)?|mp2rage .*t1 images",
+    "an inversion image of an MP2RAGE": r"mp2rage .*inv ?[12]",
 }
 """What else a session holds, and how its descriptions say so."""
 BESIDE = (r"(?:post|pre|after|before|nach|vor|apres|avant|dopo|prima|despues|antes|pos|in|to) "
@@ -52,7 +55,7 @@ ELSEWHERE = (
 MAPS = r"seg\w*|mask\w*|label\w*|fusion|lesion|roi|bet"
 """Words of NIfTI files that are no scan."""
 WORDS = {
-    "flair": rf"{JOINED}(t2)?w?flair\w*|t2f|fla|flr|tirm\w*|dark ?fluid|darkfluid",
+    "flair": rf"{JOINED}(t2)?w?flair\w*|t2f|fla|flr|tirm\w*|dark ?fluid|da ?fl",
     "t2": rf"{JOINED}t2\w*",
     "t1": rf"{JOINED}t1\w*|mp ?rage|bravo|i?r? ?f?spgr|tfe3d|vibe|mp2rage",
 }
@@ -67,6 +70,9 @@ WITHOUT = (r"(?:pre|vor|avant|prima|antes)(?! (?:op|surg|chir|cirug)\w*)|t1pre|t
            rf"(?:iv )?(?:c|{AGENT})")  # fmt: skip
 """Whether a T1 has a contrast agent, in English, German, French, Italian, Spanish, Portuguese, Russian, Chinese and Korean;
 without one also in Dutch, Swedish, Danish, Czech and Polish. The time before an operation says nothing of it."""
+LATER = (r"(?:post|nach|apres|dopo|despues|pos) ?"
+         r"(?:op|surg|chir|cirug|resec|biops|bestr|radi|rt|chemo|treat|therap|trauma|stroke)\w*")  # fmt: skip
+"""The time after an operation or a treatment says nothing of a contrast agent."""
 NOT_GIVEN = (r"no|none|not|nil|n|^na$|^0(?: 0)?(?: ?ml)?$|false|unknown|undefined|keine?s?|nicht|unbekannt|aucun|ninguno|"
              r"nessuno|without|ohne|sans|sin|sem|senza")  # fmt: skip
 """What stands in ContrastBolusAgent if there was none."""
@@ -133,11 +139,16 @@ def choose(series: Sequence[Series], overrides: Mapping[str, str | None]) -> tup
             continue
         taken[modality] = candidates[0]
         computed = [other for other in candidates[1:] if _derived(other) and not _derived(candidates[0])]
+        partial = [
+            other for other in candidates[1:] if _partial(other) and not _partial(candidates[0]) and other not in computed
+        ]
         for other in candidates[1:]:
             better = "was not computed from another" if other in computed else "is finer or first"
+            better = "shows more of the head" if other in partial else better
             left.append(replace(other, modality=None, reason=f"is another {NAMES[modality]}; {candidates[0].label} {better}"))
         if candidates[1:]:
             finest = "the finest" + " that was not computed from another" * bool(computed)
+            finest += " of those that show the whole head" * bool(partial)
             notes.append(f"{len(candidates)} series are {NAMES[modality]}; took {candidates[0].label}, {finest}")
     left += [one for one in series if one.fault or not one.modality]
     return taken, left, notes
@@ -199,6 +210,11 @@ def _says(text: str, pattern: str) -> bool:
     return _search(text, pattern) is not None
 
 
+def _says_with(text: str) -> bool:
+    """Whether a text says that there is a contrast agent: "post gd" does, "post op" does not."""
+    return _says(re.sub(rf"\b(?:{LATER})", " ", text), WITH)
+
+
 def is_keyword(word: str) -> bool:
     """Whether a word alone says what a series is, so that it must be read even if the patient is called so."""
     return any(_says(flat(word), pattern) for pattern in (*WORDS.values(), *LEFT_OUT.values(), WITH, WITHOUT))
@@ -213,12 +229,13 @@ def _strange(text: str) -> str | None:
 def _from_name(series: Series) -> Series:
     name = str(series.facts.get("Name", "")).lower()
     enhanced = re.search(r"(?:^|_)ce-(?!no)[a-z0-9]+_", name)  # BIDS: sub-01_ce-gadolinium_T1w
-    text = _plain(re.sub(r"^sub-[a-z0-9]+(?=_)|_sub-[a-z0-9]+(?=_|$)", "", name))  # BIDS: the patient, no subtraction
+    # BIDS: the patient, no subtraction, and the image to which it was registered.
+    text = _without_target(_plain(re.sub(r"^sub-[a-z0-9]+(?=_)|_(?:sub|space)-[a-z0-9]+(?=_|$)", "", name)))
     if _says(text, MAPS):
         return replace(series, fault="is a mask or a label map by its name")
     weighting = next((key for key, pattern in WORDS.items() if _says(text, pattern)), None)
-    if weighting == "flair" and _says(text, "t1w? flair"):  # an inversion that makes T1 stronger
-        weighting = "t1"
+    if weighting == "flair" and _says(text, rf"t1w?(?: (?:{'|'.join(PLANES)}|[tf]?se))* (?:{WORDS['flair']})"):
+        weighting = "t1"  # an inversion that makes T1 stronger, as in "T1 FLAIR" and "t1_tirm_tra_dark-fluid"
     # What stands before the weighting may be the patient's name, but for "SUB_T1".
     place = _search(text, rf"(?:sub(?:tr\w*)? (?=\S*t1))?(?:{WORDS[weighting]})") if weighting else None
     strange = _strange(text[place.start() :] if place else " ".join(text.split()[-1:]))
@@ -226,11 +243,20 @@ def _from_name(series: Series) -> Series:
         return replace(series, fault=f"is {strange} by its name")
     if weighting is None:
         return replace(series, reason="has a name that does not say what it is")
-    tail = text[max(0, text.find("t1")) :]  # what stands before it may be the patient's name
+    before = text[: place.start()].split()  # may be the patient's name, but for "POST_SAG_T1"
+    said = PLANES & set(before) and all(word in PLANES or word.isdigit() or _says(word, WITH) for word in before)
+    tail = text if said else text[max(0, text.find("t1")) :]
     tail = re.sub(rf"\b(t1w?(?:c|ce|post|{AGENT})\b.*) native\b", r"\1", tail)  # t1ce_native.nii.gz: in its own grid
-    if weighting == "t1" and (enhanced or _says(tail, WITH)) and not _says(tail, WITHOUT):
+    if weighting == "t1" and (enhanced or _says_with(tail)) and not _says(tail, WITHOUT):
         weighting = "t1ce"
     return replace(series, modality=weighting, reason=f"{NAMES[weighting]} by the file's name")
+
+
+def _without_target(text: str) -> str:
+    """A name without the image to which it was registered: "t1 to t1ce" becomes "t1"."""
+    place = _search(text, "|".join(WORDS.values()))
+    target = r" (?:in|on|to|onto|reg\w*(?: to)?) (?:t1|t2|fla)\w*(?: space)?(?= |$)"
+    return text[: place.end()] + re.sub(target, "", text[place.end() :]) if place else text
 
 
 def says_without(series: Series) -> bool:
@@ -280,6 +306,8 @@ def _from_header(series: Series) -> Series:
     weighting = _by_timing(echo, repetition, inversion, gradient) or by_words
     if weighting == "t2" and by_words == "flair" and inversion is None:  # not every header has it
         weighting = "flair"
+    if by_words == "t1" and str(weighting).startswith("proton") and inversion is None:
+        weighting = "t1"
     if weighting not in MODALITIES:
         return replace(series, fault=f"fits none of the four by its timing ({weighting or timing or 'none given'})")
     warnings = series.warnings
@@ -289,7 +317,7 @@ def _from_header(series: Series) -> Series:
     if weighting == "t1":
         agent = _plain(str(facts.get("ContrastBolusAgent", "")))
         given = bool(agent) and not _says(agent, NOT_GIVEN)
-        if (given or _says(text, WITH)) and not _says(text, WITHOUT):
+        if (given or _says_with(text)) and not _says(text, WITHOUT):
             weighting = "t1ce"
             reason += ", contrast agent in its header" if given else ", contrast agent in its description"
         elif _says(text, WITHOUT):
@@ -319,18 +347,30 @@ def _derived(series: Series) -> bool:
     return bool({"DERIVED", "MPR"} & set(map(str, series.facts.get("ImageType", ()))))
 
 
+def is_partial(shape: Sequence[int], spacing: Sequence[float]) -> bool:
+    """Whether a grid is too short for a brain, as fine series of the orbits or the pituitary gland are."""
+    return min(np.multiply(shape, spacing), default=0) < WHOLE_MM
+
+
+def _partial(series: Series) -> bool:
+    return is_partial(series.shape, series.spacing)
+
+
 def _rank(series: Series) -> tuple:
-    """Finest first: what was acquired before what was computed, then thin slices, then small pixels, then the first made."""
+    """Finest first: a whole head, acquired before computed, then thin slices, then small pixels, then the first made."""
     volume = round(float(np.prod(series.spacing or (99,))), 2)
     number = [int(part) for part in re.findall(r"\d+", series.number)]
-    return series.facts.get("Depth", 0), _derived(series), round(max(series.spacing or (99,)), 1), volume, number
+    kind = (series.facts.get("Depth", 0), _partial(series), _derived(series))
+    return *kind, round(max(series.spacing or (99,)), 1), volume, number
 
 
 def _override(series: list[Series], modality: str, wanted: str) -> list[Series]:
     """The same series with the user's choice for one modality, by number or by a NIfTI file's name."""
-    parts = Path(wanted).parts  # a file's name, or the end of its path
+    parts, whole = Path(wanted).parts, Path(wanted).resolve()  # a file's name, the end of its path, or a path from here
     matches = [one for one in series if wanted == one.number] or [
-        one for one in series if not one.is_dicom and one.files[0].parts[-len(parts) :] == parts
+        one
+        for one in series
+        if not one.is_dicom and (one.files[0].parts[-len(parts) :] == parts or one.files[0].resolve() == whole)
     ]
     if len(matches) > 1:
         numbers = ", ".join(one.number for one in matches)
