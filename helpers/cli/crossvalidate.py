@@ -62,6 +62,8 @@ def run(*, source: CohortOptions, out: Target, only: tuple[int, ...] = (), test:
     begun = any(folder.glob(f"fold_*/checkpoints/{CHECKPOINT}"))
     check_settings(source, settings, work=out, folds=only, begun=begun)
     cases, manifest, prepared = open_cohort(source, settings, work=out)
+    if test and (faulty := [name for name in manifest.test if name not in cases]):  # now, not after days of training
+        raise DataError(f"case {faulty[0]} of the test part is faulty", "mend it and run this again, or give --no-test")
     checkpoints = train_folds(settings, manifest, prepared, out=folder, folds=only or range(len(manifest.folds)))
     if only:
         print(f"trained; leave out --only when folds 0 to {len(manifest.folds) - 1} are done, for the tables")
@@ -105,11 +107,7 @@ def report_folds(
     print(f"\nPost-processing chosen on these: {limits}")
     members = _write_members(folder / "ensemble", checkpoints, chosen)
     if test:
-        part = [cases[name] for name in manifest.test if name in cases]
-        if len(part) < len(manifest.test):
-            raise DataError(
-                f"{len(manifest.test) - len(part)} cases of the test part are faulty", "mend them and run this again"
-            )
+        part = [cases[name] for name in manifest.test]
         network, card = load_ensemble(members, device=device)
         tested = score_cohort(network, card, part, folder=folder / "test", tta=True)
         _write(folder / "test.csv", tested.scores)

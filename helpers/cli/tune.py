@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import distributed
 
 from brats_cohort.command import Target
 from brats_cohort.files import DataError
@@ -53,6 +54,8 @@ def run(
     """
     if min(trials, search_workers) < 1:
         raise DataError(f"--trials is {trials} and --search-workers is {search_workers}", "give 1 or more for both")
+    if distributed.is_torchelastic_launched():  # its processes would train one network with the settings of two trials
+        raise DataError("torchrun trains one network, a search trains many", "leave it out; --search-workers shares a search")
     check_space(settings, space)
     check_settings(source, settings, work=out, folds=(fold,), begun=(out / "trials").is_dir())
     _, manifest, prepared = open_cohort(source, settings, work=out)

@@ -264,12 +264,12 @@ def _read_checkpoint(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         found = state["hyper_parameters"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path} is not a checkpoint of a training ({error})", "start afresh with --resume never") from error
+        raise DataError(f"{path} is not a checkpoint of a training ({error})", "remove it to start afresh") from error
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         words = {"cohort_hash": "the cases", "split_hash": "the split", "training_cases": "the training part"}
         what = "; ".join(words.get(name) or f"{name} {found.get(name)} there, {wanted[name]} here" for name in differing)
-        remedy = "give the settings of then or another folder, or start afresh with --resume never"
+        remedy = "give the settings of then or another folder, or start afresh (train --resume never)"
         raise DataError(f"{path} is of another training ({what})", remedy)
     return state
 

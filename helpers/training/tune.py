@@ -6,6 +6,8 @@ trials have lost theirs; such a trial is tried again with the same settings in t
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import shutil
@@ -108,10 +110,14 @@ def search(
     """
     check_space(settings, space)
     study, begun = open_study(out, storage), []
-    _check_fixed(study, {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}, out)
+    fixed = {**settings.decisive, "split": split_hash, "space": {name: list(space[name]) for name in space}}
+    names = json.dumps([[path.name for path in part] for part in (training, validation)])  # they carry a hash, also of the grid
+    _check_fixed(study, {**fixed, "cases (--fold, --spacing)": hashlib.sha256(names.encode()).hexdigest()[:8]}, out)
 
     def objective(trial: Trial) -> float:
         begun.append(trial.number)
+        seed = int(np.random.SeedSequence((settings.seed, worker, trial.number)).generate_state(1)[0])  # no other trial's
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
         ranges = {name: {"low": low, "high": high, "log": low > 0 and high > 10 * low} for name, (low, high) in space.items()}
         changed = replace(settings, **{name: trial.suggest_float(name, **ranges[name]) for name in space})
         folder, watch = trial_folder(out, trial.study.get_trials(deepcopy=False)[trial.number]), ReportTrial(trial)
@@ -137,8 +143,6 @@ def search(
             if TrialState.WAITING not in states and len(states) - states.count(TrialState.FAIL) >= trials:
                 time.sleep(1)  # until the last trials of other workers have ended, or lost their workers
                 continue
-            seed = int(np.random.SeedSequence((settings.seed, worker, len(states))).generate_state(1)[0])
-            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
             try:
                 study.optimize(objective, n_trials=1, callbacks=[conclude])
             except BaseException as error:  # a trial that failed is to be tried again by whoever goes on
@@ -162,10 +166,10 @@ def open_study(folder: Path, storage: str = "") -> optuna.Study:
     options = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE, "heartbeat_stale_trial_callback": _retry()}
     try:
         if storage:
-            name, opened = Path(folder).resolve().name, RDBStorage(storage, **options)
+            name, opened = Path(folder).resolve().name, _open_storage(storage, **options)
         else:
             path, waiting = (Path(folder) / "study.db").absolute(), {"connect_args": {"timeout": 60}}
-            name, opened = "search", RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting, **options)
+            name, opened = "search", _open_storage(f"sqlite:///{path}", engine_kwargs=waiting, **options)
     except ImportError as error:
         problem = "the driver of the database in --storage is not installed"
         raise DataError(problem, 'pip install ./packages/* ".[cluster]"') from error
@@ -176,6 +180,15 @@ def open_study(folder: Path, storage: str = "") -> optuna.Study:
         raise DataError("the database in --storage cannot be opened", "check its URL, and that it takes connections") from error
     pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
     return optuna.create_study(study_name=name, storage=opened, direction="maximize", pruner=pruner, load_if_exists=True)
+
+
+def _open_storage(url: str, **options: Any) -> RDBStorage:
+    """Open a storage; of workers that start together on a new one, each but the first may fail to make its tables."""
+    for _ in range(3):
+        with contextlib.suppress(SQLAlchemyError):
+            return RDBStorage(url, **options)
+        time.sleep(1)
+    return RDBStorage(url, **options)
 
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -235,7 +248,7 @@ def check_space(settings: TrainSettings, space: Mapping[str, Any]) -> None:
 def _check_fixed(study: optuna.Study, fixed: Mapping[str, Any], folder: Path) -> None:
     """Refuse a study whose trainings differ in more than what is drawn."""
     wanted = json.loads(json.dumps(fixed))
-    found = study.user_attrs.get("fixed", wanted)
+    found = wanted | study.user_attrs.get("fixed", {})
     differing = [f"{name} {found.get(name)} there, {wanted[name]} here" for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise DataError(f"the search in {folder} has {'; '.join(differing)}", "give the settings of then, or another --out")

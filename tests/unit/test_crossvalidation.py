@@ -223,6 +223,11 @@ def test_a_patient_with_many_sessions_has_one_vote_on_the_post_processing(tmp_pa
     assert chosen.enhancing_ml == 0.0
 
 
+def test_a_training_with_other_settings_is_refused_without_an_option_that_is_not_there(cohort, trained):
+    with pytest.raises(DataError, match=r"of another training \(.*or start afresh \(train --resume never\)$"):
+        train_folds(replace(SETTINGS, batch=4), MANIFEST, cohort[1], out=trained[0], folds=(0,))
+
+
 def test_the_command_from_files_to_the_score_of_the_ensemble(tmp_path, capsys):
     for seed in range(4):
         write_case(tmp_path / "cohort", f"Case_{seed:03d}", seed=seed)
@@ -242,3 +247,15 @@ def test_the_command_from_files_to_the_score_of_the_ensemble(tmp_path, capsys):
     folder, again = tmp_path / "cohort" / case, tmp_path / "again.nii.gz"
     assert main(["predict", str(folder), "--tta", "--device", "cpu", "--out", str(again), "--checkpoint", *members]) == 0
     assert np.array_equal(read_label_values(again)[0], read_label_values(out / "test" / f"{case}.nii.gz")[0])
+
+
+def test_a_faulty_case_of_the_test_part_is_named_before_anything_is_trained(tmp_path, capsys):
+    cases = {f"Case_{seed:03d}": write_case(tmp_path / "cohort", f"Case_{seed:03d}", seed=seed) for seed in range(4)}
+    words = ["--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"), "--patch", "16", "--device", "cpu"]
+    words += ["--arguments", json.dumps({"channels": [4, 8]}), "--steps", "2", "--validate-every", "2"]
+    assert main(["train", *words]) == 0
+    name = load_splits(tmp_path / "out" / "splits.json").test[0]
+    cases[name].images["t2"].path.write_bytes(b"broken")
+    assert main(["crossvalidate", *words]) == 1
+    assert f"case {name} of the test part is faulty; mend it" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "crossvalidation").exists()

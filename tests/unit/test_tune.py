@@ -10,8 +10,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from optuna import Study
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from brats_cohort.files import DataError
 from brats_cohort.testing import write_case
@@ -156,6 +158,18 @@ def test_a_study_with_other_settings_is_refused(hill, tmp_path):
         search(TrainSettings(seed=5, steps=7), [], [], out=tmp_path, space=SPACE, trials=1)
 
 
+def test_a_study_of_another_fold_or_grid_is_refused(hill, tmp_path):
+    one, other = tmp_path / "case_1-aaaa.safetensors", tmp_path / "case_2-bbbb.safetensors"
+    for training, validation in (([one], [other]), ([one], [other]), ([other], [one]), ([one], [tmp_path / "case_2-cccc"])):
+        options = {"out": tmp_path / "search", "space": SPACE, "trials": len(hill.calls) + 1}
+        if hill.calls[1:]:
+            with pytest.raises(DataError, match=r"has cases \(--fold, --spacing\) \w+ there, \w+ here"):
+                search(SETTINGS, training, validation, **options)
+        else:
+            search(SETTINGS, training, validation, **options)
+    assert len(hill.calls) == 2
+
+
 @pytest.mark.parametrize(
     ("space", "words"),
     [
@@ -280,10 +294,40 @@ def test_a_signal_to_the_first_worker_stops_the_others_too(number, tmp_path, mon
     assert "Traceback" not in said and "the same command goes on with the search" in said
 
 
+def test_a_worker_whose_tables_another_one_is_making_waits_for_them(tmp_path, monkeypatch):
+    def busy(*arguments, **options):
+        monkeypatch.setattr(tune, "RDBStorage", RDBStorage)
+        raise OperationalError("CREATE TABLE studies", {}, Exception("table studies already exists"))
+
+    monkeypatch.setattr(tune, "RDBStorage", busy)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert open_study(tmp_path).trials == []
+
+
+def test_two_machines_that_count_the_trials_at_once_draw_different_settings(hill, tmp_path, monkeypatch):
+    optimise, other = Study.optimize, []
+
+    def later(study, *arguments, **options):  # than the trial that another machine begins after this one has looked
+        if not other:
+            other.append(study)
+            run(tmp_path, trials=1)
+        optimise(study, *arguments, **options)
+
+    monkeypatch.setattr(Study, "optimize", later)
+    trials = run(tmp_path, trials=1).trials
+    assert len(trials) == len({tuple(trial.params.values()) for trial in trials}) == 2
+
+
 def test_a_study_that_is_no_database_is_named_with_its_file(tmp_path):
     (tmp_path / "study.db").write_bytes(b"rubbish" * 1000)
     with pytest.raises(DataError, match=r"study\.db cannot be opened as a study \(file is not a database\)"):
         open_study(tmp_path)
+
+
+def test_a_search_under_torchrun_would_mix_two_trials_and_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert main(["tune", "--cohort", str(tmp_path), "--out", str(tmp_path / "search")]) == 1
+    assert "torchrun trains one network, a search trains many; leave it out" in capsys.readouterr().err
 
 
 def test_a_study_that_is_lost_on_the_way_is_one_sentence(hill, tmp_path, monkeypatch):
