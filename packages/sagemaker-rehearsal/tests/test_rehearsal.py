@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -601,6 +602,7 @@ def test_a_program_that_is_interrupted_cleans_up_in_the_rehearsal():
     """
     command = [sys.executable, "-m", "sagemaker_rehearsal", "--", sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
     with subprocess.Popen(command, env=without_aws(os.environ), start_new_session=True, **pipes) as done:
         assert done.stdout.readline() == "runs\n"
         os.killpg(done.pid, signal.SIGINT)
