@@ -64,7 +64,8 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(OSError):
         glibc = ctypes.CDLL("libc.so.6")
         glibc.mallopt(trim_threshold, 2**31 - 1)
-        glibc.mallopt(mmap_threshold, 2**30)
+        if not glibc.mallopt(mmap_threshold, 2**30):  # before 2.35 no more than 32 MB, its own highest choice, is taken
+            glibc.mallopt(mmap_threshold, 2**25)
         glibc.mallopt(arena_max, 1)  # the arena of a thread holds no large arrays
 
 

@@ -201,7 +201,10 @@ def test_a_target_is_tried_before_the_work(free, path, tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+GLIBC = platform.libc_ver()[0] == "glibc" and tuple(map(int, platform.libc_ver()[1].split("."))) >= (2, 35)
+
+
+@pytest.mark.skipif(not GLIBC, reason="only glibc from 2.35 on keeps arrays of more than 32 MB")
 @pytest.mark.parametrize("where", ["allocate()", "ThreadPoolExecutor(1).submit(allocate).result()"])
 @pytest.mark.parametrize(("first", "kept"), [("", "False"), ("keep_freed_memory()", "True")])
 def test_freed_memory_is_kept_for_the_next_array(where, first, kept):
@@ -225,3 +228,22 @@ print(resident() - before > 90_000_000)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == kept
+
+
+def test_an_older_glibc_gets_the_highest_threshold_that_it_takes(monkeypatch):
+    """Otherwise it would keep the lowest, as setting the other limits ends its own adaptation."""
+    taken = {}
+
+    class Older:
+        def __init__(self, name):
+            assert name == "libc.so.6"
+
+        def mallopt(self, limit, value):
+            if limit == -3 and value > 2**25:
+                return 0
+            taken[limit] = value
+            return 1
+
+    monkeypatch.setattr("ctypes.CDLL", Older)
+    cli.keep_freed_memory()
+    assert taken == {-1: 2**31 - 1, -3: 2**25, -8: 1}
