@@ -142,6 +142,14 @@ def test_whole_numbers_of_64_bits_are_converted(tmp_path):
     assert np.array_equal(read_image(discover(tmp_path / "to")[0])[0], image)
 
 
+def test_names_in_other_letters_stay_apart_in_bids(tmp_path):
+    for number, name in enumerate(("患者", "Müller_1", "Möller_1")):
+        write_case(tmp_path / "from", name, seed=number)
+    assert main(["convert", str(tmp_path / "from"), "--to", "bids", "--out", str(tmp_path / "to")]) == 0
+    assert sorted(path.name for path in (tmp_path / "to").glob("sub-*")) == ["sub-60a38005", "sub-Mf6ller1", "sub-Mfcller1"]
+    assert {case.identifier for case in discover(tmp_path / "to")} == {"患者", "Müller_1", "Möller_1"}
+
+
 def test_a_segmentation_of_tissue_in_a_bids_dataset_is_no_reference(tmp_path):
     case = write_case(tmp_path, "Case-001", "bids")
     table = next(case.label.parent.glob("*_dseg.tsv"))

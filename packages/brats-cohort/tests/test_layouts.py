@@ -355,6 +355,15 @@ def test_a_reference_of_which_there_are_two_is_not_read(tmp_path):
         read_classes(discover(tmp_path)[0])
 
 
+@pytest.mark.parametrize("names", [("T1", "T1-Gd", "T2", "T2-FLAIR"), ("t1", "T1_ce", "T2", "FLAIR")])
+def test_channels_of_nnunet_may_be_spelt_as_files_are(tmp_path, names):
+    write_case(tmp_path, format="nnunet")
+    facts = json.loads((tmp_path / "dataset.json").read_text())
+    facts["channel_names"] = dict(zip("0123", names, strict=True))
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    assert np.array_equal(read_image(discover(tmp_path)[0])[0], case_arrays()[0])
+
+
 def test_an_archive_alone_is_to_be_unpacked(tmp_path):
     (tmp_path / "BraTS.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"no NIfTI file, but 1 \.zip; unpack it first"):

@@ -543,12 +543,22 @@ def test_a_file_in_place_of_the_cohort_and_four_volumes_without_a_description_ar
         (["Case_1", "Case_2"], 2),
         (["Brain_Scan_000", "Brain_Scan_001", "Brain_Scan_002"], 3),
         (["anna_week1", "anna_week2", "berta_week1"], 2),
+        (["100001_time1", "100001_time2", "100002_time1", "100002_time2"], 2),  # UCSF-ALPTDG
+        (["anna_day0", "anna_day30", "berta_month-3", "berta_month-6"], 2),
         (["anna_ses-1", "anna_ses-2"], 1),
         (["GBM-Fudan1-001", "GBM-Fudan1-002", "GBM-Tiantan2-001"], 3),
         (["center-tp53-001", "center-tp53-002", "center-wt-003"], 3),
         (["p07_scan1", "p07_scan2"], 1),
         (["sub-01_ses-1_run-1", "sub-01_ses-1_run-2", "sub-02_ses-1_run-1"], 2),
         (["Patient-001_week-000-1", "Patient-001_week-044"], 1),
+        (["P01_20190312", "P01_20200107", "P02_20190312"], 2),
+        (["P01-2019-03-12", "P01-2020-01-07", "P02-2019-03-12"], 2),
+        (["S01_baseline", "S01_followup1", "S02_baseline"], 2),
+        (["S01_pre", "S01_postop", "S02_pre"], 2),
+        (["case 1 visit 1", "case 1 visit 2", "case 2 visit 1"], 2),
+        (["Brain Scan 001", "Brain Scan 002"], 2),
+        (["scan_20190312", "scan_20190313"], 2),
+        (["P_20990000", "P_20990001"], 2),
     ],
 )
 def test_names_tell_patients_apart(names, patients):
@@ -667,6 +677,11 @@ def test_images_of_several_shapes_are_no_session():
         check_session([*IMAGE[:3], IMAGE[3, :-1]], LPS)
     with pytest.raises(DataError, match="the images have the shapes"):
         check_session(IMAGE[:3], LPS)
+
+
+def test_a_warning_of_images_without_a_name_begins_with_what_is_wrong():
+    (warning,) = check_session(np.where(IMAGE == 0, np.nan, IMAGE), LPS).warnings
+    assert warning.startswith("the background is not 0")
 
 
 def test_a_home_folder_of_nobody_is_one_sentence(capsys):

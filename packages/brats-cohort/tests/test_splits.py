@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,11 @@ def test_a_patient_in_two_parts_is_refused_even_with_a_right_checksum(tmp_path):
     )
     with pytest.raises(DataError, match="in two parts; remove it and run again what made it"):
         load_splits(save_splits(tmp_path / "splits.json", mixed))
+
+
+def test_a_seed_may_be_an_integer_of_numpy(tmp_path):
+    manifest = make_splits(*cohort(12), seed=np.int64(3))
+    assert load_splits(save_splits(tmp_path / "splits.json", manifest)) == make_splits(*cohort(12), seed=3)
 
 
 def test_two_patients_are_too_few():

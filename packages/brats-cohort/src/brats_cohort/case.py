@@ -26,7 +26,7 @@ class Fault:
     severity: str = ERROR
 
     def __str__(self) -> str:
-        return printable(f"{self.case}: {self.problem}; {self.remedy}")
+        return printable(f"{self.case}: " * bool(self.case) + f"{self.problem}; {self.remedy}")
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,10 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
     """Patient of each case: from a CSV with the columns case and patient, else from the names.
 
     Two names that differ only in a session at their end belong to one patient: ``BraTS-GLI-00005-000`` and ``-001``,
-    ``UPENN-GBM-00001_11`` and ``_21``, ``sub-01_ses-1`` and ``sub-01_ses-2``. A number of up to three digits counts as a
-    session if what stands before it ends in a number of at least three digits and some name shares that beginning. If all names
-    of a cohort are one word and the number of a scan, each is a patient: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
+    ``UPENN-GBM-00001_11`` and ``_21``, ``sub-01_ses-1`` and ``sub-01_ses-2``, ``P01_20190312`` and ``P01_20200107``,
+    ``P01_pre`` and ``P01_postop``. A number of up to three digits counts as a session if what stands before it ends in a number
+    of at least three digits and some name shares that beginning. If all names of a cohort are one word and the number of a
+    scan, each is a patient: ``Brain_Scan_001`` and ``Brain_Scan_002`` are two.
     """
     if table is not None:
         table = Path(table)
@@ -141,7 +142,7 @@ def patients_of(identifiers: Sequence[str], table: Path | None = None) -> dict[s
         patients[name] = match[1] if match else name
         if not match and several and numbered.get(name) in shared:
             patients[name] = numbered[name]
-    counted = all(re.fullmatch(r"\D+[-_]scan[-_]?\d+", name, re.IGNORECASE) for name in identifiers)
+    counted = all(re.fullmatch(r"\D+[-_. ]scan[-_ ]?\d+", name, re.IGNORECASE) for name in identifiers)
     return {name: name for name in identifiers} if counted and len(set(patients.values())) == 1 else patients
 
 
@@ -149,7 +150,9 @@ _SESSIONS = (
     r"(BraTS-[A-Z]+-\d+)-\d{3}",
     r"(BraTS1[789]_.+)_\d+",
     r"(UPENN-GBM-\d+)_\d+",
-    r"(.+?)[-_](?:ses|session|visit|tp|timepoint|week|fu|followup|scan)(?:[-_]?\w*\d\w*|[-_]\d[\w-]*)",
+    r"(.+?)[-_. ](?:ses|session|visit|tp|time|timepoint|day|week|month|fu|followup|scan)(?:[-_ ]?\w*\d\w*|[-_ ]\d[\w-]*)",
+    r"(.*\d)[-_. ](?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])",  # the date of a scan
+    r"(.*\d)[-_. ](?:baseline|(?:pre|post)(?:[-_ ]?op)?)",
 )
 """Beginning of a name that is the patient's, before what public data sets append for a session."""
 

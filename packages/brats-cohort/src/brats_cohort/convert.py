@@ -99,11 +99,16 @@ def _sessions(cases: Sequence[Case]) -> dict[str, tuple[str, str]]:
     names, patients = {}, set()
     for case in cases:
         parts = (case.patient, case.identifier.removeprefix(case.patient) or "1")
-        names[case.identifier] = tuple(re.sub("[^A-Za-z0-9]", "", part) for part in parts)
+        names[case.identifier] = tuple(re.sub("[^A-Za-z0-9]", _latin, part) for part in parts)
         patients.add((case.patient, names[case.identifier][0]))
     if len(set(names.values())) < len(names) or len({name for _, name in patients}) < len(patients):
         raise DataError("two cases have the same letters and digits in their names", "rename one: BIDS knows no other signs")
     return {key: (f"sub-{subject}", f"ses-{session}") for key, (subject, session) in names.items()}
+
+
+def _latin(sign: re.Match) -> str:
+    """The number of a letter that BIDS does not know, in hexadecimal; nothing for other signs."""
+    return f"{ord(sign[0]):x}" if sign[0].isalnum() else ""
 
 
 def _convert(case: Case, format: str, folder: Path, to: LabelConvention, session: tuple[str, str] | None) -> None:

@@ -266,7 +266,7 @@ def _description(folder: Path, key: str, name: str) -> tuple[dict, dict[str, int
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
         if key not in facts and "channel_names" in (key, *facts):
             return None
-        channels = {_ROLES[name.lower()]: int(number) for number, name in facts[key].items()}
+        channels = {_ROLES[_plain(name)]: int(number) for number, name in facts[key].items()}
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         problem = f"{path} does not describe the channels of {name} ({named(error)})"
         remedy = f'expected "{key}": FLAIR, T1w, t1gd, T2w; data sets of other images cannot be read'

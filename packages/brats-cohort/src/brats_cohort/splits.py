@@ -85,7 +85,7 @@ def make_splits(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, seed: 
     def identifiers(chosen: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(name for name, patient in patients.items() if patient in set(chosen)))
 
-    return SplitManifest(cases[0].format, seed, identifiers(test), tuple(map(identifiers, folds)), patients)
+    return SplitManifest(cases[0].format, int(seed), identifiers(test), tuple(map(identifiers, folds)), patients)
 
 
 def _folds(strata: pd.Series, seed: int) -> list[list[str]]:
