@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -99,6 +100,11 @@ def test_a_session_is_loaded_again_with_its_source(prepared, tmp_path):
     save(slices("t1", number=2), tmp_path)
     with pytest.raises(SessionError, match="is not the folder that"):
         load_session(session.folder, tmp_path)
+
+
+def test_a_case_whose_folder_was_copied_under_another_name_has_its_images(prepared, tmp_path):
+    shutil.copytree(prepared[0].folder, tmp_path / "patient_7")
+    assert all(path.is_file() for path in load_session(tmp_path / "patient_7").images.values())
 
 
 def test_what_was_left_out_is_loaded_again(tmp_path):

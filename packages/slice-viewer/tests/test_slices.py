@@ -207,6 +207,21 @@ def test_a_focus_sets_the_frame():
     assert np.ptp(near.get_xlim()) < np.ptp(whole.get_xlim())
 
 
+def test_labels_may_be_floats_as_nibabel_reads_them():
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5:9, 5:9, 10], labels[7:9, 7:9, 10] = 1, 4
+    whole, read = (show_slice(patient(LPS, (0, 0, 0)), LPS, classes=each) for each in (labels, labels.astype(float)))
+    assert np.array_equal(drawn_pixels(whole), drawn_pixels(read))
+
+
+def test_a_background_that_is_no_number_is_cropped_as_one_of_0_is():
+    volume = np.zeros((60, 60, 40))
+    volume[25:35, 25:35, 15:25] = 100
+    black, absent = (show_slice(each, LPS) for each in (volume, np.where(volume == 0, np.nan, volume)))
+    assert (absent.get_xlim(), absent.get_ylim()) == (black.get_xlim(), black.get_ylim())
+    assert np.ptp(black.get_xlim()) < 25
+
+
 def test_a_picture_in_a_palette_is_smaller_and_looks_the_same():
     ax = show_slice(patient(LPS, (0, 0, 0)), LPS)
     stream = io.BytesIO()

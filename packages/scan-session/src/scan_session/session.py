@@ -35,6 +35,8 @@ class Session:
     left_out : tuple of Series
     notes : tuple of str
         What has to be said aloud.
+    called : str
+        How the names of its images begin, if its folder was renamed or copied since.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Session:
     series: Mapping[str, Series] = field(default_factory=dict)
     left_out: tuple[Series, ...] = ()
     notes: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def name(self) -> str:
@@ -68,7 +71,7 @@ class Session:
 
     def image(self, modality: str) -> Path:
         """Where the case has one modality."""
-        return self.folder / f"{self.name}_{modality}.nii.gz"
+        return self.folder / f"{self.called or self.name}_{modality}.nii.gz"
 
     def native(self, modality: str) -> Path:
         """One series as it came, skull on, in its own grid."""
@@ -96,9 +99,13 @@ def load_session(folder: Path, source: Path | None = None, *, study: int | None 
         series |= {key: same[0]} if same else {}
     if source and len(series) < len(used):
         raise SessionError(f"{source} is not the folder that {folder} was made from", "give that folder")
+    end = f"_{reference}.nii.gz"
+    own = sorted(path.name.removesuffix(end) for path in folder.glob(f"*{end}"))
+    called = own[0] if len(own) == 1 else ""
     return Session(
         folder, reference, {key: np.array(one["matrix"]) for key, one in used.items()},
         {key: (tuple(one["shape"]), np.array(one["affine"])) for key, one in used.items()},
         {key: one["measures"] for key, one in used.items()}, series,
         tuple(Series("", one["label"], (), reason=one["reason"]) for one in record.get("left_out", ())), notes,
+        called,
     )  # fmt: skip

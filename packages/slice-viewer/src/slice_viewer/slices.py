@@ -31,7 +31,7 @@ SHARE_OF_BACKGROUND = 0.1
 
 def label_colour(value: int) -> str:
     """Colour of a label that was given none: of `PALETTE`, then its tints, then its shades, so that 24 labels differ."""
-    turn, place = divmod(value - 1, len(PALETTE))
+    turn, place = divmod(int(value) - 1, len(PALETTE))  # nibabel reads label maps as floats
     share, end = ((0.0, 0.0), (0.55, 1.0), (0.5, 0.0))[turn % 3]
     return to_hex([(1 - share) * part + share * end for part in to_rgb(PALETTE[place])]).upper()
 
@@ -132,7 +132,7 @@ def show_slice(
     index : int, optional
         Slice, counted in RAS from the left, back or bottom; by default the one with the largest tumour area. Without
         `classes` it is the one with the least background (0, NaN), or the middle one where there is hardly any.
-    classes : integer array (X, Y, Z), optional
+    classes : array (X, Y, Z) of whole numbers, optional
         Label map to draw over it: translucent fill and contour.
     colours : mapping from value to colour, optional
         Which values of `classes` to draw, in which colours; by default all, in those of `label_colour`.
@@ -222,7 +222,7 @@ def draw_labels(
 
 def frame(volume: np.ndarray, affine: np.ndarray, plane: str) -> tuple[float, float, float, float]:
     """Find left, right, bottom and top in mm of what is not background anywhere in a volume, so that slices of a case match."""
-    turned, spacing = to_ras(volume != 0, affine)
+    turned, spacing = to_ras((volume != 0) & ~np.isnan(volume), affine)
     limits = []
     for axis in (other for other in range(3) if other != PLANES[plane].axis):
         used = np.flatnonzero(turned.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -147,8 +147,8 @@ def write_surfaces(path: Path | str, surfaces: Sequence[Surface], *, title: str 
             "colour": to_rgb(surface.colour),
             "opacity": surface.opacity,
             # 16 bits over the whole scene are a few micrometres.
-            "vertices": _packed(np.rint((surface.vertices - middle) / reach * 32767), np.int16),
-            "faces": _packed(surface.faces, np.uint32),
+            "vertices": _packed(np.rint((surface.vertices - middle) / reach * 32767), "<i2"),
+            "faces": _packed(surface.faces, "<u4"),
         }
         for surface in sorted(surfaces, key=lambda one: -one.opacity)
     ]
@@ -164,7 +164,5 @@ def write_surfaces(path: Path | str, surfaces: Sequence[Surface], *, title: str 
     return path
 
 
-def _packed(numbers: np.ndarray, kind: type) -> str:
-    return base64.b64encode(
-        np.ascontiguousarray(numbers.astype(kind)).astype(np.dtype(kind).newbyteorder("<")).tobytes()
-    ).decode()
+def _packed(numbers: np.ndarray, kind: str) -> str:
+    return base64.b64encode(numbers.astype(kind).tobytes()).decode()
