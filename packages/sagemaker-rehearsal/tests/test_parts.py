@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from sagemaker_rehearsal import limits
+from sagemaker_rehearsal import limits, training
 from sagemaker_rehearsal.command import main
 from sagemaker_rehearsal.containers import PRIVATE, Container, Machine, namespaces_work, write_programs
 from sagemaker_rehearsal.hosting import reserve_port
@@ -397,6 +397,32 @@ def test_scripts_of_the_sdk_find_their_folders_without_namespaces(tmp_path, fold
     container = Container(machine, root, ["sh", f"/opt/ml/{folder}/run.sh"], environment={})
     assert container.process.stdout.read().decode() == f"{root / folder}\n"
     container.kill()
+
+
+def test_a_job_is_billed_from_its_download_to_its_upload(monkeypatch, tmp_path):
+    now = [1000.0]
+
+    def lasts(seconds, answer=None):
+        now[0] += seconds
+        return answer
+
+    def begin(world, course, folder, ending):
+        course.enter("Downloading")
+        lasts(100)
+        course.enter("Training")
+        return lasts(5, [])  # until the container runs
+
+    outcomes = iter(["Interrupted", "Ended"])
+    monkeypatch.setattr(training, "time", MagicMock(time=lambda: now[0]))
+    monkeypatch.setattr(training, "_begin", begin)
+    monkeypatch.setattr(training, "_follow", lambda *given: lasts(20, next(outcomes)))
+    monkeypatch.setattr(training, "_save_results", lambda *given: lasts(30))
+    world = MagicMock()
+    world.folder.return_value.__enter__.return_value = tmp_path, None
+    record = Records("eu-west-1").create("TrainingJob", {"TrainingJobName": "job"})
+    training.run_training(world, record)
+    assert record.facts["TrainingTimeInSeconds"] == record.facts["BillableTimeInSeconds"] == 2 * (100 + 5 + 20) + 30
+    assert record.facts["TrainingStartTime"] == 1000.0
 
 
 def test_a_program_that_does_not_exist_is_one_sentence(capsys):

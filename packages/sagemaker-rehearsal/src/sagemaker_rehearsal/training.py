@@ -24,6 +24,7 @@ GROUP = "/aws/sagemaker/TrainingJobs"
 SYNC = 0.5
 """Seconds between two looks at the checkpoints."""
 KILLED = (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+PAID = ("Downloading", "Training", "Uploading")  # AWS bills these stages, the wait for a machine it does not
 
 
 @dataclass
@@ -74,8 +75,9 @@ def run_training(world: World, record: Record) -> None:
     attempt = 0
     with world.folder() as (work, ending):
         while True:
+            # AWS counts the download too
+            record.update(TrainingStartTime=record.facts.get("TrainingStartTime", time.time()))
             hosts, begun = _begin(world, course, work / f"attempt-{attempt}", ending), time.time()
-            record.update(TrainingStartTime=record.facts.get("TrainingStartTime", begun))
             outcome = _follow(world, course, hosts)
             course.trained += time.time() - begun
             if outcome != "Interrupted":
@@ -228,7 +230,8 @@ def _finish(record: Record, course: Course, outcome: str, hosts: list[Host]) -> 
         said = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else failed.tail.last
         reason = f"AlgorithmError: {said.strip()}, exit code: {failed.container.status}"[:FAILURE_CHARACTERS]
     course.enter(outcome if outcome.startswith("Max") else status, reason or "")
-    billed = course.trained
+    stages = [one for one in record.facts["SecondaryStatusTransitions"] if one["Status"] in PAID]
+    billed = sum(one["EndTime"] - one["StartTime"] for one in stages)
     record.update(
         TrainingJobStatus=status,
         FailureReason=reason,
