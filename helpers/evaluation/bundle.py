@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -23,13 +22,8 @@ from helpers.data.prepared import Prepared, PreprocessSettings
 from helpers.data.preprocess import preprocess_image, to_native
 from helpers.evaluation.postprocess import PostProcessing, label_map
 from helpers.evaluation.predict import predict_prepared
-from helpers.models.checkpoints import ModelCard
+from helpers.models.checkpoints import read_card
 from helpers.models.networks import build_network
-
-
-def read_card(path: str) -> ModelCard:
-    """Read the model card of a bundle."""
-    return ModelCard(**json.loads(Path(path).read_text()))
 
 
 def build(card: str) -> torch.nn.Module:
@@ -121,5 +115,7 @@ class ToLabelMapd(MapTransform):
             classes = label_map(probabilities, np.asarray(scan.cpu()), spacing_of(affine), self.limits)
             convention = CONVENTIONS[image.meta["labels"] if self.labels == "auto" else self.labels]
             numbers = torch.from_numpy(from_classes(classes, convention))
-            item[key] = MetaTensor(numbers[None], affine=scan.affine, meta={"filename_or_obj": image.meta["filename_or_obj"]})
+            # Without the shape SaveImaged counts one axis too few, and cannot write a sagittal volume.
+            meta = {"filename_or_obj": image.meta["filename_or_obj"], "spatial_shape": np.array(numbers.shape)}
+            item[key] = MetaTensor(numbers[None], affine=scan.affine, meta=meta)
         return item

@@ -22,7 +22,7 @@ from torch import nn
 from brats_cohort.files import DataError, named, write_atomically
 from brats_cohort.regions import MODALITIES, REGIONS
 from helpers.data.prepared import PreprocessSettings
-from helpers.models.networks import ENSEMBLE, Ensemble, build_network, ensemble_weights
+from helpers.models.networks import ENSEMBLE, Ensemble, build_network
 from helpers.workspace import versions
 
 RELEASED = Path(__file__).parent / "released"
@@ -57,8 +57,6 @@ class ModelCard:
         SHA-256 of what the network was trained on and of the split manifest; empty if unknown.
     training_cases : tuple of str
         Cases whose patches changed the weights: what must not be scored with them. Empty if unknown.
-    ensemble_weights : tuple of float
-        How much each of its outputs counts in an ensemble; empty: as much as any other network's.
     training : mapping
         Settings of the training.
     metrics : mapping from str to float
@@ -81,7 +79,6 @@ class ModelCard:
     cohort_hash: str = ""
     split_hash: str = ""
     training_cases: tuple[str, ...] = ()
-    ensemble_weights: tuple[float, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -184,6 +181,15 @@ def dequantise(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def read_card(path: Path | str) -> ModelCard:
+    """Read a model card as it stands in a JSON file."""
+    content = dict(json.loads(Path(path).read_text()))
+    if content.pop("ensemble_weights", ()):  # of earlier versions; empty if all networks counted alike, as they do now
+        raise ValueError("it has weights in an ensemble")
+    tuples = [item.name for item in fields(ModelCard) if isinstance(item.default, tuple)]
+    return ModelCard(**content | {name: tuple(content[name]) for name in ("patch", *tuples)})
+
+
 def load_card(path: Path) -> ModelCard:
     """Read and check the card of a weights file; errors as in `load_checkpoint`."""
     path = _weights_path(path)
@@ -191,9 +197,7 @@ def load_card(path: Path) -> ModelCard:
         if not file.is_file():
             raise DataError(f"{file} does not exist", "a checkpoint is a .safetensors file and a .json card beside it")
     try:
-        content = json.loads(card_path(path).read_text())
-        tuples = [item.name for item in fields(ModelCard) if isinstance(item.default, tuple)]
-        card = ModelCard(**content | {name: tuple(content[name]) for name in ("patch", *tuples)})
+        card = read_card(card_path(path))
         PreprocessSettings(**card.preprocessing)
         if min(card.patch) < 1:
             raise ValueError(f"the patch is {card.patch}")
@@ -220,7 +224,7 @@ def _check_channels(card: ModelCard, path: Path) -> None:
 
 
 def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
-    """Load one or several checkpoints as one network in evaluation mode: the weighted mean of their probabilities.
+    """Load one or several checkpoints as one network in evaluation mode: the mean of their probabilities.
 
     What only one of five networks gets wrong is outvoted; everything takes five times as long.
 
@@ -249,21 +253,15 @@ def load_ensemble(paths: Sequence[Path], *, device: str | torch.device = "cpu") 
             raise DataError(problem, "an ensemble needs members of one kind")
     if len({card.weights_sha256 for card in cards}) < len(cards):
         raise DataError("an ensemble was given the same weights twice", "name every checkpoint once")
-    card = _shared_card(cards)
-    return Ensemble(networks, ensemble_weights(card.arguments["members"])).to(device).eval(), card
+    return Ensemble(networks).to(device).eval(), _shared_card(cards)
 
 
 def _shared_card(cards: Sequence[ModelCard]) -> ModelCard:
     names = set.intersection(*(set(card.metrics) for card in cards))
-    members = [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]
-    if any(card.ensemble_weights for card in cards):
-        for member, card in zip(members, cards, strict=True):
-            member["ensemble_weights"] = card.ensemble_weights or (1.0,) * len(card.regions)
     return replace(
         cards[0],
         network=ENSEMBLE,
-        arguments={"members": members},
-        ensemble_weights=(),
+        arguments={"members": [{"network": card.network, "arguments": dict(card.arguments)} for card in cards]},
         tta_axes=tuple(sorted(set.intersection(*(set(card.tta_axes) for card in cards)))),
         training_cases=tuple(sorted({case for card in cards for case in card.training_cases})),
         training={"members": [dict(card.training) for card in cards]},

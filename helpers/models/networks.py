@@ -171,30 +171,23 @@ NETWORKS: dict[str, NetworkKind] = {
 """Every network that can be trained by name; another one is added by adding its builder here."""
 
 ENSEMBLE = "ensemble"
-"""Several networks as one: ``build_network(ENSEMBLE, members=[{"network": name, "arguments": {...}}, ...])``.
-
-A member may have ``"ensemble_weights": [...]``, how much each of its outputs counts; then all members must.
-"""
+"""Several networks as one: ``build_network(ENSEMBLE, members=[{"network": name, "arguments": {...}}, ...])``."""
 
 
 class Ensemble(nn.Module):
     """Networks that predict together: the logits of the mean of their probabilities.
 
-    `weights` say for each member how much each of its outputs counts; by default all count alike. (If a volume needs several
-    sliding windows, their logits are blended after the mean, not before.)
+    (If a volume needs several sliding windows, their logits are blended after the mean, not before.)
     """
 
-    def __init__(self, members: Sequence[nn.Module], weights: Sequence[Sequence[float]] | None = None) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        counts = torch.ones(len(members), 1) if weights is None else torch.tensor(weights, dtype=torch.float32)
-        self.register_buffer("shares", counts / counts.sum(dim=0), persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Compute logits (B, 3, X, Y, Z) of an image (B, 4, X, Y, Z)."""
-        shares = self.shares.view(*self.shares.shape, *[1] * (image.ndim - 2))
-        mean = sum(member(image).float().sigmoid() * share for member, share in zip(self.members, shares, strict=True))
-        return torch.logit(mean, eps=1e-7)
+        share = 1 / len(self.members)
+        return torch.logit(sum(member(image).float().sigmoid() * share for member in self.members), eps=1e-7)
 
 
 def build_network(name: str, **arguments) -> nn.Module:
@@ -216,8 +209,7 @@ def build_network(name: str, **arguments) -> nn.Module:
         If the name or an argument does not exist, or the network refuses a value.
     """
     if name == ENSEMBLE:
-        members = [build_network(kind, **settings) for kind, settings in _members(**arguments)]
-        return Ensemble(members, ensemble_weights(arguments["members"]))
+        return Ensemble([build_network(kind, **settings) for kind, settings in _members(**arguments)])
     if name not in NETWORKS:
         raise DataError(f"there is no network {name!r}", f"choose one of {', '.join(NETWORKS)}")
     known = [*inspect.signature(NETWORKS[name].build).parameters][1:] + list(GRID)
@@ -244,22 +236,10 @@ def _members(members: Sequence[Mapping[str, Any]] = (), **unknown) -> list[tuple
     except (KeyError, TypeError) as error:
         remedy = "give a network and its arguments for every member"
         raise DataError(f"{members!r} are not members of an ensemble", remedy) from error
-    if unknown or not found:
+    if unknown or not found or any(len(member) > 2 for member in members):
         remedy = "give one argument, members, with at least one network"
-        raise DataError(f"{ENSEMBLE} was given no members, or more than members", remedy)
+        raise DataError(f"{ENSEMBLE} was given no members, or more than networks and their arguments", remedy)
     return found
-
-
-def ensemble_weights(members: Sequence[Mapping[str, Any]]) -> list[Sequence[float]] | None:
-    """Read how much each output of each member counts; None if all count alike."""
-    weights = [member["ensemble_weights"] for member in members if member.get("ensemble_weights")]
-    if not weights:
-        return None
-    alike = len(weights) == len(members) and len(set(map(len, weights))) == 1
-    if not alike or min(map(min, weights)) < 0 or not all(map(any, zip(*weights, strict=True))):
-        remedy = "give every member as many, none below 0, and for every output one above 0"
-        raise DataError(f"{ENSEMBLE} cannot have the weights {weights}", remedy)
-    return weights
 
 
 def channels_last(image: torch.Tensor) -> torch.Tensor:

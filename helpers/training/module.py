@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import numpy as np
@@ -101,7 +100,7 @@ class SegmentationModule(LightningModule):
         self.log_dict({**means, "step": float(self.global_step)}, prog_bar=True)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: object, **__: object) -> None:
-        """Clip the gradient, or stop or skip the step if a number is not finite; all processes decide alike."""
+        """Clip the gradient, or stop if a number is not finite; all processes decide alike."""
         self.step_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
         self.step_rate = optimizer.param_groups[0]["lr"]
         self._losses.clear()
@@ -111,16 +110,9 @@ class SegmentationModule(LightningModule):
         if math.isfinite(loss) and math.isfinite(size):
             clip_grads_with_norm_(self.network.parameters(), self.settings.clip, norm)
         elif not (math.isfinite(loss) and scaler and scaler.get_scale() > 1):  # else fp16 overflowed: the scaler skips the step
-            self._skip(optimizer, loss)
-
-    def _skip(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
-        culprit = non_finite(self.network, loss) or "the norm of the gradient"
-        sentence = f"step {self.global_step + 1}: {culprit} is not finite"
-        if self.settings.nonfinite == "stop" or culprit.startswith("the weight"):
-            remedy = f"lower learning_rate (now {self.settings.learning_rate}), take precision 32-true or --nonfinite skip"
-            raise NonFiniteError(sentence, remedy)
-        optimizer.zero_grad(set_to_none=True)  # without gradients the optimiser changes nothing
-        logging.getLogger(__name__).warning("%s; the step is skipped", sentence)
+            culprit = non_finite(self.network, loss) or "the norm of the gradient"
+            remedy = f"lower learning_rate (now {self.settings.learning_rate}), or take precision 32-true"
+            raise NonFiniteError(f"step {self.global_step + 1}: {culprit} is not finite", remedy)
 
     def configure_optimizers(self) -> dict:
         fused = self.trainer.precision != "16-mixed"  # the scaler and clipping need the unfused one

@@ -54,8 +54,6 @@ class TrainSettings:
         Largest norm of the gradient.
     ema : float
         Decay of an exponential moving average of the weights, such as 0.999, which is validated and kept; 0 for none.
-    nonfinite : str
-        Stop if a loss or gradient is not finite, or skip the step.
     foreground_probability : float
         Probability that a patch is centred on a voxel of TC, WT or ET, each equally often.
     augment : bool
@@ -97,7 +95,6 @@ class TrainSettings:
     loss: Literal["dice+bce", "dice", "bce"] = "dice+bce"
     clip: float = 1.0
     ema: float = 0.0
-    nonfinite: Literal["stop", "skip"] = "stop"
     foreground_probability: float = 2 / 3
     augment: bool = True
     validate_every: int = 100
@@ -114,7 +111,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Raise `DataError` for the first setting that is not possible."""
         choices = {name: get_args(hint) for name, hint in get_type_hints(TrainSettings).items()} | {"network": tuple(NETWORKS)}
-        for name in ("network", "loss", "nonfinite", "precision", "device", "logger"):
+        for name in ("network", "loss", "precision", "device", "logger"):
             if getattr(self, name) not in choices[name]:
                 raise DataError(f"{name} is {getattr(self, name)!r}", f"choose one of {', '.join(choices[name])}")
         for name in ("batch", "accumulate", "steps", "validate_every", "save_every", "learning_rate", "clip"):

@@ -107,7 +107,7 @@ def train(
     ------
     DataError
         If the parts do not fit together, the checkpoint or the weights in the folder are of another training, another process
-        trains in it, or a number is not finite and the settings say to stop.
+        trains in it, or a number is not finite.
     Interrupted
         After SIGTERM or Ctrl-C; the same call then resumes.
     """

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from brats_cohort.cases import discover, read_image
 from brats_cohort.files import DataError
-from brats_cohort.nifti import write_volume
+from brats_cohort.nifti import read_volume, write_volume
 from brats_cohort.testing import LPS, case_arrays, write_case
 from helpers.evaluation.bundle import PrepareSessiond, ToLabelMapd, list_sessions
 from helpers.models import export
@@ -58,6 +59,19 @@ def test_label_maps_have_the_numbers_that_predict_writes(prepare, tmp_path, name
     for given, number in ((labels, oedema), ("brats2021", 2)):
         found = ToLabelMapd("pred", card, given)(item)["pred"].numpy()[0]
         assert np.array_equal(found, (read_image(case)[0] != 0).any(0) * number)
+
+
+def test_a_label_map_is_saved_whichever_way_its_axes_run(prepare, tmp_path):
+    sagittal = np.array([[0.0, 0.0, 1.0, 5.0], [-1.0, 0.0, 0.0, 6.0], [0.0, -1.0, 0.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
+    case = write_case(tmp_path / "cohort", "Case-0", affine=sagittal)
+    item = prepare(*list_sessions(tmp_path / "cohort"))
+    item["pred"] = torch.ones(3, *item["image"].shape[1:])
+    config = ConfigParser()
+    config.read_config(Path(export.__file__).with_name("bundle") / "inference.json")
+    config.config |= {"card": str(tmp_path / "card.json"), "output_dir": str(tmp_path / "found")}
+    config.get_parsed_content("postprocessing", instantiate=True)(item)
+    found, affine = read_volume(tmp_path / "found" / "Case-0.nii.gz")
+    assert np.allclose(affine, sagittal) and np.array_equal(found, (read_image(case)[0] != 0).any(0) * 4)
 
 
 @pytest.mark.parametrize(("export", "name"), [(export_bundle, "bundle/models/model.pt"), (export_program, "model.pt2")])

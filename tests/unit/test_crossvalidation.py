@@ -121,30 +121,17 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(trained):
     assert load_ensemble(checkpoints[:1])[1] == load_card(checkpoints[0])
 
 
-def test_ensemble_weights_say_which_member_decides_on_which_region(trained, tmp_path):
-    _, checkpoints = trained
-    image = np.random.default_rng(0).normal(size=(4, 16, 18, 16)).astype(np.float32)
-    paths, members = [], []
-    for number, (path, votes) in enumerate(zip(checkpoints[:2], ((1.0, 1.0, 0.0), (1.0, 3.0, 2.0)), strict=True)):
-        network, card = load_checkpoint(path)
-        members.append(predict_prepared(network, card, image))
-        paths.append(tmp_path / f"{number}.safetensors")
-        save_checkpoint(paths[-1], network, replace(card, ensemble_weights=votes))
-    save_checkpoint(tmp_path / "both.safetensors", *load_ensemble(paths))
-    for network, card in (load_ensemble(paths), load_checkpoint(tmp_path / "both.safetensors")):
-        found = predict_prepared(network, card, image)
-        expected = [(members[0][0] + members[1][0]) / 2, (members[0][1] + 3 * members[1][1]) / 4, members[1][2]]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    plain = load_ensemble([paths[0], checkpoints[1]])
-    expected = [(members[0][0] + members[1][0]) / 2, (members[0][1] + members[1][1]) / 2, members[1][2]]
-    np.testing.assert_allclose(predict_prepared(*plain, image), expected, atol=1e-5, err_msg="no weights are one for each")
-
-
-@pytest.mark.parametrize("votes", [[(1, 1, 0), (1, 1, 0)], [(1, 1, 1), (1, 1)], [(1, 1, 1), (1, 1, -1)], [(1, 1, 1), None]])
-def test_weights_that_leave_an_output_to_nobody_are_refused(votes):
-    members = [{"network": "unet", "arguments": {"channels": (4, 8)}, "ensemble_weights": each} for each in votes]
-    with pytest.raises(DataError, match="cannot have the weights"):
-        build_network("ensemble", members=members)
+def test_a_card_of_an_earlier_version_is_read_unless_it_has_weights_in_an_ensemble(trained, tmp_path):
+    network, card = load_checkpoint(trained[1][0])
+    save_checkpoint(tmp_path / "best.safetensors", network, card)
+    content = json.loads((tmp_path / "best.json").read_text())
+    (tmp_path / "best.json").write_text(json.dumps(content | {"ensemble_weights": []}))
+    assert load_card(tmp_path / "best.safetensors") == card
+    (tmp_path / "best.json").write_text(json.dumps(content | {"ensemble_weights": [1.0, 3.0, 2.0]}))
+    with pytest.raises(DataError, match="it has weights in an ensemble"):
+        load_card(tmp_path / "best.safetensors")
+    with pytest.raises(DataError, match="more than networks and their arguments"):
+        build_network("ensemble", members=[{"network": "unet", "arguments": {}, "ensemble_weights": [1.0, 1.0, 0.0]}])
 
 
 def test_members_that_do_not_belong_together_are_refused(trained, tmp_path):
