@@ -18,7 +18,6 @@ from pathlib import Path
 import nbformat
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
-from nbstripout import strip_output
 
 from brats_cohort.files import DataError, write_atomically
 from helpers.cli import main as helpers
@@ -32,9 +31,7 @@ SIZE_LIMIT = 1_000_000
 """Bytes of a committed notebook; GitHub shows larger ones slowly or not at all."""
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-METADATA = ("papermill", "widgets", "toc", "vscode", "colab")
 CELL_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "vscode", "id")
-EXTRA_KEYS = [f"metadata.{key}" for key in METADATA] + [f"cell.metadata.{key}" for key in CELL_METADATA]
 TITLE = re.compile(r"<title>(.*?)</title>")
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|[A-Za-z]:\\Users\\)[^\s'\"<>)]*")
@@ -65,12 +62,11 @@ def normalise(notebook: NotebookNode, root: Path, *, name: str = "notebook") -> 
     result = copy.deepcopy(notebook)
     _check_one_clean_run(result, name)
     result.cells = [cell for cell in result.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    result = strip_output(result, keep_output=True, keep_count=True, keep_id=True, extra_keys=EXTRA_KEYS)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     result.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for cell in result.cells:
-        if not cell.metadata.get("tags"):
-            cell.metadata.pop("tags", None)  # papermill gives every cell an empty list
+        for key in CELL_METADATA if cell.metadata.get("tags") else (*CELL_METADATA, "tags"):  # papermill's are an empty list
+            cell.metadata.pop(key, None)
     for count, cell in enumerate(_code_cells(result), start=1):
         cell.execution_count = count
         cell.outputs = [kept for output in cell.outputs if (kept := _reduce(output, count, root)) is not None]

@@ -77,8 +77,7 @@ def run_ablation(
     settings: TrainSettings,
     manifest: SplitManifest,
     prepared: Mapping[str, Mapping[str, Path]],
-    *,
-    variants: Mapping[str, Variant] = VARIANTS,
+    variants: Mapping[str, Variant],
 ) -> Iterator[pd.DataFrame]:
     """Train every variant on every fold and score each fold's cases on the prepared grid; yield the scores of each variant.
 
@@ -110,17 +109,14 @@ def run_ablation(
         yield scores[[*first, *scores.columns.difference(first, sort=False)]]
 
 
-def ablation_table(
-    scores: pd.DataFrame, *, metric: str = "dice", variants: Mapping[str, Variant] = VARIANTS, baseline: str = BASELINE
-) -> pd.DataFrame:
+def ablation_table(scores: pd.DataFrame, variants: Mapping[str, Variant]) -> pd.DataFrame:
     """Mean over the regions of each variant, and what it gains or loses against the baseline on the same patients.
 
     Parameters
     ----------
     scores : DataFrame
         What `run_ablation` yields, of the baseline and other variants.
-    metric : str
-        Column to compare.
+    variants : mapping from name to Variant
 
     Returns
     -------
@@ -128,13 +124,13 @@ def ablation_table(
         One row a variant, its name as index: ``question, n`` (patients), ``mean``, ``difference, low, high`` (variant minus
         baseline, with the 95 % bootstrap interval over patients), ``p, p_holm`` (Wilcoxon, corrected for all rows).
     """
-    sessions = scores.groupby(["variant", "patient", "case"])[metric].mean()
+    sessions = scores.groupby(["variant", "patient", "case"])["dice"].mean()
     per_case = sessions.groupby(["variant", "patient"]).mean().unstack("variant")  # sessions of a patient count as one
     rows = {}
     for name in (name for name in variants if name in per_case):
         row = {"question": variants[name].question, "n": len(per_case), "mean": bootstrap_interval(per_case[name]).mean}
-        if name != baseline:
-            differences = (per_case[name] - per_case[baseline]).round(9)
+        if name != BASELINE:
+            differences = (per_case[name] - per_case[BASELINE]).round(9)
             differing, spread = differences[differences != 0], bootstrap_interval(differences)
             p = stats.wilcoxon(differing).pvalue if len(differing) >= SMALLEST_TEST else np.nan
             row |= {"difference": spread.mean, "low": spread.low, "high": spread.high, "p": p}
@@ -185,7 +181,7 @@ def main() -> None:
         scores = measure(arguments, chosen, Path(folder))
     averaged = scores.groupby(["variant", "patient", "case", "region"], as_index=False)["dice"].mean()
     for title, part in {"mean of the regions": averaged, **{r: averaged[averaged["region"] == r] for r in REGIONS}}.items():
-        print(f"\nDice, {title}\n{ablation_table(part, variants=chosen).round(4).to_string(na_rep='')}")
+        print(f"\nDice, {title}\n{ablation_table(part, chosen).round(4).to_string(na_rep='')}")
 
 
 def measure(arguments: argparse.Namespace, variants: Mapping[str, Variant], folder: Path) -> pd.DataFrame:
@@ -220,7 +216,7 @@ def measure(arguments: argparse.Namespace, variants: Mapping[str, Variant], fold
     tables, start = [], time.perf_counter()
     for repeat in range(arguments.repeats):
         again = replace(settings, seed=arguments.seed + 1000 * repeat)
-        for table in run_ablation(again, manifest, prepared, variants=variants):
+        for table in run_ablation(again, manifest, prepared, variants):
             tables.append(table.assign(repeat=repeat))
             scores = pd.concat(tables, ignore_index=True)
             if arguments.csv:

@@ -25,12 +25,11 @@ from statsmodels.stats.proportion import proportion_confint
 from brats_cohort.case import Case
 from brats_cohort.cases import discover
 from brats_cohort.regions import REGIONS
-from glioma_phantom import Randomisation, draw_random_phantom
+from glioma_phantom import Randomisation
 from glioma_phantom.generator import RANDOMISED_VERSION, WIDE
 from glioma_phantom.variants import EXAMINATIONS, NO_VARIANTS, TUMOURS
-from helpers.data.phantoms import HELD_OUT_SEED
+from helpers.data.phantoms import HELD_OUT_SEED, prepare_phantom
 from helpers.data.prepared import VERSION, PreparedFile, PreprocessSettings, save_prepared
-from helpers.data.preprocess import one_thread, preprocess_image
 from helpers.evaluation.cohort import score_cohort
 from helpers.evaluation.metrics import score_case
 from helpers.evaluation.postprocess import PostProcessing, label_map
@@ -84,13 +83,7 @@ def validation_phantoms(
 
 
 def _write_phantom(path: Path, index: int, settings: PreprocessSettings, ranges: Randomisation) -> None:
-    """Draw one held-out phantom on the coarsest grid that is as fine as that of the settings, prepare and write it."""
-    spacing = max((each for each in (1, 2, 4) if each <= min(settings.spacing)), default=1)
-    with one_thread():
-        phantom = draw_random_phantom(HELD_OUT_SEED, index, spacing=spacing, ranges=ranges)
-    save_prepared(
-        path, preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=path.stem)
-    )
+    save_prepared(path, prepare_phantom(HELD_OUT_SEED, index, settings, ranges))
 
 
 def phantom_scores(network, card, phantoms: dict[str, list[Path]], *, tta: bool = False) -> pd.DataFrame:

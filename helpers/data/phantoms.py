@@ -113,7 +113,7 @@ class PhantomStream(Dataset):
         if number not in self._cases:
             while len(self._cases) >= settings.pool * settings.lanes:
                 self._cases.popitem(last=False)
-            self._cases[number] = prepare_phantom(settings.seed, number, spacing=settings.spacing, ranges=settings.ranges)
+            self._cases[number] = prepare_phantom(settings.seed, number, _preprocessing(settings.spacing), settings.ranges)
         self._cases.move_to_end(number)
         return self._cases[number]
 
@@ -123,16 +123,16 @@ def held_out_phantoms(folder: Path, count: int, *, spacing: int = 2) -> list[Pat
     paths = [Path(folder) / f"HeldOut-{index:05d}-{spacing}mm-v{RANDOMISED_VERSION}.safetensors" for index in range(count)]
     for index, path in enumerate(paths):
         if not is_intact(path):
-            save_prepared(path, prepare_phantom(HELD_OUT_SEED, index, spacing=spacing))
+            save_prepared(path, prepare_phantom(HELD_OUT_SEED, index, _preprocessing(spacing)))
     return paths
 
 
 @one_thread()
-def prepare_phantom(seed: int, index: int, *, spacing: int = 2, ranges: Randomisation = WIDE) -> Prepared:
-    """Draw a randomised phantom and prepare it as prediction prepares a patient's images."""
+def prepare_phantom(seed: int, index: int, settings: PreprocessSettings, ranges: Randomisation = WIDE) -> Prepared:
+    """Draw a randomised phantom, on the coarsest grid as fine as that of the settings, and prepare it as a patient's images."""
     name = f"{'HeldOut' if seed == HELD_OUT_SEED else 'Phantom'}-{index:05d}"
+    spacing = max((each for each in (1, 2, 4) if each <= min(settings.spacing)), default=1)
     phantom = draw_random_phantom(seed, index, spacing=spacing, ranges=ranges)
-    settings = _preprocessing(spacing)
     return preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes, identifier=name)
 
 

@@ -37,7 +37,7 @@ class Interval:
     n: int
 
 
-def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES) -> Interval:
+def bootstrap_interval(values: Sequence[float]) -> Interval:
     """Compute the mean of one score a patient with its 95 % percentile bootstrap interval (see the top of this module).
 
     Several sessions of one patient must be averaged first. Raises `ValueError` if there is no value or one is not finite.
@@ -48,7 +48,7 @@ def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES) -
         return Interval(mean, math.nan, math.nan, values.size)
     if np.ptp(values) == 0:
         return Interval(mean, mean, mean, values.size)
-    options = {"n_resamples": resamples, "method": "percentile", "batch": max(1, 2_000_000 // values.size)}
+    options = {"n_resamples": RESAMPLES, "method": "percentile", "batch": max(1, 2_000_000 // values.size)}
     low, high = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(SEED), **options).confidence_interval
     return Interval(mean, float(low), float(high), values.size)
 

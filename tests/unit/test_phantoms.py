@@ -105,10 +105,9 @@ def test_each_case_is_made_once_while_its_patches_are_asked_for_in_order(monkeyp
 def test_phantoms_are_prepared_as_files_are(monkeypatch):
     phantom = draw_random_phantom(5, 3, spacing=4)
     monkeypatch.setattr("helpers.data.phantoms.draw_random_phantom", lambda *_, **__: phantom)
-    wanted = preprocess_image(
-        phantom.image, phantom.affine, PreprocessSettings(4.0, correct_bias=True), classes=phantom.classes
-    )
-    found = prepare_phantom(5, 3, spacing=4)
+    settings = PreprocessSettings(4.0, correct_bias=True)
+    wanted = preprocess_image(phantom.image, phantom.affine, settings, classes=phantom.classes)
+    found = prepare_phantom(5, 3, settings)
     assert np.allclose(found.image, wanted.image, atol=2e-3) and np.array_equal(found.classes, wanted.classes)
     assert stream().preprocessing["spacing"] == (4.0, 4.0, 4.0)
 
@@ -135,14 +134,14 @@ def test_held_out_phantoms_are_made_once_for_each_grid(tmp_path, monkeypatch):
     kept = path.stat().st_mtime_ns
     made = []
 
-    def watched(*arguments, **options):
-        made.append(options)
+    def watched(seed, index, settings):
+        made.append(settings.spacing)
         return PreparedFile(path).load()
 
     monkeypatch.setattr("helpers.data.phantoms.prepare_phantom", watched)
     assert held_out_phantoms(tmp_path, 1, spacing=4) == [path] and path.stat().st_mtime_ns == kept and not made
     (other,) = held_out_phantoms(tmp_path, 1, spacing=2)
-    assert other != path and made == [{"spacing": 2}]
+    assert other != path and made == [(2.0,) * 3]
     monkeypatch.setattr("helpers.data.phantoms.RANDOMISED_VERSION", -1)
     assert held_out_phantoms(tmp_path, 1, spacing=4) != [path] and len(made) == 2
 
