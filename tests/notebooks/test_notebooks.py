@@ -6,6 +6,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import lightning.pytorch as L
 import monai
 import nbformat
 import nibabel as nib
@@ -195,6 +196,46 @@ def test_a_network_with_a_small_grid_at_its_bottom_is_trained_in_32_bit(monkeypa
     known = {"torch": torch, "device": "cpu", "PATCH": patch, "CHANNELS": (8,) * levels}
     exec(cells_of(REPOSITORY / "notebooks" / "03_train_unet.ipynb")["ce719bd4"].source, known)
     assert bool(known["fast"]) == bf16
+
+
+def test_a_second_training_in_notebook_03_has_a_curve_of_its_own(monkeypatch, tmp_path):
+    """A reader changes the learning rate and runs the cells from the trainer on again."""
+    monkeypatch.setattr(L.loggers, "MLFlowLogger", lambda *_, **__: L.loggers.CSVLogger(tmp_path, name="mlflow"))
+
+    class Module(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch, index):
+            loss = self.layer(batch).square().mean()
+            self.log("train_loss", loss)
+            return loss
+
+        def validation_step(self, batch, index):
+            self.log_dict({f"dice_{name}": 0.5 for name in ("TC", "WT", "ET", "mean")})
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    known = {"L": L, "torch": torch, "pd": pd, "results": tmp_path, "STEPS": 4, "VALIDATE_EVERY": 2, "EMA": 0.9}
+    known |= {"device": "cpu", "fast": False, "REGIONS": ("TC", "WT", "ET")}
+    cells = cells_of(REPOSITORY / "notebooks" / "03_train_unet.ipynb")
+    patches, whole = (torch.utils.data.DataLoader(torch.ones(count, 1), 2) for count in (8, 1))
+    exec(cells["75eb0e81"].source + "\n" + cells["eef75c1b"].source, known)
+    for _ in range(2):
+        exec(cells["4ac9fdf9"].source, known)
+        known["trainer"].fit(Module(), patches, whole)
+        exec(cells["f7f1b1e1"].source, known)
+        assert known["loss"].index.tolist() == [0, 1, 2, 3]
+
+
+def test_a_network_without_residual_units_goes_through_notebook_06():
+    """Exercise 3 puts a network of one's own in the place of the U-Net."""
+    known = {"torch": torch, "networks": monai.networks, "COMPILE": "block", "image": torch.zeros(1, 4, 8, 8, 8)}
+    known |= {"unet": torch.nn.Conv3d(4, 3, 1), "clock": lambda work, image: work(image)}
+    exec(cells_of(REPOSITORY / "notebooks" / "06_profile_gpu.ipynb")["bab010ec"].source, known)
+    assert known["compiled"] is None
 
 
 def test_patches_of_notebook_06_leave_a_grid_that_is_large_enough_for_bfloat16():

@@ -1,6 +1,11 @@
 """The extra notebook on slices: on phantoms beside patients, and on a cohort with a bad patient; real ones if there are any."""
 
+import hashlib
+
+import nbformat
+import optuna
 import pytest
+from monai import networks
 
 from glioma_phantom import PhantomSettings
 from glioma_phantom.slices import write_phantom_slices
@@ -35,3 +40,16 @@ def test_it_runs_and_leaves_its_numbers(tmp_path, cohort):
     )
     assert 0 <= record["numbers"]["test Dice by patient"] <= 1
     assert len(record["checkpoint_sha256"]) == 64
+
+
+def test_another_network_gets_another_search(tmp_path):
+    """Exercise 2 replaces the normalisation; the trials of the network before say nothing about the new one."""
+    cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
+    known = {"networks": networks, "optuna": optuna, "hashlib": hashlib, "results": tmp_path, "facts": ["A", "B"]}
+    known |= {"EDGE": 32, "PATCH": 32, "TRIAL_STEPS": 2, "TRIAL_RATES": (1e-2, 1e-1), "TRIAL_FILTERS": (4,), "SEED": 7}
+    names = []
+    for norm in ("batch", "batch", "instance"):
+        exec(cells["c25"].replace("batch", norm), known)
+        exec(cells["ed7e0b9c"], known)
+        names.append(known["study"].study_name)
+    assert names[0] == names[1] != names[2]

@@ -19,5 +19,6 @@ def test_it_runs_on_given_scans_of_which_one_is_bad_and_leaves_its_numbers(tmp_p
     assert run.status == "ok", run.error
     numbers = load_metrics(workspace, "segment_abdominal_ct")["numbers"]
     assert numbers["scans held out"] == 1
-    assert 0 <= numbers["mean Dice, released"] <= 1
+    assert numbers["mean Dice, released"] > 0.4, "it is run in the voxels that it has learnt from, whatever SPACING is"
+    assert "Dice liver, this run" in numbers, "of scans that are given, the network that learnt from them is shown"
     assert list(workspace.predictions.rglob("img*.nii.gz"))
