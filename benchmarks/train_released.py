@@ -34,7 +34,7 @@ from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.fit_limits import RATERS, fit_limits, write_limits
+from benchmarks.fit_limits import BEFORE, fit_limits, write_limits
 from brats_cohort.files import DataError
 from glioma_phantom import Randomisation
 from glioma_phantom.generator import WIDE
@@ -218,7 +218,7 @@ def train(
         recipe.arguments,
         dict(batches.streams[0].preprocessing),
         (recipe.patch,) * 3,
-        postprocessing=asdict(RATERS),
+        postprocessing=asdict(BEFORE),
         tta_axes=(0,),  # phantoms are left-right mirrored at random
         cohort_hash=batches.streams[0].fingerprint,
         training=facts,
@@ -252,7 +252,7 @@ def main() -> None:
     if all(path.is_file() for path in members):
         trained = sorted(arguments.out.glob("*.safetensors"))
         for path in trained:  # those of an earlier call have its limits
-            write_limits(path, RATERS)
+            write_limits(path, BEFORE)
         limits = fit_limits(members, arguments.out / "phantoms")
         for path in trained:
             write_limits(path, limits)

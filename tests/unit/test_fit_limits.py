@@ -1,4 +1,6 @@
-"""Fitting the post-processing: rules that help on phantoms are switched on, others stay off."""
+"""Fitting the post-processing: a limit is changed if that helps on phantoms, and stays otherwise."""
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,8 +21,14 @@ def case(*, speck: bool) -> Predicted:
     return Predicted(np.ones((4, 32, 32, 32), np.float32), probabilities, regions, (2.0, 2.0, 2.0))
 
 
-def test_no_rule_is_switched_on_for_a_network_that_makes_no_mistake():
-    assert fit_rules([case(speck=False)] * 2, CHOICES, OFF) == OFF
+def test_no_limit_changes_for_a_network_that_makes_no_mistake():
+    for limits in (OFF, replace(OFF, tumour_ml=1, enhancing_ml=0.1)):
+        assert fit_rules([case(speck=False)] * 2, CHOICES, limits) == limits
+
+
+def test_a_rule_that_costs_a_region_is_switched_off():
+    limits = fit_rules([case(speck=False)] * 2, {"enhancing_ml": (0, 1)}, replace(OFF, enhancing_ml=1000))
+    assert limits.enhancing_ml == 0
 
 
 def test_specks_are_removed_by_the_smallest_volume_that_is_enough():
