@@ -64,7 +64,9 @@ class Recipe:
     falling : float
         Share of the steps, at the end, in which the learning rate falls along half a cosine; before it is held.
     learning_rate, ema : float
-        The highest rate of AdamW, and the decay of the moving average.
+        The highest rate, and the decay of the moving average.
+    muon : bool
+        Train the matrices among the weights with Muon (`Muon`); AdamW trains the rest, or else all.
     whole : three ints
         Voxels that hold any adult brain, multiples of what the network can halve.
     patch, spacing : int
@@ -87,6 +89,7 @@ class Recipe:
     per_patches: int = 12
     per_brain: int = 4
     falling: float = 1.0
+    muon: bool = False
     bf16: bool = True
     seed: int = 2026
 
@@ -104,8 +107,8 @@ SEGRESNET = Recipe(
 RECIPES = {
     "segresnet_1": replace(SEGRESNET, seed=3026),
     "segresnet_2": replace(SEGRESNET, seed=4026),  # other first weights and other phantoms
-    "swin_unetr": Recipe("swin_unetr", 1800, 1e-2, (96, 96, 96), {"feature_size": 12, "window_size": 4}),
-    "unet": Recipe("unet", 6000, 1e-2, (80, 96, 80), {"channels": (24, 48, 96, 144)}),
+    "swin_unetr": Recipe("swin_unetr", 1800, 1e-2, (96, 96, 96), {"feature_size": 12, "window_size": 4}, muon=True),
+    "unet": Recipe("unet", 5400, 1e-2, (80, 96, 80), {"channels": (24, 48, 96, 144)}, muon=True),
 }
 """Each core takes every second one on a machine of two, so that both end at about the same time."""
 LARGER: dict[str, dict[str, Any]] = {
@@ -150,6 +153,44 @@ class Batches(Dataset):
         return torch.stack([sample["image"] for sample in samples]), torch.stack([sample["regions"] for sample in samples])
 
 
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon (Jordan et al. 2024; Liu et al. 2025), for the kernels of convolutions, too.
+
+    PyTorch's takes matrices only, so each kernel becomes one, with a row for each output channel, or for each input channel of
+    a transposed convolution. Steps are as long as AdamW's at the same `lr`.
+    """
+
+    def __init__(self, weights: Sequence[torch.nn.Parameter], *, lr: float, weight_decay: float) -> None:
+        self.weights = weights
+        matrices = [torch.nn.Parameter(weight.detach().flatten(1).clone()) for weight in weights]
+        super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step with the gradients of `weights`, which change in place."""
+        pairs = [*zip(self.weights, self.param_groups[0]["params"], strict=True)]
+        for weight, matrix in pairs:
+            matrix.copy_(weight.flatten(1))
+            matrix.grad = weight.grad.flatten(1)
+        super().step()
+        for weight, matrix in pairs:
+            weight.copy_(matrix.view_as(weight))
+
+
+def make_optimisers(recipe: Recipe, network: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """Return AdamW for all weights, or Muon for those of linear layers and convolutions and AdamW for the rest.
+
+    Matrices with fewer than 8 rows or columns, such as that of the last layer, stay with AdamW.
+    """
+    kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    weights = [layer.weight for layer in network.modules() if recipe.muon and isinstance(layer, kinds)]
+    matrices = [weight for weight in weights if min(weight.flatten(1).shape) >= 8]
+    others = [weight for weight in network.parameters() if all(weight is not each for each in matrices)]
+    options = {"lr": recipe.learning_rate, "weight_decay": 1e-4}
+    optimisers = {"adamw": torch.optim.AdamW(others, **options)}
+    return optimisers | ({"muon": Muon(matrices, **options)} if matrices else {})
+
+
 def train(
     recipe: Recipe,
     out: Path,
@@ -170,11 +211,11 @@ def train(
     network = build_network(recipe.network, **recipe.arguments).to(device)
     if start:
         network.load_state_dict(start)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    optimisers = make_optimisers(recipe, network)
     ema = AveragedModel(
         network, avg_fn=lambda kept, new, count: kept.lerp(new, 1 - min(recipe.ema, (1 + count) / (10 + count)))
     )
-    parts = {"network": network, "ema": ema, "optimiser": optimiser}
+    parts = {"network": network, "ema": ema, **optimisers}
     path, batches, loss, recent = out / f"{name}.ckpt", Batches(recipe, ranges), RegionLoss(), 0.0
     identity = {**asdict(recipe), "streams": [stream.fingerprint for stream in batches.streams]}
     if start:
@@ -193,15 +234,17 @@ def train(
     for step, (image, regions) in enumerate(loader, first):
         held = 1 - recipe.falling
         fallen = max(0, step / recipe.steps - held) / recipe.falling
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * fallen))
-        optimiser.zero_grad()
+        rate = recipe.learning_rate * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * fallen))
+        for group in (group for each in optimisers.values() for group in each.param_groups):
+            group["lr"] = rate
+        network.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=recipe.bf16):
             logits = network(channels_last(image.to(device)))
         value = loss(logits, regions.to(device))
         value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        for each in optimisers.values():
+            each.step()
         ema.update_parameters(network)
         recent += (float(value.detach()) - recent) * max(0.01, 1 / (step + 1))
         if time.time() - saved > SAVE_EVERY or step + 1 == last:
