@@ -70,6 +70,9 @@ class PostProcessing:
         T1ce, in the measure of `outline_enhancement`.
     enhancing_threshold : float
         Probability of ET from which such a voxel may belong to it, above 0 and at most 0.5.
+    core_threshold : float
+        Probability of TC from which a voxel is tumour core, above 0 and at most 0.5; lower if a network misses more core
+        than it invents.
     """
 
     tumour_ml: float = 0.5
@@ -81,6 +84,7 @@ class PostProcessing:
     tumour_threshold: float = 0.5
     contrast_enhancement: float = 0.0
     enhancing_threshold: float = 0.05
+    core_threshold: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse limits outside their range."""
@@ -88,8 +92,8 @@ class PostProcessing:
             raise ValueError(f"a limit cannot be negative: {self}")
         if self.core_depth > 1:
             raise ValueError(f"core_depth is a share, at most 1: {self}")
-        if not all(0 < limit <= THRESHOLD for limit in (self.tumour_threshold, self.enhancing_threshold)):
-            raise ValueError(f"the two thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
+        if not all(0 < limit <= THRESHOLD for limit in (self.core_threshold, self.tumour_threshold, self.enhancing_threshold)):
+            raise ValueError(f"the thresholds must lie above 0 and at most at {THRESHOLD}: {self}")
 
     @classmethod
     def of(cls, settings: Mapping[str, float]) -> PostProcessing:
@@ -118,7 +122,7 @@ def label_map(probabilities: np.ndarray, image: np.ndarray, spacing: Sequence[fl
     uint8 array (X, Y, Z)
         Classes 0 to 3.
     """
-    limits = np.array([THRESHOLD, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
+    limits = np.array([settings.core_threshold, settings.tumour_threshold, THRESHOLD], dtype=np.float32)
     claimed = probabilities >= limits[:, None, None, None]
     classes, box = np.zeros(claimed.shape[1:], dtype=np.uint8), bounding_box(claimed.any(0))
     if box is None:

@@ -70,7 +70,7 @@ def test_an_empty_map_stays_empty_and_a_negative_limit_is_refused():
         PostProcessing(tumour_ml=-1.0)
 
 
-@pytest.mark.parametrize("name", ["tumour_threshold", "enhancing_threshold"])
+@pytest.mark.parametrize("name", ["core_threshold", "tumour_threshold", "enhancing_threshold"])
 @pytest.mark.parametrize("limit", [0.0, 0.6])
 def test_probabilities_that_would_make_everything_tumour_or_core_are_refused(name, limit):
     with pytest.raises(ValueError, match="above 0 and at most"):
@@ -181,6 +181,18 @@ def test_whole_tumour_can_be_cut_lower_than_core():
     probabilities[0, 2:4, 2:4, 2:4] = 0.48
     assert not label_map(probabilities, BRAIN, (1, 1, 1), PostProcessing(0.0, 0.0)).any()
     assert (label_map(probabilities, BRAIN, (1, 1, 1), PostProcessing(0.0, 0.0, tumour_threshold=0.45)) == ED).all()
+
+
+def test_core_can_be_cut_lower_than_whole_tumour():
+    probabilities = np.zeros((3, 6, 6, 6), np.float32)
+    probabilities[1, 1:5, 1:5, 1:5] = 0.9
+    probabilities[0, 2:4, 2:4, 2:4] = 0.35
+    plain, lower = (
+        label_map(probabilities, np.ones((4, 6, 6, 6)), (1, 1, 1), PostProcessing(0.0, 0.0, core_threshold=each))
+        for each in (0.5, 0.3)
+    )
+    assert not (plain == NCR).any()
+    assert np.array_equal(lower == NCR, probabilities[0] > 0) and np.array_equal(lower > 0, plain > 0)
 
 
 def test_nothing_outside_the_brain_is_tumour():
