@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ from scan_session.grid import write_nifti as write_image
 SEED = 1717
 WRONG_MM = 1.5
 """A registration that is further off, and was not refused, is wrong without a word."""
-FIELDS = ("session", "count", "spacing", "weights", "thickest_mm", "t1_mm", "t1ce_mm", "t2_mm", "flair_mm", "wt_raw",
+FIELDS = ("session", "count", "spacing", "weights", "limits", "thickest_mm", "t1_mm", "t1ce_mm", "t2_mm", "flair_mm", "wt_raw",
           "wt_resampled", "wt_drawn", "seconds", "failed")  # fmt: skip
 
 
@@ -127,7 +128,9 @@ def main() -> None:
     arguments = parser.parse_args()
     network, card = load_released()
     rows = list(csv.DictReader(arguments.out.open())) if arguments.out.is_file() else []
-    run = {"count": str(arguments.count), "spacing": str(arguments.spacing), "weights": card.weights_sha256[:12]}
+    limits = hashlib.sha256(repr(sorted(card.postprocessing.items())).encode()).hexdigest()
+    run = {"count": str(arguments.count), "spacing": str(arguments.spacing)}
+    run |= {"weights": card.weights_sha256[:12], "limits": limits[:12]}
     if any({name: row.get(name) for name in run} != run for row in rows):
         raise SystemExit(f"{arguments.out} is of another run; give another --out")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

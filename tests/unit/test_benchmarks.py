@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import joblib
 import numpy as np
@@ -159,6 +159,18 @@ def test_a_table_that_cannot_be_written_keeps_what_it_had(monkeypatch, tmp_path)
     with pytest.raises(DataError, match="No space left"):
         call(monkeypatch, own_scan, "--out", table)
     assert table.read_text() == before
+
+
+def test_sessions_measured_with_other_limits_are_not_taken_for_these(monkeypatch, tmp_path):
+    monkeypatch.setattr(own_scan, "load_released", lambda: (None, CARD))
+    monkeypatch.setattr(
+        own_scan, "measure", lambda index, *_: {"session": index, "failed": "the FLAIR shows a part of the head"}
+    )
+    call(monkeypatch, own_scan, "--out", tmp_path / "own_scan.csv", "--count", 1)
+    other = replace(CARD, postprocessing={**CARD.postprocessing, "core_threshold": 0.3})
+    monkeypatch.setattr(own_scan, "load_released", lambda: (None, other))
+    with pytest.raises(SystemExit, match="another run"):
+        call(monkeypatch, own_scan, "--out", tmp_path / "own_scan.csv", "--count", 1)
 
 
 def test_phantoms_are_scored_with_test_time_augmentation_too(tmp_path):
